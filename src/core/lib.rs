@@ -1,0 +1,7 @@
+//! under construction
+#![forbid(unsafe_code)]
+
+pub mod id;
+pub mod rng;
+pub mod time;
+pub mod value;

@@ -1,0 +1,66 @@
+//! `register`: last-writer-wins. The larger version is the value; equal versions are the same write (PROTOCOL §3).
+//!
+//! What surprises: a write whose coordinator's clock runs behind loses against a concurrent one, and only
+//! re-stamping after `Superseded` (coordinator/put.rs) keeps a *later* write from losing. `expires_at` is absolute and
+//! part of the version: it is copied verbatim, never restarted. `hold_until` is the expiry of what an entry replaced
+//! when that was later: until then the entry must not vanish, or the replaced value would come back. A join takes the
+//! larger `hold_until` of both sides when versions are equal, and folds the loser's expiry into the winner.
+
+use super::version::Version;
+use crate::time::Wall;
+
+/// What an entry holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// A value, opaque to the mesh.
+    Value(&'a [u8]),
+    /// A delete, kept as a version.
+    Tombstone,
+}
+
+impl Body<'_> {
+    /// Bytes of the value; zero for a tombstone.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Value(bytes) => bytes.len(),
+            Self::Tombstone => 0,
+        }
+    }
+
+    /// Whether there is nothing in it, as in a tombstone or an empty value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One replica's knowledge of a key, borrowed from a frame or the memtable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Which write.
+    pub version: Version,
+    /// Served while the clock is below it; `None`: no expiry.
+    pub expires_at: Option<Wall>,
+    /// The expiry of what this entry replaced, when later than its own; `Some(Wall(u64::MAX))`: that had none.
+    pub hold_until: Option<Wall>,
+    /// Value or tombstone.
+    pub body: Body<'a>,
+}
+
+impl Entry<'_> {
+    /// Whether a client may see the value at `wall`.
+    pub fn is_live(&self, wall: Wall) -> bool {
+        matches!(self.body, Body::Value(_)) && self.expires_at.is_none_or(|at| wall < at)
+    }
+
+    /// The `hold_until` that an entry expiring at `expires_at` must carry when it replaces this one: this entry's own
+    /// end where that is later, else nothing.
+    pub fn hold_for_successor(&self, expires_at: Option<Wall>) -> Option<Wall> {
+        const NEVER: Wall = Wall(u64::MAX);
+        let mine = match self.body {
+            Body::Value(_) => self.expires_at.unwrap_or(NEVER).max(self.hold_until.unwrap_or_default()),
+            // A tombstone shows nothing, but what it buried may still be held elsewhere.
+            Body::Tombstone => self.hold_until.unwrap_or_default(),
+        };
+        (mine > expires_at.unwrap_or(NEVER)).then_some(mine)
+    }
+}
