@@ -1,0 +1,81 @@
+//! Every bound of the protocol: name, unit, reason, and its checked relation to its neighbours (STYLE habit 13).
+//!
+//! Defaults are those of PROTOCOL §10. What an operator may change lives in `config`; what must be equal everywhere,
+//! or is a safety margin, lives here.
+
+use std::time::Duration;
+
+/// Longest key, bytes.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// Longest value unless the namespace says otherwise, bytes.
+pub const VALUE_BYTES_DEFAULT: u32 = 1 << 20;
+/// Longest value that a namespace may allow, bytes.
+pub const VALUE_BYTES_MAX: u32 = 8 << 20;
+/// Longest namespace name, bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+/// Longest frame, bytes: the longest value and key with room for the envelope.
+pub const FRAME_BYTES_MAX: usize = VALUE_BYTES_MAX as usize + 64 * 1024;
+/// Longest gossip packet, bytes: the first QUIC datagram of a connection holds 1,162.
+pub const GOSSIP_BYTES_MAX: usize = 1100;
+/// Most copies of a key (N): vote sets are fixed arrays of this size.
+pub const COPIES_MAX: usize = 8;
+/// Most namespaces: their dense slot is a `u16`, their floors cost 32 bytes a partition.
+pub const NAMESPACES_MAX: usize = 1024;
+/// Most shards of a node: its UDP port range.
+pub const SHARDS_MAX: u16 = 64;
+/// Most partitions of a cluster.
+pub const PARTITIONS_MAX: u16 = 1 << 14;
+
+/// A message whose clock is further ahead is refused and not folded in.
+pub const CLOCK_OFFSET_MAX: Duration = Duration::from_millis(500);
+/// A node whose median offset to its peers is larger stops coordinating.
+pub const CLOCK_FENCE: Duration = Duration::from_millis(200);
+/// A wall that moves further than this against the monotonic clock has jumped.
+pub const CLOCK_JUMP: Duration = Duration::from_millis(100);
+/// A peer message whose clock is further behind is refused: nothing minutes late can bring the dead back.
+pub const MESSAGE_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// Total time for a read at the coordinator.
+pub const READ_TIMEOUT: Duration = Duration::from_millis(250);
+/// Total time for a write at the coordinator.
+pub const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Longest deadline that a request may ask for.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(30);
+/// After this without an answer a read asks the next owner, whatever the hedge budget says.
+pub const READ_PATIENCE: Duration = Duration::from_millis(60);
+/// After this without an answer a sloppy write turns to fallbacks.
+pub const WRITE_PATIENCE: Duration = Duration::from_millis(120);
+/// Earliest hedge of a read.
+pub const HEDGE_AFTER_MIN: Duration = Duration::from_millis(1);
+/// Hedges per hundred reads.
+pub const HEDGE_PERCENT_MAX: u64 = 5;
+/// Re-stamps of one write after `Superseded`.
+pub const RESTAMPS_MAX: u8 = 2;
+
+/// A hint dies, and is refused by its receiver, at this age.
+pub const HINT_AGE_MAX: Duration = Duration::from_secs(600);
+/// Most bytes of hints for one target.
+pub const HINT_BYTES_MAX: u64 = 64 << 20;
+/// A tombstone is kept at least this long.
+pub const TOMBSTONE_AGE_MIN: Duration = Duration::from_secs(900);
+/// After this a replica that could not compare itself votes in sloppy requests (default of `warming_max`).
+pub const WARMING_MAX: Duration = Duration::from_secs(600);
+/// Entries are forgotten this long after they stopped being served, on every replica alike.
+pub const EXPIRY_GRACE: Duration = Duration::from_secs(60);
+
+/// Requests in flight that a shard admits from one caller's link.
+pub const IN_FLIGHT_PER_LINK: usize = 4096;
+/// Requests in flight that a shard admits in all.
+pub const IN_FLIGHT_PER_SHARD: usize = 65_536;
+/// Requests in flight to one peer.
+pub const IN_FLIGHT_PER_PEER: usize = 8192;
+/// Latest expiry, milliseconds since 1970: 2500-01-01. A later one is a unit error of the caller.
+pub const EXPIRES_MS_MAX: u64 = 16_725_225_600_000;
+
+// Two unfenced nodes never refuse each other.
+const _: () = assert!(2 * CLOCK_FENCE.as_millis() < CLOCK_OFFSET_MAX.as_millis());
+// A collected tombstone outlives every hint and message that could carry what it buried.
+const _: () = assert!(TOMBSTONE_AGE_MIN.as_secs() > HINT_AGE_MAX.as_secs() + MESSAGE_AGE_MAX.as_secs());
+// Turning to somebody else must leave time for the answer.
+const _: () = assert!(READ_PATIENCE.as_millis() * 2 < READ_TIMEOUT.as_millis());
+const _: () = assert!(WRITE_PATIENCE.as_millis() * 2 < WRITE_TIMEOUT.as_millis());

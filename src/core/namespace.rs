@@ -1,0 +1,301 @@
+//! Namespaces: what kind of value their keys hold, how many replicas answer, what is kept (PROTOCOL §3, §4, §10).
+//!
+//! The table is replicated: a join of last-writer-wins entries by `Version`, so that two nodes that create at the same
+//! time agree. Kind and n are fixed at creation: where two creations differ, the older (smaller `created`) stays.
+
+use crate::{
+    id::NamespaceId,
+    limits::{COPIES_MAX, NAME_BYTES_MAX, NAMESPACES_MAX, VALUE_BYTES_DEFAULT, VALUE_BYTES_MAX},
+    value::Version,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The kind of values in a namespace. Others move in with their rooms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Last writer wins.
+    Register,
+}
+
+/// Whose votes count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Fallbacks may stand in for unreachable owners: always writable.
+    #[default]
+    Sloppy,
+    /// Only Ready owners vote: a read after an acknowledged write sees it while R + W > N.
+    Strict,
+}
+
+/// What happens to a namespace's entries when memory runs out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Eviction {
+    /// The least useful entries go.
+    #[default]
+    On,
+    /// Nothing goes; writes are refused with `OutOfMemory`.
+    None,
+}
+
+/// Settings of one namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Namespace {
+    /// Its name: 1 to 128 bytes.
+    pub name: String,
+    /// What its keys hold; fixed.
+    #[serde(default = "register")]
+    pub kind: Kind,
+    /// Copies; fixed; at most the cluster's N.
+    #[serde(default = "three")]
+    pub n: u8,
+    /// Read votes.
+    #[serde(default = "two")]
+    pub r: u8,
+    /// Write votes.
+    #[serde(default = "two")]
+    pub w: u8,
+    /// Whose votes count unless a request says otherwise.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Expiry of writes that name none, milliseconds; `None`: never.
+    #[serde(default)]
+    pub ttl_default: Option<u64>,
+    /// Longest expiry, milliseconds; longer ones are refused.
+    #[serde(default)]
+    pub ttl_max: Option<u64>,
+    /// Longest value, bytes.
+    #[serde(default = "value_default")]
+    pub value_max: u32,
+    /// What goes when memory runs out.
+    #[serde(default)]
+    pub eviction: Eviction,
+}
+
+fn register() -> Kind {
+    Kind::Register
+}
+fn three() -> u8 {
+    3
+}
+fn two() -> u8 {
+    2
+}
+fn value_default() -> u32 {
+    VALUE_BYTES_DEFAULT
+}
+
+/// Why a namespace cannot be as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum NamespaceError {
+    /// The name is empty or too long.
+    #[error("a namespace name has 1 to {NAME_BYTES_MAX} bytes, this one {0}: choose another")]
+    Name(usize),
+    /// A quorum that cannot be met or means nothing.
+    #[error("{what} = {got} is not between 1 and {max}: {hint}")]
+    Quorum {
+        /// Which setting.
+        what: String,
+        /// Its value.
+        got: u8,
+        /// The largest that would do.
+        max: u8,
+        /// What to do.
+        hint: String,
+    },
+    /// The value limit is beyond what frames carry.
+    #[error("value_max = {0} is not between 1 and {VALUE_BYTES_MAX} bytes")]
+    ValueMax(u32),
+    /// A default expiry of zero, or above the longest.
+    #[error("ttl_default must be above zero and at most ttl_max: leave it out for no expiry")]
+    Ttl,
+    /// A namespace of this name, or one whose name hashes equally, is there with other settings.
+    #[error("the namespace {0:?} exists already with other settings: choose another name")]
+    Exists(String),
+    /// The table is full.
+    #[error("there are {NAMESPACES_MAX} namespaces already: that is the most")]
+    TooMany,
+}
+
+impl Namespace {
+    /// A namespace with the defaults of PROTOCOL §10.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind: Kind::Register,
+            n: 3,
+            r: 2,
+            w: 2,
+            mode: Mode::Sloppy,
+            ttl_default: None,
+            ttl_max: None,
+            value_max: VALUE_BYTES_DEFAULT,
+            eviction: Eviction::On,
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> NamespaceId {
+        NamespaceId::of(&self.name)
+    }
+
+    /// Whether it makes sense in a cluster of `cluster_n` copies.
+    pub fn check(&self, cluster_n: u8) -> Result<(), NamespaceError> {
+        if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {
+            return Err(NamespaceError::Name(self.name.len()));
+        }
+        let quorum = |what: &str, got: u8, max: u8, hint: &str| {
+            if got >= 1 && got <= max {
+                return Ok(());
+            }
+            Err(NamespaceError::Quorum { what: what.to_owned(), got, max, hint: hint.to_owned() })
+        };
+        let copies = u8::try_from(COPIES_MAX).expect("copies fit");
+        quorum("n", self.n, cluster_n.min(copies), "a namespace has at most the copies of its cluster (cluster.n)")?;
+        quorum("r", self.r, self.n, "read votes come from the n copies")?;
+        quorum("w", self.w, self.n, "write votes come from the n copies")?;
+        if self.value_max == 0 || self.value_max > VALUE_BYTES_MAX {
+            return Err(NamespaceError::ValueMax(self.value_max));
+        }
+        if self.ttl_default == Some(0) || self.ttl_max == Some(0) {
+            return Err(NamespaceError::Ttl);
+        }
+        if let (Some(default), Some(max)) = (self.ttl_default, self.ttl_max) {
+            if default > max {
+                return Err(NamespaceError::Ttl);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One namespace with its stamps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamped {
+    created: Version,
+    namespace: Namespace,
+}
+
+/// All namespaces of the cluster, in id order. A join: commutative, associative, idempotent.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NamespaceTable {
+    by_id: BTreeMap<NamespaceId, Stamped>,
+}
+
+impl NamespaceTable {
+    /// The table every cluster starts with: `default`, created at version zero so that all nodes agree.
+    /// `n` is the cluster's N; quorums are clamped to it.
+    pub fn with_default(n: u8) -> Self {
+        let mut table = Self::default();
+        let mut namespace = Namespace::new("default");
+        namespace.n = n;
+        namespace.r = n / 2 + 1;
+        namespace.w = n / 2 + 1;
+        table.by_id.insert(namespace.id(), Stamped { created: Version::ZERO, namespace });
+        table
+    }
+
+    /// The namespace with this id.
+    pub fn get(&self, id: NamespaceId) -> Option<&Namespace> {
+        self.by_id.get(&id).map(|stamped| &stamped.namespace)
+    }
+
+    /// All of them, in id order.
+    pub fn iter(&self) -> impl Iterator<Item = (NamespaceId, &Namespace)> {
+        self.by_id.iter().map(|(id, stamped)| (*id, &stamped.namespace))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Creates `namespace`. `Ok(false)` when exactly this one is there already (creating is idempotent).
+    ///
+    /// # Errors
+    /// Settings that make no sense, a name taken with other settings, a full table.
+    pub fn create(&mut self, namespace: Namespace, cluster_n: u8, version: Version) -> Result<bool, NamespaceError> {
+        namespace.check(cluster_n)?;
+        if let Some(there) = self.get(namespace.id()) {
+            return if *there == namespace { Ok(false) } else { Err(NamespaceError::Exists(there.name.clone())) };
+        }
+        if self.by_id.len() >= NAMESPACES_MAX {
+            return Err(NamespaceError::TooMany);
+        }
+        self.by_id.insert(namespace.id(), Stamped { created: version, namespace });
+        Ok(true)
+    }
+
+    /// Learns what `other` knows; whether that changed anything. Where both have an id, the older creation stays.
+    pub fn join(&mut self, other: &Self) -> bool {
+        let mut changed = false;
+        for (id, theirs) in &other.by_id {
+            match self.by_id.get(id) {
+                Some(ours) if ours.created <= theirs.created => {}
+                Some(_) | None => {
+                    self.by_id.insert(*id, theirs.clone());
+                    changed = true;
+                }
+            }
+        }
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{id::ActorId, value::Hlc};
+
+    fn version(at: u64) -> Version {
+        Version { hlc: Hlc(at), actor: ActorId(1) }
+    }
+
+    #[test]
+    fn two_creations_of_one_name_agree_whatever_the_order() {
+        let mut first = Namespace::new("users");
+        first.r = 1;
+        let (mut a, mut b) = (NamespaceTable::with_default(3), NamespaceTable::with_default(3));
+        a.create(first.clone(), 3, version(5)).unwrap();
+        b.create(Namespace::new("users"), 3, version(9)).unwrap();
+        let (before_a, before_b) = (a.clone(), b.clone());
+        a.join(&before_b);
+        b.join(&before_a);
+        assert_eq!(a, b);
+        assert_eq!(a.get(NamespaceId::of("users")), Some(&first));
+        assert!(!a.join(&before_b), "a join is idempotent");
+    }
+
+    #[test]
+    fn quorums_that_cannot_be_met_are_refused_and_say_what_to_do() {
+        let mut namespace = Namespace::new("x");
+        namespace.w = 4;
+        let error = namespace.check(3).unwrap_err();
+        assert_eq!(error.to_string(), "w = 4 is not between 1 and 3: write votes come from the n copies");
+        namespace.w = 1;
+        namespace.r = 0;
+        assert!(namespace.check(3).unwrap_err().to_string().starts_with("r = 0"));
+        namespace.r = 1;
+        namespace.n = 5;
+        assert!(namespace.check(3).unwrap_err().to_string().contains("cluster.n"));
+    }
+
+    #[test]
+    fn creating_the_same_namespace_twice_is_no_error_and_another_one_is() {
+        let mut table = NamespaceTable::with_default(3);
+        assert_eq!(table.create(Namespace::new("x"), 3, version(1)), Ok(true));
+        assert_eq!(table.create(Namespace::new("x"), 3, version(2)), Ok(false));
+        let mut other = Namespace::new("x");
+        other.r = 1;
+        assert_eq!(table.create(other, 3, version(3)), Err(NamespaceError::Exists("x".to_owned())));
+    }
+}

@@ -1,0 +1,89 @@
+//! What comes out of core: the driver implements these two traits (ARCHITECTURE §2, "The contract").
+//!
+//! The real driver encodes straight into the link's send buffer and flushes once a batch of inputs; the rig and the
+//! simulator encode to bytes and put them on their event queue. Nothing here can fail: what cannot be sent is lost, and
+//! core's timeouts deal with it.
+
+use crate::{
+    id::NodeId,
+    input::{Caller, PeerShard},
+    value::Hlc,
+    view::View,
+    wire::{
+        client::Reply,
+        control::{ControlReply, PeerControl},
+        peer::PeerMessage,
+    },
+};
+use std::{net::SocketAddr, sync::Arc};
+
+/// Effects of a shard.
+pub trait ShardOutbox {
+    /// Sends a message of the data plane to a peer's shard.
+    fn send(&mut self, to: PeerShard, message: &PeerMessage<'_>);
+
+    /// Replies to a caller. Each caller gets exactly one reply.
+    fn reply(&mut self, caller: Caller, reply: &Reply<'_>);
+}
+
+/// What a person watching the node wants to read: the driver logs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeEvent {
+    /// A member was heard of for the first time, or came back.
+    MemberUp {
+        /// Who.
+        node: NodeId,
+        /// Its label.
+        name: String,
+    },
+    /// A member does not answer.
+    MemberDown {
+        /// Who.
+        node: NodeId,
+        /// Its label.
+        name: String,
+    },
+    /// A layout was adopted.
+    LayoutAdopted {
+        /// Its epoch.
+        epoch: u64,
+        /// How many members it has.
+        members: usize,
+    },
+    /// The node stopped or resumed coordinating.
+    Fenced(Option<crate::view::Fence>),
+    /// Somebody was refused.
+    Refused {
+        /// Who and why, for a person.
+        reason: String,
+    },
+    /// This node's role was removed, or its identity taken by a newer process: stop the process.
+    MustStop {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Effects of the control plane.
+pub trait NodeOutbox {
+    /// Sends a gossip packet as a datagram to the shard 0 of a node at this address.
+    fn gossip(&mut self, to: NodeId, address: SocketAddr, packet: &[u8]);
+
+    /// Sends a control message to a node at this address.
+    fn control(&mut self, to: NodeId, address: SocketAddr, message: &PeerControl);
+
+    /// Opens a link to whoever listens there; its `Hello` comes back as an input.
+    fn dial(&mut self, address: SocketAddr);
+
+    /// Replies to a caller.
+    fn reply(&mut self, caller: Caller, reply: &ControlReply);
+
+    /// Hands a new snapshot to every shard of this node.
+    fn publish(&mut self, view: Arc<View>);
+
+    /// Stores the bound that the clock may not pass before the next one is stored. Diskless nodes confirm at once.
+    fn store_clock(&mut self, bound: Hlc);
+
+    /// Tells whoever watches.
+    fn event(&mut self, event: NodeEvent);
+}

@@ -1,0 +1,110 @@
+//! What a shard counts: plain integers, read by a scrape and fed to the metrics recorder (ARCHITECTURE §6).
+//!
+//! Counters only rise; gauges are named so in their line. Sums over shards are field by field: `add`.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! stats {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Counters and gauges of one shard, or the sum over a node's shards.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct ShardStats { $($(#[doc = $doc])+ pub $name: u64,)+ }
+
+        impl ShardStats {
+            /// Adds another shard's figures to these.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)+
+            }
+
+            /// Names and values, in declaration order.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)+].into_iter()
+            }
+        }
+    };
+}
+
+stats! {
+    /// Gets begun.
+    gets,
+    /// Gets that found a live value.
+    hits,
+    /// Gets that found none.
+    misses,
+    /// Puts begun.
+    puts,
+    /// Deletes begun.
+    deletes,
+    /// Touches begun.
+    touches,
+    /// Requests answered with an error status.
+    errors,
+    /// Requests refused because too much was in flight.
+    overloaded,
+    /// Reads and writes that could not reach their quorum.
+    unavailable,
+    /// Writes that ended without knowing whether they were applied.
+    unknown,
+    /// Requests sent on to an owner.
+    forwarded,
+    /// Reads that asked one more replica before the first answered.
+    hedges,
+    /// Reads that met two versions.
+    divergent_reads,
+    /// Writes stamped again after `Superseded`.
+    restamps,
+    /// Writes answered `Ok` although something newer was there.
+    superseded,
+    /// Votes that came after their request was answered.
+    late_votes,
+    /// Answers of Warming replicas that were merged and not counted.
+    warming_votes_ignored,
+    /// Peer messages refused for their clock.
+    clock_refusals,
+    /// Peer messages refused for their layout.
+    stale_epochs,
+    /// Replica writes applied.
+    replica_writes,
+    /// Replica reads answered.
+    replica_reads,
+    /// Hints stored.
+    hints_stored,
+    /// Hints dropped by age or bound.
+    hints_dropped,
+    /// Gauge: hints held now.
+    hints,
+    /// Gauge: bytes of hints held now.
+    hint_bytes,
+    /// Gauge: requests in flight now.
+    in_flight,
+    /// Gauge: live and expired entries held, tombstones included.
+    entries,
+    /// Gauge: tombstones held.
+    tombstones,
+    /// Gauge: ghosts of evicted entries held.
+    ghosts,
+    /// Entries evicted for room.
+    evictions,
+    /// Entries dropped after their expiry.
+    expired,
+    /// Writes refused for want of memory.
+    out_of_memory,
+    /// Gauge: bytes accounted, everything the shard holds.
+    memory_bytes,
+    /// Gauge: the hard limit, bytes.
+    memory_limit_bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_field_by_field() {
+        let mut sum = ShardStats { gets: 1, ..ShardStats::default() };
+        sum.add(&ShardStats { gets: 2, hits: 3, ..ShardStats::default() });
+        assert_eq!((sum.gets, sum.hits, sum.puts), (3, 3, 0));
+        assert_eq!(sum.each().next(), Some(("gets", 3)));
+    }
+}

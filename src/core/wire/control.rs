@@ -1,0 +1,212 @@
+//! Messages of the control plane: rare, so serde structs with named fields inside one `Control` frame (PROTOCOL §9).
+//!
+//! The same frame type serves nodes (`PeerControl`) and clients (`ClientControl`, answered by `ControlReply` under the
+//! request's id); which one it is follows from the link's role and direction.
+
+use super::{
+    frame::{DecodeError, Decoder, Encoder, FrameType},
+    hello::Routing,
+};
+use crate::{
+    id::NodeId,
+    namespace::{Namespace, NamespaceTable},
+    ring::{LayoutHistory, LayoutName, RoleMap},
+    time::Wall,
+    value::Hlc,
+};
+use bytes::BytesMut;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::net::SocketAddr;
+
+/// Between nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum PeerControl {
+    /// What time is it? Measures round trip and clock offset.
+    Ping {
+        /// Echoed.
+        nonce: u64,
+        /// The sender's clock.
+        wall: Wall,
+    },
+    /// The answer.
+    Pong {
+        /// Of the ping.
+        nonce: u64,
+        /// The answerer's clock.
+        wall: Wall,
+    },
+    /// "My replicated state hashes to this": differing, the receiver answers with its own state.
+    MetaDigest {
+        /// Of roles, layouts and namespaces.
+        digest: u64,
+    },
+    /// All replicated state; the receiver joins it.
+    MetaSync(Box<Meta>),
+}
+
+/// All state that the control plane replicates; a join of joins.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Declared roles.
+    pub roles: RoleMap,
+    /// Layouts and who acknowledged them.
+    pub layouts: LayoutHistory,
+    /// Namespaces.
+    pub namespaces: NamespaceTable,
+    /// Copies of a key, cluster-wide: must agree.
+    pub n: u8,
+    /// Partitions: must agree.
+    pub partitions: u16,
+}
+
+/// From a client or an administrator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ClientControl {
+    /// The newest layout and where its members are.
+    Routing,
+    /// What this node knows of the mesh and of itself.
+    Status,
+    /// Owners and fallbacks of a key.
+    Owners {
+        /// The namespace's name.
+        namespace: String,
+        /// The key.
+        #[serde(with = "serde_bytes_vec")]
+        key: Vec<u8>,
+    },
+    /// Creates a namespace.
+    NamespaceCreate(Box<Namespace>),
+    /// All namespaces.
+    NamespaceList,
+}
+
+/// The answer to a `ClientControl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ControlReply {
+    /// To `Routing`; `None`: there is no layout yet.
+    Routing(Option<Box<Routing>>),
+    /// To `Status`.
+    Status(Box<NodeStatus>),
+    /// To `Owners`.
+    Owners(Owners),
+    /// To `NamespaceCreate`: `false` when exactly this one was there.
+    Created(bool),
+    /// To `NamespaceList`.
+    Namespaces(Vec<Namespace>),
+    /// Not done: what was wrong and what to do.
+    Refused {
+        /// Words for a person.
+        reason: String,
+        /// Whether this certificate's role is what is missing.
+        denied: bool,
+    },
+}
+
+/// Who holds a key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Owners {
+    /// The key's hash, hexadecimal.
+    pub hash: String,
+    /// Its partition.
+    pub partition: u16,
+    /// The layout that says so.
+    pub layout: LayoutName,
+    /// Names of its owners, first asked first.
+    pub owners: Vec<String>,
+    /// Names of those who stand in, in order.
+    pub fallbacks: Vec<String>,
+}
+
+/// What a node knows of the mesh and of itself: the object of `/v1/status` and of `status -o json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Of this object: 1.
+    pub schema_version: u32,
+    /// The answering node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// One line for a person: "ready", or what it waits for.
+    pub state: String,
+    /// Whether clients are served here.
+    pub ready: bool,
+    /// The newest layout, none yet: `None`.
+    pub layout: Option<LayoutName>,
+    /// Whether every member acknowledged that very layout: strict requests are served.
+    pub layout_agreed: bool,
+    /// Everybody this node knows, in id order.
+    pub members: Vec<MemberStatus>,
+    /// Why the node does not coordinate: its clock; `None`: it does.
+    pub fenced: Option<String>,
+    /// Sum over the node's shards.
+    pub stats: crate::stats::ShardStats,
+}
+
+/// One member, as the answering node sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Who.
+    pub node: NodeId,
+    /// Its label.
+    pub name: String,
+    /// Its zone.
+    pub zone: String,
+    /// Its share of the ring.
+    pub weight: u16,
+    /// Where its shard 0 listens.
+    pub address: SocketAddr,
+    /// How many shards it has.
+    pub shards: u16,
+    /// `member` of the layout, `joining`, `leaving` or `removed`.
+    pub role: String,
+    /// `alive`, `suspect` or `down`.
+    pub health: String,
+    /// `ready` or `warming`; empty for nodes that are not in the layout.
+    pub replica: String,
+    /// Partitions it owns.
+    pub partitions: u32,
+    /// Its clock against the answering node's, milliseconds; `None`: not measured.
+    pub clock_offset_ms: Option<i64>,
+    /// Incarnation: its clock when it started.
+    pub incarnation: Hlc,
+}
+
+/// Appends a control frame.
+pub fn encode<T: Serialize>(out: &mut BytesMut, id: u64, message: &T) {
+    let bytes = rmp_serde::to_vec_named(message).expect("control messages have no type that MessagePack lacks");
+    Encoder::start(out, FrameType::Control, id, 1).bytes(&bytes);
+}
+
+/// Reads what follows type and id of a control frame.
+///
+/// # Errors
+/// Not a byte string with such a message in it: `Unknown`, since a newer side may send messages this one lacks.
+pub fn decode<T: DeserializeOwned>(id: u64, decoder: &mut Decoder<'_>) -> Result<T, DecodeError> {
+    let bytes = decoder.bytes()?;
+    rmp_serde::from_slice(bytes).map_err(|_| DecodeError::Unknown { frame_type: FrameType::Control as u8, id })
+}
+
+/// Keys as MessagePack `bin`, not as arrays of integers.
+mod serde_bytes_vec {
+    use serde::{Deserializer, Serializer, de::Visitor};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a byte string")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
+}

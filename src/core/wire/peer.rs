@@ -1,0 +1,349 @@
+//! The data plane's messages between nodes (PROTOCOL §9). They carry whole entries, never operations.
+//!
+//! Sender and incarnation are facts of the link (its `Hello`), so frames do not repeat them. Every request carries the
+//! sender's layout and clock; every reply the replier's clock. `id` is the asker's number, and is echoed.
+
+use super::{
+    client::{Reply, Request},
+    frame::{DecodeError, Decoder, ENTRY_FIELDS, Encoder, FrameType},
+};
+use crate::{
+    id::{KeyHash, NamespaceId, NodeId},
+    ring::LayoutName,
+    time::Wall,
+    value::{Entry, Hlc, Version},
+};
+use bytes::BytesMut;
+
+/// What every peer request carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The layout the sender decides under.
+    pub layout: LayoutName,
+    /// The sender's clock.
+    pub hlc: Hlc,
+    /// Milliseconds until nobody waits any more.
+    pub deadline_ms: u32,
+}
+
+/// Which key, with the hash its coordinator computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRef<'a> {
+    /// Where.
+    pub namespace: NamespaceId,
+    /// The hash of namespace and key.
+    pub hash: KeyHash,
+    /// The key.
+    pub key: &'a [u8],
+}
+
+/// How a replica took an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replicated {
+    /// Held in memory now (or was already).
+    Applied,
+    /// Something newer is held or remembered. Not an acknowledgement.
+    Superseded {
+        /// That newer version.
+        version: Version,
+        /// Until when a successor must be held, when what is held outlives the refused entry.
+        hold_until: Option<Wall>,
+    },
+    /// Not held.
+    Refused(Refusal),
+}
+
+/// Why a replica did not do as asked. Nothing changed there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its oldest active layout is newer than the request's.
+    StaleEpoch,
+    /// The sender's clock is too far ahead or behind.
+    ClockSkew,
+    /// No memory, and nothing to evict.
+    OutOfMemory,
+    /// It knows no such namespace yet.
+    NoSuchNamespace,
+    /// It is no owner and no fallback, or has no layout.
+    NotOwner,
+    /// Its queues are full.
+    Overloaded,
+    /// It does not know the message.
+    Unsupported,
+}
+
+impl Refusal {
+    const ALL: [Self; 7] = [
+        Self::StaleEpoch,
+        Self::ClockSkew,
+        Self::OutOfMemory,
+        Self::NoSuchNamespace,
+        Self::NotOwner,
+        Self::Overloaded,
+        Self::Unsupported,
+    ];
+
+    fn code(self) -> u64 {
+        match self {
+            Self::StaleEpoch => 0,
+            Self::ClockSkew => 1,
+            Self::OutOfMemory => 2,
+            Self::NoSuchNamespace => 3,
+            Self::NotOwner => 4,
+            Self::Overloaded => 5,
+            Self::Unsupported => 6,
+        }
+    }
+
+    fn of(code: u64) -> Self {
+        Self::ALL.into_iter().find(|refusal| refusal.code() == code).unwrap_or(Self::Unsupported)
+    }
+}
+
+/// Whether a replica's "absent" and "applied" count (PROTOCOL §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// It has everything it acknowledged: it votes.
+    Ready,
+    /// It may have lost what it acknowledged: it votes in nothing yet.
+    Warming,
+    /// Warming for longer than `warming_max`: it votes in sloppy requests only.
+    Settled,
+    /// It is no owner: it speaks for hints only.
+    Fallback,
+}
+
+impl ReplicaState {
+    fn code(self) -> u64 {
+        match self {
+            Self::Ready => 0,
+            Self::Warming => 1,
+            Self::Settled => 2,
+            Self::Fallback => 3,
+        }
+    }
+
+    fn of(code: u64) -> Result<Self, DecodeError> {
+        match code {
+            0 => Ok(Self::Ready),
+            1 => Ok(Self::Warming),
+            2 => Ok(Self::Settled),
+            3 => Ok(Self::Fallback),
+            _ => Err(DecodeError::Malformed("an unknown replica state")),
+        }
+    }
+}
+
+/// What a replica holds of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    /// All of it.
+    Entry(Entry<'a>),
+    /// Which version it holds, without the body: equal versions are equal entries.
+    Digest {
+        /// That version.
+        version: Version,
+    },
+    /// Nothing; and the highest version it may have held and forgotten (ghost or forget floor).
+    Absent {
+        /// `Version::ZERO`: nothing was forgotten.
+        forgotten: Version,
+    },
+    /// It could not say.
+    Refused(Refusal),
+}
+
+/// A message of the data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerMessage<'a> {
+    /// Hold this entry.
+    Replicate {
+        /// The asker's number.
+        id: u64,
+        /// Layout, clock, deadline.
+        header: Header,
+        /// Which key.
+        key: KeyRef<'a>,
+        /// The entry.
+        entry: Entry<'a>,
+        /// The unreachable owner for whom the receiver holds it as a hint; `None`: the receiver is an owner.
+        stands_for: Option<NodeId>,
+    },
+    /// How it was taken.
+    Replicated {
+        /// The asker's number.
+        id: u64,
+        /// The replica's clock.
+        hlc: Hlc,
+        /// The replica's state.
+        state: ReplicaState,
+        /// How.
+        outcome: Replicated,
+    },
+    /// What do you hold?
+    Read {
+        /// The asker's number.
+        id: u64,
+        /// Layout, clock, deadline.
+        header: Header,
+        /// Which key.
+        key: KeyRef<'a>,
+        /// Whether the body is wanted, or only its version.
+        full: bool,
+    },
+    /// This.
+    ReadReply {
+        /// The asker's number.
+        id: u64,
+        /// The replica's clock.
+        hlc: Hlc,
+        /// The replica's state.
+        state: ReplicaState,
+        /// What it holds.
+        found: Found<'a>,
+    },
+    /// A client's request, for an owner; forwarded once and never again.
+    Forward {
+        /// The forwarder's number.
+        id: u64,
+        /// The hash of its namespace and key.
+        hash: KeyHash,
+        /// The request, whose `id` means nothing here.
+        request: Request<'a>,
+    },
+    /// The reply, whose `id` is the forwarder's number.
+    ForwardReply(Reply<'a>),
+    /// The receiver does not know the message with this number.
+    Unsupported {
+        /// The asker's number.
+        id: u64,
+    },
+}
+
+fn encode_header(encoder: &mut Encoder<'_>, header: &Header, key: &KeyRef<'_>) {
+    encoder.uint(header.layout.epoch).fixed(header.layout.hash).fixed(header.hlc.0).uint(u64::from(header.deadline_ms));
+    encoder.uint(u64::from(key.namespace.0)).fixed(key.hash.0).bytes(key.key);
+}
+
+const HEADER_FIELDS: u32 = 7;
+
+fn decode_header<'a>(decoder: &mut Decoder<'a>) -> Result<(Header, KeyRef<'a>), DecodeError> {
+    let layout = LayoutName { epoch: decoder.uint()?, hash: decoder.uint()? };
+    let header = Header { layout, hlc: Hlc(decoder.uint()?), deadline_ms: decoder.small()? };
+    let key = KeyRef {
+        namespace: NamespaceId(decoder.small()?),
+        hash: KeyHash(decoder.uint()?),
+        key: decoder.bytes()?,
+    };
+    Ok((header, key))
+}
+
+impl<'a> PeerMessage<'a> {
+    /// Appends the frame.
+    pub fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Replicate { id, header, key, entry, stands_for } => {
+                let mut encoder = Encoder::start(out, FrameType::Replicate, *id, HEADER_FIELDS + ENTRY_FIELDS + 1);
+                encode_header(&mut encoder, header, key);
+                encoder.entry(entry).node(*stands_for);
+            }
+            Self::Replicated { id, hlc, state, outcome } => {
+                let fields = match outcome {
+                    Replicated::Applied => 3,
+                    Replicated::Superseded { .. } => 6,
+                    Replicated::Refused(_) => 4,
+                };
+                let mut encoder = Encoder::start(out, FrameType::Replicated, *id, fields);
+                encoder.fixed(hlc.0).uint(state.code());
+                match outcome {
+                    Replicated::Applied => encoder.uint(0),
+                    Replicated::Superseded { version, hold_until } => {
+                        encoder.uint(1).version(*version).time(*hold_until)
+                    }
+                    Replicated::Refused(refusal) => encoder.uint(2).uint(refusal.code()),
+                };
+            }
+            Self::Read { id, header, key, full } => {
+                let mut encoder = Encoder::start(out, FrameType::Read, *id, HEADER_FIELDS + 1);
+                encode_header(&mut encoder, header, key);
+                encoder.uint(u64::from(*full));
+            }
+            Self::ReadReply { id, hlc, state, found } => {
+                let fields = match found {
+                    Found::Entry(_) => 3 + ENTRY_FIELDS,
+                    Found::Digest { .. } | Found::Absent { .. } => 5,
+                    Found::Refused(_) => 4,
+                };
+                let mut encoder = Encoder::start(out, FrameType::ReadReply, *id, fields);
+                encoder.fixed(hlc.0).uint(state.code());
+                match found {
+                    Found::Entry(entry) => encoder.uint(0).entry(entry),
+                    Found::Digest { version } => encoder.uint(1).version(*version),
+                    Found::Absent { forgotten } => {
+                        encoder.uint(2).uint(forgotten.hlc.0).uint(forgotten.actor.0)
+                    }
+                    Found::Refused(refusal) => encoder.uint(3).uint(refusal.code()),
+                };
+            }
+            Self::Forward { id, hash, request } => {
+                let mut nested = BytesMut::with_capacity(request.key.len() + 64);
+                request.encode(&mut nested);
+                Encoder::start(out, FrameType::Forward, *id, 2).fixed(hash.0).bytes(&nested);
+            }
+            Self::ForwardReply(reply) => reply.encode_as(out, FrameType::ForwardReply),
+            Self::Unsupported { id } => super::frame::encode_unsupported(out, *id),
+        }
+    }
+
+    /// Reads a frame of the data plane; `Ok(None)` when it is of another plane (a client's, or control).
+    ///
+    /// # Errors
+    /// A field is missing, cut off or out of range; a type that is not known.
+    pub fn decode(frame_type: FrameType, id: u64, decoder: &mut Decoder<'a>) -> Result<Option<Self>, DecodeError> {
+        Ok(Some(match frame_type {
+            FrameType::Replicate => {
+                let (header, key) = decode_header(decoder)?;
+                let entry = decoder.entry()?;
+                Self::Replicate { id, header, key, entry, stands_for: decoder.node()? }
+            }
+            FrameType::Replicated => {
+                let hlc = Hlc(decoder.uint()?);
+                let state = ReplicaState::of(decoder.uint()?)?;
+                let outcome = match decoder.uint()? {
+                    0 => Replicated::Applied,
+                    1 => Replicated::Superseded { version: decoder.version()?, hold_until: decoder.time()? },
+                    2 => Replicated::Refused(Refusal::of(decoder.uint()?)),
+                    _ => Replicated::Refused(Refusal::Unsupported),
+                };
+                Self::Replicated { id, hlc, state, outcome }
+            }
+            FrameType::Read => {
+                let (header, key) = decode_header(decoder)?;
+                Self::Read { id, header, key, full: decoder.uint()? != 0 }
+            }
+            FrameType::ReadReply => {
+                let hlc = Hlc(decoder.uint()?);
+                let state = ReplicaState::of(decoder.uint()?)?;
+                let found = match decoder.uint()? {
+                    0 => Found::Entry(decoder.entry()?),
+                    1 => Found::Digest { version: decoder.version()? },
+                    2 => Found::Absent { forgotten: decoder.version()? },
+                    3 => Found::Refused(Refusal::of(decoder.uint()?)),
+                    _ => Found::Refused(Refusal::Unsupported),
+                };
+                Self::ReadReply { id, hlc, state, found }
+            }
+            FrameType::Forward => {
+                let hash = KeyHash(decoder.uint()?);
+                let (nested_type, nested_id, mut nested) = Decoder::start(decoder.bytes()?)?;
+                if nested_type != FrameType::Request {
+                    return Err(DecodeError::Malformed("only requests are forwarded"));
+                }
+                Self::Forward { id, hash, request: Request::decode(nested_id, &mut nested)? }
+            }
+            FrameType::ForwardReply => Self::ForwardReply(Reply::decode(id, decoder)?),
+            FrameType::Unsupported => Self::Unsupported { id },
+            FrameType::Request | FrameType::Reply | FrameType::Control => return Ok(None),
+        }))
+    }
+}
