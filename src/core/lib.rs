@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod id;
+pub mod ring;
 pub mod rng;
 pub mod time;
 pub mod value;
