@@ -1,0 +1,308 @@
+//! Layouts: who owns partitions, derived from the role map, and what a node knows of them (PROTOCOL §2).
+//!
+//! A layout is content; its name is (epoch, hash of the content), so equal names are equal layouts on every node.
+//! Invariants: members are sorted by `NodeId` and distinct; `partitions` is a power of two; a history's acks name the
+//! current layout and come from its members.
+//!
+//! A history moves forward only: the larger epoch wins. Two layouts of one epoch with different hashes are a conflict,
+//! and the join itself settles it: both give way to epoch + 1, derived from the merged role map, so whoever sees the
+//! conflict with the same map makes the same layout. This is why roles are joined first. A node that saw one side only
+//! still agrees after one more exchange; the price is that a join of three histories may, by order, end an epoch apart
+//! until then.
+//!
+//! Not here yet: two active layouts. They move in as `layouts: Vec<Layout>` (oldest first, at most two) in place of
+//! `current`, and `acks` becomes `BTreeMap<NodeId, Trackers { ack, sync, sync_ack }>`, each tracker joined by the larger
+//! name as acks are now; `ring/transition.rs` then decides when the old one retires.
+
+use super::role::{RoleMap, RoleState, WEIGHT_MAX, ZONE_BYTES_MAX};
+use crate::id::NodeId;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt};
+
+/// Most members of a layout.
+pub const MEMBERS_MAX: usize = 4096;
+/// Most partitions: the largest power of two that [`PartitionId`](crate::id::PartitionId) numbers.
+pub const PARTITIONS_MAX: u16 = 32_768;
+/// Largest epoch accepted from outside; keeps `epoch + 1` far from overflow.
+pub const EPOCH_MAX: u64 = 1 << 48;
+
+/// Names a layout. The larger epoch is newer; equal names are equal layouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LayoutName {
+    /// Number, from 1.
+    pub epoch: u64,
+    /// First 8 bytes of blake3 over the content.
+    pub hash: u64,
+}
+
+impl fmt::Display for LayoutName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:016x}", self.epoch, self.hash)
+    }
+}
+
+/// One owner of partitions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutMember {
+    /// Who.
+    pub node: NodeId,
+    /// Places its tokens.
+    pub token_id: NodeId,
+    /// Failure domain.
+    pub zone: String,
+    /// Relative capacity.
+    pub weight: u16,
+}
+
+/// Everything that placement depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Content")]
+pub struct Layout {
+    /// Number, from 1.
+    pub epoch: u64,
+    /// Owners per partition that lists are made for; the cluster's largest n.
+    pub n: u8,
+    /// Number of partitions, a power of two; fixed at the cluster's creation.
+    pub partitions: u16,
+    /// The owners, sorted by `node`.
+    pub members: Vec<LayoutMember>,
+}
+
+/// A layout before it is checked.
+#[derive(Deserialize)]
+struct Content {
+    epoch: u64,
+    n: u8,
+    partitions: u16,
+    members: Vec<LayoutMember>,
+}
+
+impl TryFrom<Content> for Layout {
+    type Error = LayoutError;
+
+    fn try_from(content: Content) -> Result<Self, LayoutError> {
+        let Content { epoch, n, partitions, members } = content;
+        let layout = Self { epoch, n, partitions, members };
+        layout.check()?;
+        Ok(layout)
+    }
+}
+
+/// Why a layout is not acceptable. Nothing was changed; its sender is at fault; a retry does not help.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    /// Epoch zero, or beyond [`EPOCH_MAX`].
+    #[error("layout epoch {0} is not between 1 and 2^48")]
+    Epoch(u64),
+    /// No owner per partition.
+    #[error("a layout needs n of at least 1")]
+    N,
+    /// Not a power of two, or beyond [`PARTITIONS_MAX`].
+    #[error("{0} partitions: a power of two up to {PARTITIONS_MAX} is needed")]
+    Partitions(u16),
+    /// None, or more than [`MEMBERS_MAX`].
+    #[error("a layout has 1 to {MEMBERS_MAX} members, not {0}")]
+    Members(usize),
+    /// Members not sorted, or one twice.
+    #[error("members are not sorted and distinct at {0}")]
+    Order(NodeId),
+    /// Weight or zone of a member out of bounds.
+    #[error("member {0} has a weight or zone out of bounds")]
+    Member(NodeId),
+}
+
+impl Layout {
+    /// The layout of all active roles; `None` when there is none, or when there are more than [`MEMBERS_MAX`].
+    ///
+    /// Panics when `n` is zero or `partitions` is no power of two: the configuration was checked before.
+    pub fn derive(epoch: u64, n: u8, partitions: u16, roles: &RoleMap) -> Option<Self> {
+        assert!(n > 0 && partitions.is_power_of_two(), "n = {n}, partitions = {partitions}");
+        let members = active_members(roles);
+        (!members.is_empty() && members.len() <= MEMBERS_MAX).then_some(Self { epoch, n, partitions, members })
+    }
+
+    /// Epoch and hash. O(members); callers on a hot path keep it.
+    pub fn name(&self) -> LayoutName {
+        LayoutName { epoch: self.epoch, hash: super::digest_of(self) }
+    }
+
+    /// Whether a layout derived from `roles` would have these very members: then no new layout is due.
+    pub fn matches(&self, roles: &RoleMap) -> bool {
+        self.members == active_members(roles)
+    }
+
+    /// The member called `node`.
+    pub fn member(&self, node: NodeId) -> Option<&LayoutMember> {
+        self.members.binary_search_by_key(&node, |member| member.node).ok().map(|index| &self.members[index])
+    }
+
+    /// Checks the invariants that placement relies on; a decoded layout has passed.
+    pub fn check(&self) -> Result<(), LayoutError> {
+        if self.epoch == 0 || self.epoch > EPOCH_MAX {
+            return Err(LayoutError::Epoch(self.epoch));
+        }
+        if self.n == 0 {
+            return Err(LayoutError::N);
+        }
+        if !self.partitions.is_power_of_two() || self.partitions > PARTITIONS_MAX {
+            return Err(LayoutError::Partitions(self.partitions));
+        }
+        if self.members.is_empty() || self.members.len() > MEMBERS_MAX {
+            return Err(LayoutError::Members(self.members.len()));
+        }
+        if let Some(pair) = self.members.windows(2).find(|pair| pair[0].node >= pair[1].node) {
+            return Err(LayoutError::Order(pair[1].node));
+        }
+        let out_of_bounds =
+            |member: &&LayoutMember| !(1..=WEIGHT_MAX).contains(&member.weight) || member.zone.len() > ZONE_BYTES_MAX;
+        match self.members.iter().find(out_of_bounds) {
+            Some(member) => Err(LayoutError::Member(member.node)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn active_members(roles: &RoleMap) -> Vec<LayoutMember> {
+    roles
+        .iter()
+        .filter(|(_, role)| match role.state {
+            RoleState::Active => true,
+            RoleState::Leaving | RoleState::Removed => false,
+        })
+        .map(|(node, role)| LayoutMember {
+            node,
+            token_id: role.token_id,
+            zone: role.zone.clone(),
+            weight: role.weight,
+        })
+        .collect()
+}
+
+/// What a node knows of layouts: the newest, and which of its members acked it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Known")]
+pub struct LayoutHistory {
+    current: Option<Layout>,
+    /// By member, the layout it coordinates with; kept for the current layout only.
+    acks: BTreeMap<NodeId, LayoutName>,
+    /// The name of `current`, kept because it costs a hash over all members.
+    #[serde(skip_serializing)]
+    name: Option<LayoutName>,
+}
+
+/// A history as it travels.
+#[derive(Deserialize)]
+struct Known {
+    current: Option<Layout>,
+    acks: BTreeMap<NodeId, LayoutName>,
+}
+
+impl From<Known> for LayoutHistory {
+    fn from(known: Known) -> Self {
+        let name = known.current.as_ref().map(Layout::name);
+        let mut history = Self { current: known.current, acks: known.acks, name };
+        history.forget_other_acks();
+        history
+    }
+}
+
+impl LayoutHistory {
+    /// No layout yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The newest layout known.
+    pub fn current(&self) -> Option<&Layout> {
+        self.current.as_ref()
+    }
+
+    /// The name of the newest layout known; O(1).
+    pub fn current_name(&self) -> Option<LayoutName> {
+        self.name
+    }
+
+    /// What `node` acked, if that is the current layout.
+    pub fn acked_by(&self, node: NodeId) -> Option<LayoutName> {
+        self.acks.get(&node).copied()
+    }
+
+    /// Whether every member acked this very layout: only then may strict requests be served. `false` without one.
+    pub fn all_acked(&self) -> bool {
+        // Acks are of members and for this name, each once: counting is enough.
+        self.current.as_ref().is_some_and(|layout| layout.members.len() == self.acks.len())
+    }
+
+    /// The members whose ack is missing, in order.
+    pub fn unacked(&self) -> impl Iterator<Item = NodeId> {
+        let members = self.current.iter().flat_map(|layout| &layout.members);
+        members.map(|member| member.node).filter(|node| !self.acks.contains_key(node))
+    }
+
+    /// First 8 bytes of blake3 over the encoding: equal histories have equal digests. O(members).
+    pub fn digest(&self) -> u64 {
+        super::digest_of(self)
+    }
+
+    /// Takes `layout` when its epoch is above the current one's; says whether it did. Acks of the old one are forgotten.
+    pub fn propose(&mut self, layout: Layout) -> bool {
+        if self.current.as_ref().is_some_and(|current| current.epoch >= layout.epoch) {
+            return false;
+        }
+        debug_assert_eq!(layout.check(), Ok(()));
+        self.name = Some(layout.name());
+        self.current = Some(layout);
+        self.acks.clear();
+        true
+    }
+
+    /// Records that member `me` coordinates with the layout called `name`; says whether that is news. Anything but the
+    /// current layout is refused, and epochs only grow, so that a node acks one hash per epoch.
+    pub fn ack(&mut self, me: NodeId, name: LayoutName) -> bool {
+        let is_member = self.current.as_ref().is_some_and(|layout| layout.member(me).is_some());
+        if !is_member || self.name != Some(name) {
+            return false;
+        }
+        self.acks.insert(me, name).is_none()
+    }
+
+    /// Takes in what `other` knows; says whether something changed. `roles` is the role map after `other`'s roles were
+    /// joined into it: a conflict (see the module) is settled from it. Should it name no active node, the layout with the larger
+    /// hash stays.
+    pub fn join(&mut self, other: &Self, roles: &RoleMap) -> bool {
+        let (Some(theirs), Some(their_name)) = (&other.current, other.name) else { return false };
+        let Some((mine, my_name)) = self.current.as_ref().zip(self.name) else {
+            self.clone_from(other);
+            return true;
+        };
+        if their_name == my_name {
+            let before = self.acks.len();
+            self.acks.extend(other.acks.iter().map(|(node, name)| (*node, *name)));
+            return self.acks.len() > before;
+        }
+        if theirs.epoch < mine.epoch {
+            return false;
+        }
+        if theirs.epoch > mine.epoch {
+            self.clone_from(other);
+            return true;
+        }
+        // Nodes of one cluster agree on n and partitions; the maximum makes the outcome the same if they do not.
+        let (n, partitions) = (mine.n.max(theirs.n), mine.partitions.max(theirs.partitions));
+        if let Some(layout) = Layout::derive(mine.epoch + 1, n, partitions, roles) {
+            return self.propose(layout);
+        }
+        if their_name < my_name {
+            return false;
+        }
+        self.clone_from(other);
+        true
+    }
+
+    fn forget_other_acks(&mut self) {
+        let (current, name) = (&self.current, self.name);
+        self.acks.retain(|node, acked| {
+            Some(*acked) == name && current.as_ref().is_some_and(|layout| layout.member(*node).is_some())
+        });
+    }
+}
