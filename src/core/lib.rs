@@ -3,5 +3,6 @@
 
 pub mod id;
 pub mod rng;
+pub mod storage;
 pub mod time;
 pub mod value;
