@@ -72,10 +72,16 @@ impl<T: Copy> DelayQueue<T> {
 }
 
 /// Due times of any distance, for the few that fit no fixed delay.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct OddQueue<T> {
     due: BTreeMap<(Mono, u64), T>,
     sequence: u64,
+}
+
+impl<T> Default for OddQueue<T> {
+    fn default() -> Self {
+        Self { due: BTreeMap::new(), sequence: 0 }
+    }
 }
 
 impl<T: Copy> OddQueue<T> {

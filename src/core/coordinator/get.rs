@@ -80,11 +80,6 @@ impl Votes {
         self.need
     }
 
-    /// Whether only Ready owners vote.
-    pub(crate) fn is_strict(&self) -> bool {
-        self.strict
-    }
-
     /// Notes an answer; `false` when that member's vote is in already or it was never asked: one node, one vote.
     pub(crate) fn record(&mut self, position: usize, answer: Answer) -> bool {
         let open = matches!(self.targets.answer(position), Answer::Pending);
@@ -106,7 +101,9 @@ impl Votes {
     /// Who holds `version`, owners first.
     pub(crate) fn holders(&self, version: Version) -> impl Iterator<Item = usize> + '_ {
         let answers = self.targets.answers().iter().enumerate();
-        answers.filter(move |(_, answer)| matches!(answer, Answer::Holds(_, held) if *held == version)).map(|(at, _)| at)
+        answers
+            .filter(move |(_, answer)| matches!(answer, Answer::Holds(_, held) if *held == version))
+            .map(|(at, _)| at)
     }
 
     fn eligible(&self, position: usize, state: ReplicaState) -> bool {
@@ -140,7 +137,8 @@ impl Votes {
                     (*state, true)
                 }
                 Answer::Absent(state, forgotten) => {
-                    if self.strict && self.eligible(position, *state) && newest.is_some_and(|found| *forgotten >= found) {
+                    if self.strict && self.eligible(position, *state) && newest.is_some_and(|found| *forgotten >= found)
+                    {
                         forgetful += 1;
                         continue;
                     }

@@ -15,9 +15,9 @@ mod peers;
 mod put;
 mod quorum;
 mod read;
-mod write;
 #[cfg(test)]
 mod tests;
+mod write;
 
 pub(crate) use in_flight::{InFlight, OperationId};
 pub(crate) use peers::Peers;
@@ -86,14 +86,7 @@ impl Shard {
         self.begin(now, Origin::Peer(from, id), hash, request, out);
     }
 
-    fn begin(
-        &mut self,
-        now: Now,
-        origin: Origin,
-        hash: KeyHash,
-        request: &Request<'_>,
-        out: &mut dyn ShardOutbox,
-    ) {
+    fn begin(&mut self, now: Now, origin: Origin, hash: KeyHash, request: &Request<'_>, out: &mut dyn ShardOutbox) {
         match request.op {
             Op::Get => self.stats.gets += 1,
             Op::Put { .. } => self.stats.puts += 1,
@@ -119,7 +112,10 @@ impl Shard {
     ) -> Result<(), Refused> {
         let view = Rc::clone(&self.view);
         let Some(ring) = view.ring.as_deref() else {
-            return Err(refused(Status::NotReady, "this node has no layout yet: `meshwork status` says what it waits for"));
+            return Err(refused(
+                Status::NotReady,
+                "this node has no layout yet: `meshwork status` says what it waits for",
+            ));
         };
         if let Some(fence) = view.fence {
             return Err(Refused(Status::ClockSkew, fence.to_string().into()));
@@ -154,8 +150,19 @@ impl Shard {
                 let deadline = now.mono + allowed.min(limits::WRITE_TIMEOUT);
                 if condition == Condition::Always && ttl != Ttl::Keep {
                     let expiry = self.expiry(now, &subject, ttl)?;
-                    return self
-                        .start_write(now, &view, ring, owners, me, origin, subject, Some(value), expiry, deadline, out);
+                    return self.start_write(
+                        now,
+                        &view,
+                        ring,
+                        owners,
+                        me,
+                        origin,
+                        subject,
+                        Some(value),
+                        expiry,
+                        deadline,
+                        out,
+                    );
                 }
                 if ttl != Ttl::Keep {
                     self.expiry(now, &subject, ttl)?;

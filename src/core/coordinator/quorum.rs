@@ -14,6 +14,8 @@ pub(crate) const TARGETS_MAX: usize = COPIES_MAX + COPIES_MAX / 2;
 pub(crate) struct Targets<A> {
     members: [u16; TARGETS_MAX],
     answers: [A; TARGETS_MAX],
+    /// Whom each fallback stands for, in the order of fallbacks.
+    covers: [u16; TARGETS_MAX - COPIES_MAX],
     owners: u8,
     len: u8,
 }
@@ -25,15 +27,18 @@ impl<A: Copy> Targets<A> {
         let mut members = [u16::MAX; TARGETS_MAX];
         members[..owners.len()].copy_from_slice(owners);
         let owners = u8::try_from(owners.len()).expect("at most COPIES_MAX");
-        Self { members, answers: [unasked; TARGETS_MAX], owners, len: owners }
+        let covers = [u16::MAX; TARGETS_MAX - COPIES_MAX];
+        Self { members, answers: [unasked; TARGETS_MAX], covers, owners, len: owners }
     }
 
-    /// Adds a stand-in; `None` when there is no room for another, or the member is asked already.
-    pub(crate) fn add_fallback(&mut self, member: u16, answer: A) -> Option<usize> {
+    /// Adds a stand-in for the owner `covers` (`None`: for whoever it holds hints for); `None` when there is no room for
+    /// another, or the member is asked already.
+    pub(crate) fn add_fallback(&mut self, member: u16, covers: Option<u16>, answer: A) -> Option<usize> {
         let at = usize::from(self.len);
-        if at == TARGETS_MAX || self.position(member).is_some() {
+        if at - self.owners() == self.covers.len() || self.position(member).is_some() {
             return None;
         }
+        self.covers[at - self.owners()] = covers.unwrap_or(u16::MAX);
         self.members[at] = member;
         self.answers[at] = answer;
         self.len += 1;
@@ -66,6 +71,11 @@ impl<A: Copy> Targets<A> {
         self.members[..self.len()].iter().position(|known| *known == member)
     }
 
+    /// The owner for whom the fallback at `position` stands.
+    pub(crate) fn covers(&self, position: usize) -> Option<u16> {
+        position.checked_sub(self.owners()).map(|at| self.covers[at]).filter(|owner| *owner != u16::MAX)
+    }
+
     /// What the one at `position` said.
     pub(crate) fn answer(&self, position: usize) -> A {
         self.answers[position]
@@ -93,6 +103,9 @@ impl<A: Copy> Targets<A> {
                 }
             }
         }
+        for owner in &mut self.covers {
+            *owner = new_index(*owner).unwrap_or(u16::MAX);
+        }
     }
 }
 
@@ -103,10 +116,11 @@ mod tests {
     #[test]
     fn a_fallback_is_never_an_owner_and_never_asked_twice() {
         let mut targets = Targets::new(&[4, 7, 9], 'u');
-        assert_eq!(targets.add_fallback(7, 'p'), None);
-        assert_eq!(targets.add_fallback(2, 'p'), Some(3));
-        assert_eq!(targets.add_fallback(2, 'p'), None);
+        assert_eq!(targets.add_fallback(7, None, 'p'), None);
+        assert_eq!(targets.add_fallback(2, Some(9), 'p'), Some(3));
+        assert_eq!(targets.add_fallback(2, None, 'p'), None);
         assert!(!targets.is_owner(3) && targets.is_owner(2));
+        assert_eq!((targets.covers(3), targets.covers(2)), (Some(9), None));
     }
 
     #[test]

@@ -50,7 +50,10 @@ impl Shard {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the facts of a request, each used once; a struct would only rename them")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the facts of a request, each used once; a struct would only rename them"
+    )]
     pub(super) fn start_read(
         &mut self,
         now: Now,
@@ -77,7 +80,7 @@ impl Shard {
         match votes.targets.position(me) {
             Some(at) => votes.targets.set(at, mine),
             None => {
-                votes.targets.add_fallback(me, mine).expect("there is room for one beside the owners");
+                votes.targets.add_fallback(me, None, mine).expect("there is room for one beside the owners");
             }
         }
         // The common cheap case: this copy alone is enough.
@@ -111,8 +114,13 @@ impl Shard {
         self.mark_unreachable(now, view, &mut votes);
         let strict = subject.strict;
         let wanted = usize::from(need).saturating_sub(usize::from(counts(&votes, me, state, strict)));
-        let operation =
-            Operation { origin, subject, started: now.mono, deadline, phase: Phase::Read { votes, body: None, fetching: None, guarded } };
+        let operation = Operation {
+            origin,
+            subject,
+            started: now.mono,
+            deadline,
+            phase: Phase::Read { votes, body: None, fetching: None, guarded },
+        };
         let id = self.park(now, operation);
         for _ in 0..wanted {
             if !self.ask_another(now, view, id, full, out) {
@@ -187,7 +195,8 @@ impl Shard {
         let partition = operation.subject.partition;
         let copies = usize::from(operation.subject.copies);
         let Phase::Read { votes, .. } = &operation.phase else { return };
-        let down = votes.targets.answers()[..votes.targets.owners()].iter().filter(|said| **said == Answer::Lost).count();
+        let down =
+            votes.targets.answers()[..votes.targets.owners()].iter().filter(|said| **said == Answer::Lost).count();
         let beyond = ring.owners(partition)[copies..].iter().copied().chain(ring.fallbacks(partition));
         let mut asked = 0;
         for member in beyond {
@@ -199,7 +208,7 @@ impl Shard {
             }
             let Some(operation) = self.in_flight.get_mut(id) else { return };
             let Phase::Read { votes, .. } = &mut operation.phase else { return };
-            let Some(at) = votes.targets.add_fallback(member, Answer::Pending) else { break };
+            let Some(at) = votes.targets.add_fallback(member, None, Answer::Pending) else { break };
             asked += 1;
             self.send_read(now, view, id, at, true, out);
         }
@@ -342,7 +351,9 @@ impl Shard {
             let held = OwnedEntry::from(&entry);
             return self.end_read(now, id, Some(&OwnedOr::Owned(held)), worth, out);
         }
-        let first = votes.holders(version).find(|at| view.members.get(usize::from(votes.targets.member(*at))).is_some_and(|known| known.node != view.me));
+        let first = votes.holders(version).find(|at| {
+            view.members.get(usize::from(votes.targets.member(*at))).is_some_and(|known| known.node != view.me)
+        });
         match first {
             Some(at) => self.fetch(now, &view, id, version, at, out),
             None => self.end_read(now, id, None, worth, out),

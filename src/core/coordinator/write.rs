@@ -29,7 +29,7 @@ use std::rc::Rc;
 
 /// When a write expires, before its version is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expiry {
+pub(crate) enum Expiry {
     Never,
     /// Milliseconds after its version.
     After(u64),
@@ -48,7 +48,10 @@ impl Expiry {
 }
 
 impl Shard {
-    #[expect(clippy::too_many_arguments, reason = "the facts of a request, each used once; a struct would only rename them")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the facts of a request, each used once; a struct would only rename them"
+    )]
     pub(super) fn start_write(
         &mut self,
         now: Now,
@@ -85,7 +88,6 @@ impl Shard {
         let entry = Entry { version, expires_at, hold_until, body };
         let wall = self.clock.wall(now);
         let mut pin = None;
-        let mut stands_for = None;
         if is_owner {
             let at = votes.targets.position(me).expect("an owner is among the owners");
             match self.table.put(wall, subject.slot, subject.hash, &subject.key, &entry, copies > 1) {
@@ -115,8 +117,7 @@ impl Shard {
             if !kept {
                 return Err(refused(Status::OutOfMemory, "no room to keep the write for its unreachable owner"));
             }
-            votes.targets.add_fallback(me, Answer::Applied(ReplicaState::Fallback)).expect("there is room");
-            stands_for = owner;
+            votes.targets.add_fallback(me, owner, Answer::Applied(ReplicaState::Fallback)).expect("there is room");
         }
         if copies == 1 && is_owner {
             if let Verdict::Done(outcome) = votes.verdict() {
@@ -133,7 +134,7 @@ impl Shard {
         };
         let id = self.park(now, operation);
         self.send_to_owners(now, view, id, &entry, me, out);
-        self.send_to_fallbacks(now, view, id, &entry, stands_for, out);
+        self.send_to_fallbacks(now, view, id, &entry, out);
         self.advance_write(now, id, out);
         Ok(())
     }
@@ -182,14 +183,13 @@ impl Shard {
         }
     }
 
-    /// One stand-in for each owner that could not be asked or does not answer, unless one of them is `covered` already.
+    /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in yet.
     fn send_to_fallbacks(
         &mut self,
         now: Now,
         view: &Rc<View>,
         id: OperationId,
         entry: &Entry<'_>,
-        covered: Option<u16>,
         out: &mut dyn ShardOutbox,
     ) {
         let Some(ring) = view.ring.as_deref() else { return };
@@ -206,7 +206,9 @@ impl Shard {
             .filter(|at| matches!(targets.answer(*at), Answer::Unasked | Answer::Lost | Answer::Pending))
             .filter(|at| votes.is_impatient() || targets.answer(*at) != Answer::Pending)
             .map(|at| targets.member(at))
-            .filter(|member| *member != u16::MAX && Some(*member) != covered && Some(*member) != me)
+            .filter(|member| {
+                *member != u16::MAX && Some(*member) != me && !covered(&targets).any(|owner| owner == *member)
+            })
             .collect();
         if missing.is_empty() {
             return;
@@ -220,7 +222,7 @@ impl Shard {
             let Some(member) = stand_ins.find(|member| self.reachable(now, view, *member)) else { return };
             let Some(operation) = self.in_flight.get_mut(id) else { return };
             let Phase::Write { votes, .. } = &mut operation.phase else { return };
-            if votes.targets.add_fallback(member, Answer::Pending).is_none() {
+            if votes.targets.add_fallback(member, Some(owner), Answer::Pending).is_none() {
                 continue;
             }
             let subject = &operation.subject;
@@ -320,7 +322,7 @@ impl Shard {
     fn try_fallbacks(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) -> bool {
         let view = Rc::clone(&self.view);
         let Some(held) = self.held_entry(id) else { return false };
-        self.send_to_fallbacks(now, &view, id, &held.as_entry(), None, out);
+        self.send_to_fallbacks(now, &view, id, &held.as_entry(), out);
         true
     }
 
@@ -391,18 +393,18 @@ impl Shard {
             };
             votes.targets.set(at, answer);
         }
-        let asked: Vec<(u16, bool)> = (0..votes.targets.len())
+        let asked: Vec<(u16, Option<u16>)> = (0..votes.targets.len())
             .filter(|at| votes.targets.answer(*at) == Answer::Pending)
-            .map(|at| (votes.targets.member(at), votes.targets.is_owner(at)))
+            .map(|at| (votes.targets.member(at), votes.targets.covers(at)))
             .collect();
         let deadline = operation.deadline;
         let id = self.park(now, operation);
         let header = self.header(now, &view, deadline);
-        for (member, owner) in asked {
+        for (member, covers) in asked {
             let Some(operation) = self.in_flight.get_mut(id) else { return };
             let subject = &operation.subject;
             let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
-            let stands_for = if owner { None } else { Some(view.me) };
+            let stands_for = covers.and_then(|owner| view.members.get(usize::from(owner))).map(|owner| owner.node);
             let to = Self::shard_of(&view, member, subject);
             let message = PeerMessage::Replicate { id: id.0, header, key, entry: entry.as_entry(), stands_for };
             out.send(to, &message);
@@ -425,15 +427,14 @@ impl Shard {
         let Some(held) = held else { return };
         let view = Rc::clone(&self.view);
         let wall = self.clock.wall(now);
-        let stand_ins = (votes.targets.owners()..votes.targets.len())
-            .filter(|at| matches!(votes.targets.answer(*at), Answer::Applied(_)))
-            .count();
+        // Those for whom a fallback holds it need no hint here.
         let missing = (0..votes.targets.owners())
             .filter(|at| matches!(votes.targets.answer(*at), Answer::Unasked | Answer::Lost))
-            .filter_map(|at| view.members.get(usize::from(votes.targets.member(at))))
+            .map(|at| votes.targets.member(at))
+            .filter(|owner| !covered(&votes.targets).any(|held| held == *owner))
+            .filter_map(|owner| view.members.get(usize::from(owner)))
             .filter(|member| member.node != view.me);
-        // Fallbacks stand for the first missing owners, in order: the rest is kept here.
-        for member in missing.skip(stand_ins) {
+        for member in missing {
             self.keep_hint(wall, member.node, subject, &held.as_entry());
         }
     }
@@ -579,6 +580,14 @@ impl Shard {
         let body = ReplyBody::Written { version };
         self.answer(origin, Reply { id: 0, status: Status::Ok, maybe_applied: false, worth, body }, out);
     }
+}
+
+/// The owners for whom a fallback was asked and has not failed.
+fn covered(targets: &super::quorum::Targets<Answer>) -> impl Iterator<Item = u16> + '_ {
+    let fallbacks = targets.owners()..targets.len();
+    fallbacks
+        .filter(|at| matches!(targets.answer(*at), Answer::Applied(_) | Answer::Pending))
+        .filter_map(|at| targets.covers(at))
 }
 
 /// Whether an owner is without the write.
