@@ -1,6 +1,6 @@
 //! Running a request: who is asked, who is counted, what the caller is told (PROTOCOL §4).
 //!
-//! `get` and `put` count votes and decide, without sending; `read`, `write` and `forward` send what they ask for;
+//! `get` and `put` count votes and decide, without sending; `read`, `write`, `replicate` and `forward` send what they ask for;
 //! `in_flight` holds the requests that wait, `peers` what was learned of those who answer, `quorum` who was asked.
 //! Here: which way a request takes, and why it may be refused before anything happens.
 //!
@@ -15,6 +15,7 @@ mod peers;
 mod put;
 mod quorum;
 mod read;
+mod replicate;
 #[cfg(test)]
 mod tests;
 mod write;
