@@ -39,7 +39,7 @@ pub(crate) enum Expiry {
 }
 
 impl Expiry {
-    fn of(self, hlc: Hlc) -> Option<Wall> {
+    pub(super) fn of(self, hlc: Hlc) -> Option<Wall> {
         match self {
             Self::Never => None,
             Self::After(millis) => Some(Wall(hlc.wall().0.saturating_add(millis))),
