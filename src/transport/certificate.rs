@@ -146,7 +146,17 @@ impl Authority {
     /// Issues a pair for `name` in `role`, valid from an hour ago for `days`. Zero or negative `days` make a
     /// certificate that has expired already, for tests.
     pub fn issue(&self, role: Role, name: &str, days: i64) -> Result<PemPair, CertificateIssueError> {
-        let identity = PeerIdentity::new(&self.cluster, role, name)?;
+        self.issue_for(&self.cluster, role, name, days)
+    }
+
+    pub(crate) fn issue_for(
+        &self,
+        cluster: &str,
+        role: Role,
+        name: &str,
+        days: i64,
+    ) -> Result<PemPair, CertificateIssueError> {
+        let identity = PeerIdentity::new(cluster, role, name)?;
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         set_validity(&mut params, days);
