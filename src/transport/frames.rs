@@ -77,7 +77,8 @@ impl FrameReader {
     }
 
     /// Waits for bytes and gives the frames completed by them: none, if a frame is still incomplete. `None` when the
-    /// peer has finished the stream. Frames left over from the last batch come first. Safe to cancel.
+    /// peer has finished the stream. Frames left over from the last batch come first, without
+    /// waiting: call `Frames::next` until `None`, or this never waits again. Safe to cancel.
     pub async fn batch(&mut self) -> Result<Option<Frames<'_>>, FrameError> {
         if let Some(error) = &self.decoder.error {
             return Err(error.clone());

@@ -1,7 +1,7 @@
 //! The send side of a stream: frames pile up in one buffer, one task writes it out when flushed.
 //!
-//! `frame` encodes in place under a lock nobody else holds for long (measured: an uncontended mutex is a few
-//! nanoseconds a frame, so nodes on one thread and clients on many share this code). `flush` wakes the writer once per
+//! `frame` encodes in place under a mutex that is not contended on a node (one thread) and held only for the encoding
+//! on a client, so both share this code; its cost is not measured yet. `flush` wakes the writer once per
 //! batch; the writer takes the whole buffer as one `Bytes`. `queued` counts what the connection has not taken yet:
 //! callers refuse work above their own bound, this queue does not drop.
 
@@ -132,11 +132,12 @@ impl Outbox {
 
     /// Takes no more frames, writes all that are queued, and waits until the peer acknowledged them or is gone.
     pub(crate) async fn finish(&self) {
-        let mut queue = self.lock();
-        if queue.state == State::Open {
-            queue.state = State::Finishing;
+        {
+            let mut queue = self.lock();
+            if queue.state == State::Open {
+                queue.state = State::Finishing;
+            }
         }
-        drop(queue);
         self.wake.notify_one();
         self.until(|queue| queue.state == State::Over).await;
     }
@@ -199,9 +200,10 @@ async fn write_out(outbox: Arc<Outbox>, mut stream: quinn::SendStream) {
                     outbox.abandon();
                     return;
                 }
-                let mut queue = outbox.lock();
-                queue.queued = queue.queued.saturating_sub(length);
-                drop(queue);
+                {
+                    let mut queue = outbox.lock();
+                    queue.queued = queue.queued.saturating_sub(length);
+                }
                 outbox.wrote.notify_waiters();
             }
             Taken::Nothing => outbox.wake.notified().await,
