@@ -12,7 +12,7 @@ use super::{
     ghosts::Ghost,
     memtable::Memtable,
     record::Header,
-    segments::{CLASSES, Class},
+    segments::{CLASSES, Class, handle},
 };
 use crate::{
     time::Wall,
@@ -149,7 +149,7 @@ impl Memtable {
             if header.is_dead() {
                 continue;
             }
-            let old = u32::from(slot) << 16 | (at - header.capacity()) / super::record::UNIT;
+            let old = handle(slot, at - header.capacity());
             match self.fate(&header, record, segment.class, cleaning) {
                 Fate::Kept(class, frequency) => {
                     progress |= frequency != header.frequency() || class != segment.class;
@@ -176,7 +176,7 @@ impl Memtable {
     fn clean_lone(&mut self, slot: u16, mut data: Box<[u8]>, cleaning: Cleaning) -> bool {
         let header = Header::read(&data);
         let class = self.log.segment(slot).class;
-        let handle = u32::from(slot) << 16;
+        let handle = handle(slot, 0);
         if header.is_dead() {
             self.log.release(slot, data);
             return true;

@@ -56,6 +56,16 @@ pub(super) struct Log {
     allocated: u64,
 }
 
+/// The handle of the record `offset` bytes into a segment.
+pub(super) fn handle(slot: u16, offset: u32) -> Handle {
+    (u32::from(slot) << 16) | (offset / UNIT)
+}
+
+/// The slot of a handle's segment.
+pub(super) fn slot_of(handle: Handle) -> u16 {
+    u16::try_from(handle >> 16).expect("16 bits remain")
+}
+
 fn split(handle: Handle) -> (usize, usize) {
     ((handle >> 16) as usize, ((handle & 0xffff) * UNIT) as usize)
 }
@@ -165,7 +175,7 @@ impl Log {
         let segment = &mut self.segments[usize::from(slot)];
         let offset = segment.used;
         segment.used += needed;
-        u32::from(slot) << 16 | offset / UNIT
+        handle(slot, offset)
     }
 
     fn insert(&mut self, class: Class, data: Box<[u8]>) -> u16 {
@@ -258,7 +268,7 @@ impl Log {
             self.segments[slot].pinned -= bytes;
         }
         self.add_dead(slot, bytes);
-        self.free_if_dead(u16::try_from(slot).expect("a slot has 16 bits"));
+        self.free_if_dead(slot_of(handle));
     }
 
     fn add_dead(&mut self, slot: usize, bytes: u32) {
