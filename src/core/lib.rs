@@ -34,14 +34,19 @@
 
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod id;
 pub mod input;
 pub mod limits;
+pub mod membership;
 pub mod namespace;
+pub mod node;
 pub mod outbox;
 pub mod ring;
 pub mod rng;
 pub mod stats;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod time;
 pub mod value;
 pub mod view;
