@@ -130,6 +130,15 @@ impl Ghosts {
         None
     }
 
+    /// Gives all memory back once there is no ghost left.
+    pub(super) fn release(&mut self) {
+        if self.live == 0 {
+            self.chunks = VecDeque::new();
+            (self.base, self.head) = (self.tail, self.tail);
+            self.index = Index::new(self.placement.tables());
+        }
+    }
+
     /// Forgets all of a partition; the caller releases the actors.
     pub(super) fn take_partition(&mut self, local: usize) -> Vec<Ghost> {
         let sequences = self.index.take(local);
@@ -142,6 +151,11 @@ impl Ghosts {
             *cell
         };
         sequences.into_iter().map(forget).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn actors(&self) -> Vec<u16> {
+        self.chunks.iter().flatten().filter(|ghost| ghost.live).map(|ghost| ghost.actor).collect()
     }
 
     pub(super) fn shrink(&mut self, local: usize) {
