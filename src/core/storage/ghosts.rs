@@ -175,10 +175,11 @@ impl Ghosts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::ShardId;
 
     #[test]
     fn ghosts_leave_in_the_order_they_came_and_removed_ones_are_skipped() {
-        let mut ghosts = Ghosts::new(Placement::new(8, 2));
+        let mut ghosts = Ghosts::new(Placement::new(8, 2, ShardId(0)));
         let hash = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !(1 << 61);
         // Wrapping sequence numbers are part of the test.
         (ghosts.base, ghosts.head, ghosts.tail) = (u32::MAX - 200, u32::MAX - 200, u32::MAX - 200);
