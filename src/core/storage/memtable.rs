@@ -47,8 +47,12 @@ pub(super) struct Namespace {
 
 impl Memtable {
     /// An empty memtable. Its tables take 64 bytes per partition of its own at once.
+    ///
+    /// # Panics
+    /// If `partitions` is not a power of two or `shard` not below `shards`. All calls take hashes and partitions of this
+    /// shard only; those that name a partition panic for another shard's.
     pub fn new(config: MemtableConfig) -> Self {
-        let placement = Placement::new(config.partitions, config.shards);
+        let placement = Placement::new(config.partitions, config.shards, config.shard);
         let mut made = Self {
             limit: config.limit,
             reserved: 0,
@@ -180,6 +184,9 @@ impl Memtable {
     ///
     /// An absent key with a newer ghost is `Superseded` too. Floors are the caller's to check. Expired entries are
     /// joined like others. A put into a namespace that is not evictable may evict entries of those that are.
+    ///
+    /// # Panics
+    /// If the namespace was not declared.
     pub fn put(
         &mut self,
         now: Wall,
