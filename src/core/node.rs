@@ -199,7 +199,6 @@ impl Node {
             watch: &self.watch,
             fence: self.fence,
             obstacle: self.obstacle.as_deref(),
-            starters: self.starters().len(),
         }
     }
 
@@ -269,6 +268,8 @@ impl Node {
         };
         let known = self.hellos.get(&hello.node);
         if known.is_some_and(|known| known.incarnation > hello.incarnation) {
+            let effects = self.membership.convict(peer, now.mono);
+            self.apply(effects, now, out);
             return;
         }
         let node = hello.node;
@@ -530,11 +531,6 @@ impl Node {
         if let Some(bound) = self.watch.bound_due(&self.clock, now) {
             out.store_clock(bound);
         }
-    }
-
-    fn starters(&self) -> Vec<NodeId> {
-        let is_live = |node| node == self.config.node || self.membership.is_up(node);
-        succession::starters(self.replicated.roles(), is_live)
     }
 
     /// Makes the first layout once enough live nodes are known.

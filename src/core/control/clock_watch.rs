@@ -235,7 +235,7 @@ mod tests {
         watch.on_pong(NodeId(1), nonce, late.wall, late);
         assert_eq!(watch.fence(&clock, late), None);
         assert!(watch.bound_due(&clock, late).is_some());
-        assert_eq!(watch.fence(&clock, at(10_000)), Some(Fence::ClockUnconfirmed), "asked for is not stored");
+        assert_eq!(watch.fence(&clock, at(10_011)), Some(Fence::ClockUnconfirmed), "asked for is not stored");
     }
 
     #[test]

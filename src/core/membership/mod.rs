@@ -114,6 +114,19 @@ impl Membership {
         self.drive(now, |foca, effects| foca.announce(peer, effects))
     }
 
+    /// Shows an older process that there is a newer one of its node, if that is so: the packet names the newer as its
+    /// target, and the older one's gate sees it.
+    pub fn convict(&mut self, older: Identity, now: Mono) -> Effects {
+        match self.identity(older.node).copied().filter(|newest| newest.incarnation > older.incarnation) {
+            Some(newest) => {
+                let mut effects = self.drive(now, |foca, effects| foca.announce(newest, effects));
+                effects.packets.iter_mut().for_each(|(to, _)| *to = older);
+                effects
+            }
+            None => Effects::default(),
+        }
+    }
+
     /// A packet came in. One that cannot be used changes nothing and is counted.
     pub fn handle_packet(&mut self, packet: &[u8], now: Mono) -> Effects {
         self.drive(now, |foca, effects| foca.handle_data(packet, effects))
@@ -142,7 +155,18 @@ impl Membership {
         call: impl FnOnce(&mut Foca<Identity, Codec, Rng, NoCustomBroadcast>, &mut Effects) -> Result<(), foca::Error>,
     ) -> Effects {
         let mut effects = Effects::default();
-        if let Err(error) = call(&mut self.foca, &mut effects) {
+        let outcome = call(&mut self.foca, &mut effects);
+        // To a superseded process SWIM only says that it is down; it would renew itself and ask again, for ever.
+        for at in 0..effects.packets.len() {
+            let to = effects.packets[at].0;
+            if let Some(newest) = self.identity(to.node).copied().filter(|it| it.incarnation > to.incarnation) {
+                let mut named = Effects::default();
+                if self.foca.announce(newest, &mut named).is_ok() {
+                    effects.packets[at].1 = named.packets.swap_remove(0).1;
+                }
+            }
+        }
+        if let Err(error) = outcome {
             self.refused += 1;
             self.superseded |= is_superseded(&error);
         }
