@@ -57,10 +57,13 @@ pub struct Effects {
     /// Changes of who is up.
     pub changes: Vec<Change>,
     timers: Vec<(Timer<Identity>, Duration)>,
+    /// Whether who is up, or as which process, may have changed.
+    touched: bool,
 }
 
 impl Runtime<Identity> for Effects {
     fn notify(&mut self, notification: Notification<'_, Identity>) {
+        self.touched = true;
         match notification {
             Notification::MemberUp(identity) => self.changes.push(Change::Up(*identity)),
             Notification::MemberDown(identity) => self.changes.push(Change::Down(*identity)),
@@ -90,6 +93,8 @@ pub struct Membership {
     foca: Foca<Identity, Codec, Rng, NoCustomBroadcast>,
     timers: BTreeMap<(Mono, u64), Timer<Identity>>,
     timers_made: u64,
+    /// Everybody who is up, without oneself: kept, because every input asks.
+    up: BTreeMap<NodeId, Identity>,
     /// Members that the configuration was last scaled to.
     scaled_to: usize,
     refused: u64,
@@ -103,6 +108,7 @@ impl Membership {
             foca: Foca::new(me, config(1), rng, Codec::new(&me)),
             timers: BTreeMap::new(),
             timers_made: 0,
+            up: BTreeMap::new(),
             scaled_to: 1,
             refused: 0,
             superseded: false,
@@ -156,6 +162,9 @@ impl Membership {
     ) -> Effects {
         let mut effects = Effects::default();
         let outcome = call(&mut self.foca, &mut effects);
+        if effects.touched {
+            self.up = self.foca.iter_members().map(|member| (member.id().node, *member.id())).collect();
+        }
         // To a superseded process SWIM only says that it is down; it would renew itself and ask again, for ever.
         for at in 0..effects.packets.len() {
             let to = effects.packets[at].0;
@@ -196,25 +205,23 @@ impl Membership {
         })
     }
 
-    /// The process of `node` that is known here.
+    /// The process of `node` that is known here. O(log members) for one that is up, else O(members).
     pub fn identity(&self, node: NodeId) -> Option<&Identity> {
-        self.find(node).map(foca::Member::id)
+        self.up.get(&node).or_else(|| self.find(node).map(foca::Member::id))
     }
 
     fn find(&self, node: NodeId) -> Option<&foca::Member<Identity>> {
         self.foca.iter_membership_state().find(|member| member.id().node == node)
     }
 
-    /// Whether `node`, not oneself, is up.
+    /// Whether `node`, not oneself, is up. O(log members).
     pub fn is_up(&self, node: NodeId) -> bool {
-        matches!(self.health(node), Some(Health::Alive | Health::Suspect))
+        self.up.contains_key(&node)
     }
 
-    /// Everybody who is up, without oneself, in `NodeId` order. O(members log members).
-    pub fn up(&self) -> Vec<Identity> {
-        let mut up: Vec<Identity> = self.foca.iter_members().map(|member| *member.id()).collect();
-        up.sort_unstable_by_key(|identity| identity.node);
-        up
+    /// Everybody who is up, without oneself, in `NodeId` order.
+    pub fn up(&self) -> &BTreeMap<NodeId, Identity> {
+        &self.up
     }
 
     /// Everybody heard of, down ones included, without oneself, in `NodeId` order.
