@@ -25,7 +25,7 @@ const ALONE_AFTER: Duration = Duration::from_secs(10);
 /// A sample older than this says nothing.
 const SAMPLE_AGE_MAX: Duration = Duration::from_secs(10);
 /// A slower round trip could hide as much as the fence allows.
-const ROUND_TRIP_MAX: Duration = Duration::from_millis(2 * CLOCK_FENCE.as_millis() as u64);
+const ROUND_TRIP_MAX: Duration = CLOCK_FENCE.saturating_mul(2);
 /// The bound is stored so far ahead. A crash costs a node up to this long, fenced, before it may stamp again: a bound ahead
 /// of the wall by more than `CLOCK_OFFSET_MAX` would make peers refuse its stamps.
 const BOUND_AHEAD: Duration = Duration::from_secs(10);
