@@ -408,6 +408,66 @@ fn garbage_in_gossip_is_counted_and_disturbs_nobody() {
 }
 
 #[test]
+fn a_mesh_whose_processes_all_died_begins_anew() {
+    let mut rig = ControlRig::new(25);
+    let nodes = mesh(&mut rig, |_| {});
+    rig.run(seconds(5));
+    nodes.iter().for_each(|node| rig.kill(*node));
+    rig.run(seconds(5));
+    let again: Vec<Index> = nodes.iter().map(|node| rig.start(rig.config_from_disk(*node))).collect();
+    assert!(rig.run_until(seconds(60), |rig| agree(rig, &again)).is_some(), "{:#?}", rig.status(again[0]));
+    assert!(again.iter().all(|node| rig.view(*node).state == ReplicaState::Ready), "nobody remembers anything");
+}
+
+#[test]
+fn twenty_four_nodes_agree_on_one_layout() {
+    let mut rig = ControlRig::new(26);
+    let start = |number| {
+        let mut config = rig.config(number);
+        config.cluster.bootstrap_expect = 24;
+        rig.start(config)
+    };
+    let nodes: Vec<Index> = (1..=24).map(start).collect();
+    assert!(rig.run_until(seconds(60), |rig| agree(rig, &nodes)).is_some());
+    let all_up = |rig: &ControlRig| nodes.iter().all(|node| rig.view(*node).members.iter().all(|member| member.up));
+    assert!(rig.run_until(seconds(60), all_up).is_some());
+}
+
+#[test]
+fn after_cuts_and_restarts_at_random_all_agree_again() {
+    for seed in 0..25 {
+        let mut rig = ControlRig::new(seed);
+        let mut draw = Rng::fork(seed, "faults");
+        let start = |number| {
+            let mut config = rig.config(number);
+            config.cluster.bootstrap_expect = 3;
+            config.seeds = (1..=5).map(ControlRig::address).collect();
+            rig.start(config)
+        };
+        let mut nodes: Vec<Index> = (1..=5).map(start).collect();
+        for _ in 0..30 {
+            let mut pick = || usize::try_from(draw.below(5)).unwrap();
+            let (a, b, what) = (pick(), pick(), pick());
+            match what {
+                0 | 1 if a != b => rig.cut(nodes[a], nodes[b]),
+                2 => rig.heal(),
+                3 => {
+                    rig.kill(nodes[a]);
+                    rig.run(Duration::from_millis(draw.below(15_000)));
+                    nodes[a] = rig.start(rig.config_from_disk(nodes[a]));
+                }
+                _ => rig.run(Duration::from_millis(draw.below(20_000))),
+            }
+        }
+        rig.heal();
+        let all_up = |rig: &ControlRig| nodes.iter().all(|node| rig.view(*node).members.iter().all(|it| it.up));
+        let healed = rig.run_until(seconds(180), |rig| agree(rig, &nodes) && all_up(rig));
+        assert!(healed.is_some(), "seed {seed}: {:#?}", nodes.iter().map(|n| rig.status(*n)).collect::<Vec<_>>());
+        assert!(nodes.iter().all(|node| !must_stop(&rig, *node)), "seed {seed}");
+    }
+}
+
+#[test]
 fn one_seed_is_one_run() {
     let run = |seed| {
         let mut rig = ControlRig::new(seed);
