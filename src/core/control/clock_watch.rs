@@ -157,11 +157,13 @@ impl ClockWatch {
 
     /// The bound to store now, if one is due.
     pub fn bound_due(&mut self, clock: &Clock, now: Now) -> Option<Hlc> {
-        let reading = clock.last().max(Hlc::at(clock.wall(now)));
-        if self.requested.wall() > reading.wall() + BOUND_LEFT_MIN {
+        let wall = clock.wall(now);
+        if self.requested.wall() > wall + BOUND_LEFT_MIN {
             return None;
         }
-        self.requested = Hlc::at(reading.wall() + BOUND_AHEAD);
+        // From the wall and not from the last reading: that may be the bound of a process before, and a crash loop would
+        // push it ahead with each start. Still above the last reading, so that incarnations rise.
+        self.requested = Hlc::at(wall + BOUND_AHEAD).max(Hlc::at(clock.last().wall() + Duration::from_millis(1)));
         Some(self.requested)
     }
 
@@ -236,6 +238,20 @@ mod tests {
         assert_eq!(watch.fence(&clock, late), None);
         assert!(watch.bound_due(&clock, late).is_some());
         assert_eq!(watch.fence(&clock, at(10_011)), Some(Fence::ClockUnconfirmed), "asked for is not stored");
+    }
+
+    #[test]
+    fn a_crash_loop_does_not_push_the_bound_ahead() {
+        let mut floor = Hlc::default();
+        for start in 0..100 {
+            let (mut watch, mut clock) = (ClockWatch::new(floor), Clock::new(floor));
+            clock.observe(at(start));
+            let incarnation = clock.stamp(at(start));
+            let bound = watch.bound_due(&clock, at(start)).unwrap();
+            assert!(bound > incarnation && incarnation > floor);
+            floor = bound;
+        }
+        assert!(floor.wall() <= at(100).wall + BOUND_AHEAD + Duration::from_millis(100));
     }
 
     #[test]

@@ -234,6 +234,26 @@ fn a_known_node_that_restarts_is_a_member_again_and_warms() {
 }
 
 #[test]
+fn a_member_that_comes_back_elsewhere_at_once_is_published_with_its_new_address() {
+    let mut rig = ControlRig::new(27);
+    let nodes = mesh(&mut rig, |_| {});
+    rig.run(seconds(5));
+    let published = rig.published(nodes[0]);
+    rig.kill(nodes[2]);
+    let config = NodeConfig { address: ControlRig::address(7), shards: 2, ..rig.config_from_disk(nodes[2]) };
+    let back = rig.start(config);
+    let moved = |rig: &ControlRig| {
+        rig.node(nodes[0]).address_of(NodeId(3 << 64)) == Some((ControlRig::address(7), 2))
+            && rig.published(nodes[0]) > published
+            && rig.view(nodes[0]).members[2].shards == 2
+    };
+    assert!(rig.run_until(seconds(30), moved).is_some());
+    assert!(rig.run_until(seconds(30), |rig| agree(rig, &[nodes[0], nodes[1], back])).is_some());
+    assert_eq!(rig.node(nodes[1]).routing().unwrap().members[&NodeId(3 << 64)].address, ControlRig::address(7));
+    assert_eq!(epoch(&rig, back), 1);
+}
+
+#[test]
 fn a_joiner_takes_the_place_of_the_dead_member_of_its_name() {
     let mut rig = ControlRig::new(17);
     let nodes = mesh(&mut rig, |config| config.cluster.replace_by_name = true);
