@@ -375,6 +375,10 @@ impl Node {
     // What time brings.
 
     fn tick(&mut self, now: Now, out: &mut dyn NodeOutbox) {
+        for peer in self.watch.newly_silent(now.mono) {
+            let effects = self.membership.suspect(peer, now.mono);
+            self.apply(effects, now, out);
+        }
         let peers = self.peers();
         for peer in spread::sample(peers.clone(), &mut self.rng) {
             self.ping(peer, now, out);

@@ -89,10 +89,10 @@ fn a_lone_node_says_for_whom_it_waits_and_a_quiet_mesh_publishes_nothing() {
 
 #[test]
 fn a_dead_node_is_detected_and_keeps_its_partitions() {
-    for seed in 0..20 {
+    for seed in 0..50 {
         let mut rig = ControlRig::new(seed);
         let nodes = mesh(&mut rig, |_| {});
-        rig.run(Duration::from_millis(300 * seed));
+        rig.run(Duration::from_millis(137 * seed));
         let name = rig.view(nodes[0]).ring.as_ref().unwrap().name();
         rig.kill(nodes[2]);
         let down = |rig: &ControlRig, index: Index| !rig.view(index).members[2].up;
@@ -382,6 +382,21 @@ fn a_node_that_was_cut_off_finds_back() {
     assert!(rig.run_until(seconds(60), all_up).is_some());
     assert!(agree(&rig, &nodes));
     assert_eq!(rig.view(nodes[0]).state, ReplicaState::Ready, "its memory was never lost");
+}
+
+#[test]
+fn one_cut_link_takes_nobody_down_while_a_third_reaches_both() {
+    for seed in 0..10 {
+        let mut rig = ControlRig::new(seed);
+        let nodes = mesh(&mut rig, |_| {});
+        rig.run(seconds(3));
+        rig.cut(nodes[0], nodes[1]);
+        rig.run(seconds(60));
+        for node in &nodes {
+            let down = rig.events(*node).iter().any(|event| matches!(event, NodeEvent::MemberDown { .. }));
+            assert!(!down && rig.view(*node).members.iter().all(|member| member.up), "seed {seed}");
+        }
+    }
 }
 
 #[test]
