@@ -17,3 +17,6 @@ pub mod spread;
 pub mod standing;
 pub mod status;
 pub mod succession;
+
+#[cfg(test)]
+mod tests;

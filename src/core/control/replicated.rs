@@ -8,8 +8,9 @@
 use super::succession;
 use crate::{
     config::ClusterConfig,
+    limits::NAMESPACES_MAX,
     namespace::NamespaceTable,
-    ring::{Layout, LayoutHistory, RoleMap},
+    ring::{Layout, LayoutHistory, RoleMap, layout::EPOCH_MAX},
     wire::control::Meta,
 };
 use std::sync::Arc;
@@ -122,6 +123,9 @@ impl Replicated {
 
     fn agrees_with(&self, theirs: &Meta) -> Result<(), String> {
         let layouts = [Some((theirs.n, theirs.partitions)), theirs.layouts.current().map(|it| (it.n, it.partitions))];
+        if theirs.layouts.current().is_some_and(|layout| layout.epoch > EPOCH_MAX / 2) {
+            return Err("its layout's epoch is beyond what any mesh reaches: it is refused".to_owned());
+        }
         for (n, partitions) in layouts.into_iter().flatten() {
             if n != self.n {
                 return Err(differs("cluster.n", u16::from(self.n), u16::from(n)));
@@ -129,6 +133,15 @@ impl Replicated {
             if partitions != self.partitions {
                 return Err(differs("cluster.partitions", self.partitions, partitions));
             }
+        }
+        if theirs.namespaces.len() > NAMESPACES_MAX {
+            return Err(format!("it has {} namespaces, the most is {NAMESPACES_MAX}", theirs.namespaces.len()));
+        }
+        for (id, namespace) in theirs.namespaces.iter() {
+            if id != namespace.id() {
+                return Err(format!("its namespace {:?} has the id of another name", namespace.name));
+            }
+            namespace.check(self.n).map_err(|error| format!("its namespace {:?}: {error}", namespace.name))?;
         }
         Ok(())
     }
@@ -154,4 +167,55 @@ fn digest(roles: &RoleMap, layouts: &LayoutHistory, namespaces: &NamespaceTable)
 
 fn differs(key: &str, here: u16, there: u16) -> String {
     format!("{key} is {here} here and {there} there: it must be equal on all nodes of a cluster, change one side")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::NodeConfig,
+        id::{ActorId, ClusterId, NodeId},
+        namespace::Namespace,
+        value::{Hlc, Version},
+    };
+    use std::net::SocketAddr;
+
+    fn cluster() -> ClusterConfig {
+        NodeConfig::new(ClusterId(1), NodeId(1), SocketAddr::from(([127, 0, 0, 1], 7000))).cluster
+    }
+
+    #[test]
+    fn settings_that_differ_are_named_and_nothing_is_taken_in() {
+        let mut mine = Replicated::new(&cluster());
+        let mut theirs = Replicated::new(&ClusterConfig { partitions: 64, ..cluster() });
+        let version = Version { hlc: Hlc(1), actor: ActorId(1) };
+        theirs.update_namespaces(|table| table.create(Namespace::new("x"), 3, version)).unwrap();
+        let (before, error) = (mine.digest(), mine.join(&theirs.meta()).unwrap_err());
+        assert!(error.starts_with("cluster.partitions is 1024 here and 64 there"), "{error}");
+        assert_eq!(mine.digest(), before);
+    }
+
+    #[test]
+    fn a_namespace_that_no_honest_node_made_is_refused() {
+        let mut mine = Replicated::new(&cluster());
+        let mut bad = Replicated::new(&cluster());
+        let mut namespace = Namespace::new("x");
+        namespace.n = 5;
+        let version = Version { hlc: Hlc(1), actor: ActorId(1) };
+        bad.update_namespaces(|table| table.create(namespace, 5, version)).unwrap();
+        assert!(mine.join(&bad.meta()).unwrap_err().contains("cluster.n"));
+    }
+
+    #[test]
+    fn joined_states_have_one_digest_whatever_the_order() {
+        let (mut a, mut b) = (Replicated::new(&cluster()), Replicated::new(&cluster()));
+        let version = |at| Version { hlc: Hlc(at), actor: ActorId(at) };
+        a.update_namespaces(|table| table.create(Namespace::new("x"), 3, version(1))).unwrap();
+        b.update_namespaces(|table| table.create(Namespace::new("y"), 3, version(2))).unwrap();
+        let (before_a, before_b) = (a.meta(), b.meta());
+        assert_ne!(a.digest(), b.digest());
+        assert_eq!((a.join(&before_b), b.join(&before_a)), (Ok(true), Ok(true)));
+        assert_eq!((a.digest(), Replicated::digest_of(&a.meta())), (b.digest(), a.digest()));
+        assert_eq!(a.join(&before_b), Ok(false));
+    }
 }

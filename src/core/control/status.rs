@@ -3,7 +3,7 @@
 //! Everything here only reads. `Facts` is what `node` lends for one answer; the words of `state` are those that people
 //! and scripts wait for, so they change only with a note in the changelog.
 
-use super::{clock_watch::ClockWatch, replicated::Replicated, standing::Standing};
+use super::{clock_watch::ClockWatch, replicated::Replicated, standing::Standing, succession};
 use crate::{
     config::NodeConfig,
     id::{KeyHasher, NamespaceId, NodeId},
@@ -44,8 +44,6 @@ pub struct Facts<'a> {
     pub fence: Option<Fence>,
     /// Why it cannot become a member, if a person has to do something.
     pub obstacle: Option<&'a str>,
-    /// Members that a first layout would have now.
-    pub starters: usize,
 }
 
 impl Facts<'_> {
@@ -81,7 +79,7 @@ impl Facts<'_> {
         match (self.ring, self.fence) {
             (_, Some(fence @ (Fence::Superseded | Fence::Removed))) => format!("fenced: {fence}"),
             (None, _) => {
-                let missing = usize::from(expect).saturating_sub(self.starters);
+                let missing = usize::from(expect).saturating_sub(self.starters());
                 obstacle(format!("waiting for {missing} more (bootstrap_expect = {expect})"))
             }
             (Some(_), Some(fence)) => format!("fenced: {fence}"),
@@ -94,6 +92,11 @@ impl Facts<'_> {
                 ReplicaState::Fallback => obstacle(self.joining()),
             },
         }
+    }
+
+    /// Members that a first layout would have now.
+    fn starters(&self) -> usize {
+        succession::starters(self.replicated.roles(), |node| self.is_up(node)).len()
     }
 
     fn joining(&self) -> String {

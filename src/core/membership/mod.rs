@@ -15,7 +15,7 @@ pub use identity::Identity;
 
 use crate::{id::NodeId, limits::GOSSIP_BYTES_MAX, rng::Rng, time::Mono};
 use codec::Codec;
-use foca::{Config, Foca, NoCustomBroadcast, Notification, PeriodicParams, Runtime, State, Timer};
+use foca::{Config, Foca, NoCustomBroadcast, Notification, PeriodicParams, Runtime, State, Timer, TimerToken};
 use std::{
     collections::BTreeMap,
     num::{NonZeroU8, NonZeroUsize},
@@ -57,10 +57,15 @@ pub struct Effects {
     /// Changes of who is up.
     pub changes: Vec<Change>,
     timers: Vec<(Timer<Identity>, Duration)>,
+    /// Whether who is up, or as which process, may have changed.
+    touched: bool,
+    /// The token that valid timers carry now.
+    token: Option<TimerToken>,
 }
 
 impl Runtime<Identity> for Effects {
     fn notify(&mut self, notification: Notification<'_, Identity>) {
+        self.touched = true;
         match notification {
             Notification::MemberUp(identity) => self.changes.push(Change::Up(*identity)),
             Notification::MemberDown(identity) => self.changes.push(Change::Down(*identity)),
@@ -81,6 +86,9 @@ impl Runtime<Identity> for Effects {
     }
 
     fn submit_after(&mut self, event: Timer<Identity>, after: Duration) {
+        if let Timer::ProbeRandomMember(token) = &event {
+            self.token = Some(*token);
+        }
         self.timers.push((event, after));
     }
 }
@@ -90,6 +98,9 @@ pub struct Membership {
     foca: Foca<Identity, Codec, Rng, NoCustomBroadcast>,
     timers: BTreeMap<(Mono, u64), Timer<Identity>>,
     timers_made: u64,
+    token: TimerToken,
+    /// Everybody who is up, without oneself: kept, because every input asks.
+    up: BTreeMap<NodeId, Identity>,
     /// Members that the configuration was last scaled to.
     scaled_to: usize,
     refused: u64,
@@ -103,6 +114,8 @@ impl Membership {
             foca: Foca::new(me, config(1), rng, Codec::new(&me)),
             timers: BTreeMap::new(),
             timers_made: 0,
+            token: TimerToken::default(),
+            up: BTreeMap::new(),
             scaled_to: 1,
             refused: 0,
             superseded: false,
@@ -112,6 +125,35 @@ impl Membership {
     /// Tells `peer` of oneself; the answer brings everybody that it knows.
     pub fn announce(&mut self, peer: Identity, now: Mono) -> Effects {
         self.drive(now, |foca, effects| foca.announce(peer, effects))
+    }
+
+    /// Shows an older process that there is a newer one of its node, if that is so: the packet names the newer as its
+    /// target, and the older one's gate sees it.
+    pub fn convict(&mut self, older: Identity, now: Mono) -> Effects {
+        match self.identity(older.node).copied().filter(|newest| newest.incarnation > older.incarnation) {
+            Some(newest) => {
+                let mut effects = self.drive(now, |foca, effects| foca.announce(newest, effects));
+                effects.packets.iter_mut().for_each(|(to, _)| *to = older);
+                effects
+            }
+            None => Effects::default(),
+        }
+    }
+
+    /// `node` did not answer something else than a probe: it is suspected as after a failed probe, and down unless it
+    /// refutes that in time. Probes go round one member a second; this finds a dead one sooner.
+    pub fn suspect(&mut self, node: NodeId, now: Mono) -> Effects {
+        let Some(member) = self.find(node).filter(|member| member.state() == State::Alive) else {
+            return Effects::default();
+        };
+        let (member_id, incarnation, token) = (*member.id(), member.incarnation(), self.token);
+        let after = suspicion(self.scaled_to);
+        self.drive(now, |foca, effects| {
+            let suspected = foca::Member::new(member_id, incarnation, State::Suspect);
+            foca.apply_many(std::iter::once(suspected), true, &mut *effects)?;
+            effects.submit_after(Timer::ChangeSuspectToDown { member_id, incarnation, token }, after);
+            Ok(())
+        })
     }
 
     /// A packet came in. One that cannot be used changes nothing and is counted.
@@ -142,7 +184,22 @@ impl Membership {
         call: impl FnOnce(&mut Foca<Identity, Codec, Rng, NoCustomBroadcast>, &mut Effects) -> Result<(), foca::Error>,
     ) -> Effects {
         let mut effects = Effects::default();
-        if let Err(error) = call(&mut self.foca, &mut effects) {
+        let outcome = call(&mut self.foca, &mut effects);
+        self.token = effects.token.unwrap_or(self.token);
+        if effects.touched {
+            self.up = self.foca.iter_members().map(|member| (member.id().node, *member.id())).collect();
+        }
+        // To a superseded process SWIM only says that it is down; it would renew itself and ask again, for ever.
+        for at in 0..effects.packets.len() {
+            let to = effects.packets[at].0;
+            if let Some(newest) = self.identity(to.node).copied().filter(|it| it.incarnation > to.incarnation) {
+                let mut named = Effects::default();
+                if self.foca.announce(newest, &mut named).is_ok() {
+                    effects.packets[at].1 = named.packets.swap_remove(0).1;
+                }
+            }
+        }
+        if let Err(error) = outcome {
             self.refused += 1;
             self.superseded |= is_superseded(&error);
         }
@@ -172,25 +229,23 @@ impl Membership {
         })
     }
 
-    /// The process of `node` that is known here.
+    /// The process of `node` that is known here. O(log members) for one that is up, else O(members).
     pub fn identity(&self, node: NodeId) -> Option<&Identity> {
-        self.find(node).map(foca::Member::id)
+        self.up.get(&node).or_else(|| self.find(node).map(foca::Member::id))
     }
 
     fn find(&self, node: NodeId) -> Option<&foca::Member<Identity>> {
         self.foca.iter_membership_state().find(|member| member.id().node == node)
     }
 
-    /// Whether `node`, not oneself, is up.
+    /// Whether `node`, not oneself, is up. O(log members).
     pub fn is_up(&self, node: NodeId) -> bool {
-        matches!(self.health(node), Some(Health::Alive | Health::Suspect))
+        self.up.contains_key(&node)
     }
 
-    /// Everybody who is up, without oneself, in `NodeId` order. O(members log members).
-    pub fn up(&self) -> Vec<Identity> {
-        let mut up: Vec<Identity> = self.foca.iter_members().map(|member| *member.id()).collect();
-        up.sort_unstable_by_key(|identity| identity.node);
-        up
+    /// Everybody who is up, without oneself, in `NodeId` order.
+    pub fn up(&self) -> &BTreeMap<NodeId, Identity> {
+        &self.up
     }
 
     /// Everybody heard of, down ones included, without oneself, in `NodeId` order.
