@@ -7,16 +7,18 @@
 use crate::{
     Error, ErrorKind, Payload,
     call::{self, Call},
+    dial::Dialer,
     mesh::{Inner, MeshState},
     news::{Facts, News},
     router::{Links, Table},
     slots::Body,
 };
 use meshwork_core::wire::control::{ClientControl, ControlReply};
+use meshwork_transport::IdentityWatch;
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, PoisonError, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -94,7 +96,7 @@ impl Inner {
             self.value_max.store(value_max as usize, Ordering::Relaxed);
         }
         if let Some(routing) = facts.routing {
-            let newer = self.table.load().as_ref().is_none_or(|table| table.name().epoch < routing.layout.epoch);
+            let newer = (**self.table.load()).as_ref().is_none_or(|table| table.name().epoch < routing.layout.epoch);
             if newer {
                 self.install(routing);
             }
@@ -107,8 +109,8 @@ impl Inner {
         }
     }
 
-    fn install(&self, routing: meshwork_core::wire::hello::Routing) {
-        if let Some(identity) = &*self.dialer.identity.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    pub(crate) fn install(&self, routing: meshwork_core::wire::hello::Routing) {
+        if let Some(identity) = &*self.dialer.identity.read().unwrap_or_else(PoisonError::into_inner)
             && identity.cluster_id() != routing.cluster
         {
             tracing::warn!("a node sent the layout of another cluster: ignored");
@@ -185,5 +187,13 @@ impl Inner {
                 self.install(*routing);
             }
         }
+    }
+}
+
+/// Uses certificate files anew when they change; links that exist keep theirs.
+pub(crate) async fn watch_files(mut watch: IdentityWatch, dialer: Arc<Dialer>) {
+    loop {
+        let identity = watch.changed().await;
+        *dialer.identity.write().unwrap_or_else(PoisonError::into_inner) = Some(identity);
     }
 }
