@@ -74,7 +74,10 @@ enum Stage {
     New,
     /// Another attempt is due.
     Next,
-    Waiting { link: Arc<Connection>, ticket: Ticket },
+    Waiting {
+        link: Arc<Connection>,
+        ticket: Ticket,
+    },
     Pausing(Pin<Box<Sleep>>),
     Over,
 }
@@ -193,7 +196,8 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Future for Call<'_, K, V> {
                         return Poll::Ready(Err(call.over(error)));
                     }
                     let profile = call.profile;
-                    let jitter = call.mesh.dialer.jitter.backoff(profile.backoff_min, profile.backoff_max, call.retries);
+                    let jitter =
+                        call.mesh.dialer.jitter.backoff(profile.backoff_min, profile.backoff_max, call.retries);
                     call.retries += 1;
                     call.stage = Stage::Pausing(Box::pin(tokio::time::sleep(jitter.max(pause))));
                 }
@@ -333,7 +337,9 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
         let safe = !maybe || self.payload.is_idempotent();
         let (kind, retry, words) = match answer.status {
             Status::Ok | Status::NotFound | Status::Conflict => return Ok(answer),
-            Status::Unknown => (ErrorKind::Unknown, self.payload.is_idempotent(), "too few replicas acknowledged in time"),
+            Status::Unknown => {
+                (ErrorKind::Unknown, self.payload.is_idempotent(), "too few replicas acknowledged in time")
+            }
             Status::Overloaded { .. } => (ErrorKind::Overloaded, safe, "the node has too much in flight"),
             Status::Unavailable { need, have } => {
                 (ErrorKind::Unavailable { need, have }, safe, "too few replicas can be reached")
