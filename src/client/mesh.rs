@@ -312,7 +312,7 @@ impl Inner {
             .unwrap_or_else(|| Error::new(ErrorKind::Connect, "no node could be reached yet"))
     }
 
-    fn connect(self: &Inner, connection: Connection, target: Target) -> Arc<Connection> {
+    fn connect(&self, connection: Connection, target: Target) -> Arc<Connection> {
         let connection = Arc::new(connection);
         let task = self.runtime.spawn(keep(connection.clone(), target, self.dialer.clone()));
         connection.kept_by(task.abort_handle());

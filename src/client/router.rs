@@ -96,8 +96,12 @@ impl Table {
         self.ring.name()
     }
 
-    /// The hash of a key.
+    /// The hash of a key, as far as routing needs it: with one shard in all, every key goes there, and hashing would be
+    /// a sixth of a local call's cost.
     pub(crate) fn hash(&self, namespace: NamespaceId, key: &[u8]) -> KeyHash {
+        if let [Member { shards: 1, .. }] = &self.members[..] {
+            return KeyHash(0);
+        }
         self.hasher.hash(namespace, key)
     }
 

@@ -291,7 +291,7 @@ async fn a_certificate_of_another_authority_is_refused_with_the_reason() {
 #[tokio::test]
 async fn a_builder_without_seeds_certificates_or_ports_says_what_is_missing() {
     let fake = FakeMesh::start(1).await;
-    let words = |result: Result<Mesh, Error>| result.err().expect("it failed").to_string();
+    let words = |result: Result<Mesh, Error>| result.expect_err("it failed").to_string();
     assert!(words(Mesh::builder().connect_lazy()).contains("MESHWORK_SEEDS"));
     assert!(words(Mesh::builder().seeds(["a:1"]).connect_lazy()).contains("MESHWORK_CERT"));
     for seed in ["a", "a:", ":1", "a:0", "a:x"] {
