@@ -19,7 +19,7 @@ use meshwork_core::{
 };
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 use tokio::sync::watch;
 
@@ -57,6 +57,11 @@ pub(crate) struct Shared {
     status: ArcSwap<NodeStatus>,
     ready: watch::Sender<bool>,
     phase: watch::Sender<Phase>,
+    panicked: AtomicBool,
+    /// Shards that have nothing in flight any more, while stopping.
+    drained: AtomicUsize,
+    /// Threads that have not ended.
+    threads: AtomicUsize,
 }
 
 impl Shared {
@@ -82,6 +87,9 @@ impl Shared {
             status: ArcSwap::from_pointee(status),
             ready: watch::Sender::new(false),
             phase: watch::Sender::new(Phase::Running),
+            panicked: AtomicBool::new(false),
+            drained: AtomicUsize::new(0),
+            threads: AtomicUsize::new(shards),
         }
     }
 
@@ -140,8 +148,37 @@ impl Shared {
         }
     }
 
-    /// All threads have ended.
-    pub(crate) fn end(&self) {
+    /// A thread of the node is broken: the others should not wait for it.
+    pub(crate) fn panicked(&self) {
+        self.panicked.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_panicked(&self) -> bool {
+        self.panicked.load(Ordering::Acquire)
+    }
+
+    /// A stopping shard has nothing in flight any more.
+    pub(crate) fn drained(&self) {
+        self.drained.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn all_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire) >= usize::from(self.addresses.shards)
+    }
+
+    /// One more thread runs.
+    pub(crate) fn thread_begins(&self) {
+        self.threads.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A thread has ended; the last one ends the node.
+    pub(crate) fn thread_ended(&self) {
+        if self.threads.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.end();
+        }
+    }
+
+    fn end(&self) {
         self.phase.send_modify(|phase| {
             *phase = match phase.clone() {
                 Phase::Running => Phase::Ended(Stopped::Requested),
