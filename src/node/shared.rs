@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox<Letter>>,
     pub(crate) routing: ArcSwapOption<Routing>,
     pub(crate) certificate_expires: AtomicU64,
+    /// Bytes the kernel granted a socket.
+    pub(crate) udp_receive_buffer: AtomicU64,
     pulses: Vec<Pulse>,
     status: ArcSwap<NodeStatus>,
     ready: watch::Sender<bool>,
@@ -83,6 +85,7 @@ impl Shared {
             mailboxes: (0..shards).map(|_| Mailbox::new(crate::mailbox::MAILBOX_BYTES_MAX)).collect(),
             routing: ArcSwapOption::empty(),
             certificate_expires: AtomicU64::new(0),
+            udp_receive_buffer: AtomicU64::new(0),
             pulses: (0..shards).map(|_| Pulse::default()).collect(),
             status: ArcSwap::from_pointee(status),
             ready: watch::Sender::new(false),
