@@ -57,8 +57,6 @@ pub(crate) enum Letter {
     ClientControl { link: u64, admin: bool, frame: Bytes },
     /// For shard 0's thread: a node said hello.
     PeerHello { hello: NodeHello, wall: Wall },
-    /// For shard 0's thread: seeds resolved again.
-    Seeds(Vec<SocketAddr>),
     /// Stop.
     Stop,
 }
@@ -79,7 +77,6 @@ impl Weighed for Letter {
             | Self::LocalClose { .. }
             | Self::View(..)
             | Self::PeerHello { .. }
-            | Self::Seeds(_)
             | Self::Stop => 0,
         }
     }
@@ -100,7 +97,6 @@ impl fmt::Debug for Letter {
             Self::PeerControl { .. } => "PeerControl",
             Self::ClientControl { .. } => "ClientControl",
             Self::PeerHello { .. } => "PeerHello",
-            Self::Seeds(_) => "Seeds",
             Self::Stop => "Stop",
         };
         f.write_str(name)

@@ -181,7 +181,6 @@ impl Worker {
                 }
             }
             Letter::PeerHello { hello, wall } => self.on_peer_hello(now, hello, wall),
-            Letter::Seeds(seeds) => self.on_seeds(now, seeds),
             Letter::Stop => self.stopping = true,
         }
     }

@@ -11,7 +11,7 @@ mod status;
 use crate::shared::Shared;
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::Request,
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
