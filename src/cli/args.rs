@@ -104,9 +104,6 @@ pub(crate) struct DevArgs {
     /// Keep certificates and node identities here instead of in a directory that is removed at the end
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
-    /// Seed of the nodes' random choices
-    #[arg(long, value_name = "N")]
-    pub(crate) seed: Option<u64>,
     /// Do not write a context for other terminals
     #[arg(long)]
     pub(crate) no_context: bool,
