@@ -16,6 +16,9 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// Longest wait for the whole answer, when no `--deadline` is given.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// The exit for "cannot tell".
+pub(crate) const UNKNOWN: u8 = Verdict::Unknown as u8;
+
 /// Nagios's four.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
