@@ -34,15 +34,21 @@
 
 pub mod clock;
 pub mod config;
+mod coordinator;
+pub mod handoff;
 pub mod id;
 pub mod input;
 pub mod limits;
 pub mod namespace;
 pub mod outbox;
+mod replica;
 pub mod ring;
 pub mod rng;
+pub mod shard;
 pub mod stats;
+pub mod storage;
 pub mod time;
+pub mod timers;
 pub mod value;
 pub mod view;
 pub mod wire;

@@ -1,21 +1,29 @@
 //! Claim: deals the partitions of a layout out to its members (PROTOCOL §2).
 //!
-//! Each member puts tokens on the 64-bit ring; a partition walks clockwise from its arc's start and takes owners in four
+//! Each member puts tokens on the 64-bit ring; a partition walks clockwise from its arc's start and takes owners in
 //! passes: a new zone under its cap; a new zone; any under its cap; any. Caps follow from shares, shares from weights.
+//! Caps alone overflow late where a zone or member should be in nearly every list but was skipped early, so the passes
+//! are refined: zones and members that missed more than their share leaves out go first, and with fewer zones than
+//! copies a zone's further copies are bounded too.
 //! Invariants:
 //! - the outcome depends on the layout's content only, and on `NodeId` only where two members have one `token_id`: a
 //!   replacement changes no position;
 //! - integers only: two machines never round differently;
-//! - a partition never has one member twice, and never two members of one zone while zones ≥ n.
+//! - a partition never has one member twice, nor two members of one zone while zones ≥ n.
 //!
 //! Partitions are dealt in order, so the last ones meet full members. That bounds load at the price of some movement;
-//! the tests measure both. Cost: O(tokens log tokens), then O(partitions × n × tokens walked until one fits).
+//! the tests measure both. Cost: O(tokens log tokens), then O(partitions × tokens walked until n fit).
 
 use super::layout::{Layout, LayoutMember};
 use crate::id::PartitionId;
 
 /// Shares are counted in this many parts of a partition, as division leaves a remainder.
 const PART: u128 = 1 << 32;
+/// What a member may hold, of its share.
+const LOAD_PERCENT: u128 = 105;
+/// What a member or zone may miss, of what its share leaves out. Nothing if the share is everything; else loose, because
+/// a tighter bound moves more partitions when a member joins (1.34 × minimal in five zones with 105 instead of 125).
+const MISSED_PERCENT: u128 = 125;
 
 /// The members' tokens in clockwise order, and where each partition's arc starts among them.
 pub(super) struct Walk {
@@ -76,80 +84,185 @@ fn placement_order(members: &[LayoutMember]) -> Vec<u16> {
 }
 
 /// What one deal needs to know of a zone.
+#[derive(Default)]
 struct Zone {
     members: Vec<u16>,
+    /// Partitions without an owner here so far, and how many may be: see [`Claimant::missed_max`].
+    missed: u32,
+    missed_max: u32,
+    /// Copies beyond the first of a partition, and how many may be: 1.05 × its share beyond one copy of everything.
+    extra: u32,
+    extra_max: u32,
     /// Members under their cap that do not hold the partition being dealt.
     open: u32,
+    /// Members that are owed the partition being dealt and do not hold it yet.
+    owed: u32,
     /// Whether the partition being dealt has an owner here.
     used: bool,
 }
 
-/// Owners of all partitions, `min(n, members)` member indexes each, the primary first.
-pub(super) fn deal(layout: &Layout, walk: &Walk) -> Box<[u16]> {
-    let members = &layout.members;
-    let copies = members.len().min(usize::from(layout.n));
-    let (zone_of, mut zones) = zones(members);
-    let caps: Vec<u32> = shares(layout).into_iter().map(cap).collect();
-    let mut load = vec![0u32; members.len()];
-    for zone in &mut zones {
-        zone.open = zone.members.iter().map(|index| u32::from(caps[usize::from(*index)] > 0)).sum();
+/// What one deal needs to know of a member.
+struct Claimant {
+    zone: u16,
+    /// Partitions held so far.
+    load: u32,
+    /// Its cap: 1.05 × its share, rounded up.
+    load_max: u32,
+    /// 1.25 × what its share leaves out, rounded up: whoever was passed over so often is owed the next partition.
+    missed_max: u32,
+    /// Whether it is owed the partition being dealt.
+    owed: bool,
+}
+
+impl Claimant {
+    fn is_open(&self) -> bool {
+        self.load < self.load_max
     }
+}
+
+/// Owners of all partitions: `min(n, members)` distinct member indexes each, in walk order, so the primary comes first.
+pub(super) fn deal(layout: &Layout, walk: &Walk) -> Box<[u16]> {
+    let copies = layout.members.len().min(usize::from(layout.n));
+    let (mut zones, mut claimants) = claimants(layout);
+    // Only a share above a fifth of the partitions can fall behind: at most 5 × n members, however many there are.
+    let heavy: Vec<u16> = (0u16..)
+        .zip(&claimants)
+        .filter(|(_, claimant)| claimant.missed_max < u32::from(layout.partitions))
+        .map(|(index, _)| index)
+        .collect();
     let mut owners: Vec<u16> = Vec::with_capacity(copies * usize::from(layout.partitions));
-    for partition in (0..layout.partitions).map(PartitionId) {
-        let first = owners.len();
-        for pass in [Pass::NewZoneUnderCap, Pass::NewZone, Pass::UnderCap, Pass::Any] {
-            let mut tokens = walk.from(partition);
-            while owners.len() - first < copies && pass.may_find(&zones) {
-                let Some(index) = tokens.next() else { break };
-                let (member, zone) = (usize::from(index), &mut zones[usize::from(zone_of[usize::from(index)])]);
-                let under_cap = load[member] < caps[member];
-                if !pass.takes(!zone.used, under_cap) || owners[first..].contains(&index) {
+    let mut taken: Vec<(usize, u16)> = Vec::with_capacity(copies);
+    for partition in 0..layout.partitions {
+        for &index in &heavy {
+            let claimant = &mut claimants[usize::from(index)];
+            claimant.owed = u32::from(partition) - claimant.load >= claimant.missed_max;
+            zones[usize::from(claimant.zone)].owed += u32::from(claimant.owed);
+        }
+        taken.clear();
+        for pass in PASSES {
+            let mut tokens = walk.from(PartitionId(partition)).enumerate();
+            while taken.len() < copies && pass.may_find(&zones) {
+                let Some((place, index)) = tokens.next() else { break };
+                let claimant = &mut claimants[usize::from(index)];
+                let zone = &mut zones[usize::from(claimant.zone)];
+                if !pass.takes(zone, claimant) || taken.iter().any(|(_, other)| *other == index) {
                     continue;
                 }
+                zone.extra += u32::from(zone.used);
                 zone.used = true;
-                zone.open -= u32::from(under_cap);
-                load[member] += 1;
-                owners.push(index);
+                zone.open -= u32::from(claimant.is_open());
+                zone.owed -= u32::from(claimant.owed);
+                claimant.load += 1;
+                taken.push((place, index));
             }
         }
-        assert_eq!(owners.len() - first, copies, "the last pass takes anybody, and every member has a token");
-        for &index in &owners[first..] {
-            let zone = &mut zones[usize::from(zone_of[usize::from(index)])];
-            zone.used = false;
-            zone.open += u32::from(load[usize::from(index)] < caps[usize::from(index)]);
+        assert_eq!(taken.len(), copies, "the last pass takes anybody, and every member has a token");
+        taken.sort_unstable();
+        owners.extend(taken.iter().map(|(_, index)| *index));
+        for (_, index) in &taken {
+            let claimant = &claimants[usize::from(*index)];
+            zones[usize::from(claimant.zone)].open += u32::from(claimant.is_open());
+        }
+        for zone in &mut zones {
+            zone.missed += u32::from(!zone.used);
+            (zone.used, zone.owed) = (false, 0);
         }
     }
     owners.into_boxed_slice()
 }
 
-/// Which members a round of the walk may take.
+/// Which members one round of the walk may take.
 #[derive(Clone, Copy)]
-enum Pass {
-    NewZoneUnderCap,
-    NewZone,
+struct Pass {
+    zone: ZoneRule,
+    member: MemberRule,
+}
+
+#[derive(Clone, Copy)]
+enum ZoneRule {
+    /// New, and owed.
+    Owed,
+    /// Without an owner of this partition.
+    New,
+    /// May hold one more copy beyond the first.
+    Spare,
+    Any,
+}
+
+#[derive(Clone, Copy)]
+enum MemberRule {
+    Owed,
     UnderCap,
     Any,
 }
 
-impl Pass {
-    fn takes(self, new_zone: bool, under_cap: bool) -> bool {
+/// Zones go before members, and what is owed before the rest.
+const PASSES: [Pass; 12] = [
+    Pass { zone: ZoneRule::Owed, member: MemberRule::Owed },
+    Pass { zone: ZoneRule::Owed, member: MemberRule::UnderCap },
+    Pass { zone: ZoneRule::Owed, member: MemberRule::Any },
+    Pass { zone: ZoneRule::New, member: MemberRule::Owed },
+    Pass { zone: ZoneRule::New, member: MemberRule::UnderCap },
+    Pass { zone: ZoneRule::New, member: MemberRule::Any },
+    Pass { zone: ZoneRule::Spare, member: MemberRule::Owed },
+    Pass { zone: ZoneRule::Spare, member: MemberRule::UnderCap },
+    Pass { zone: ZoneRule::Spare, member: MemberRule::Any },
+    Pass { zone: ZoneRule::Any, member: MemberRule::Owed },
+    Pass { zone: ZoneRule::Any, member: MemberRule::UnderCap },
+    Pass { zone: ZoneRule::Any, member: MemberRule::Any },
+];
+
+impl ZoneRule {
+    fn takes(self, zone: &Zone) -> bool {
         match self {
-            Self::NewZoneUnderCap => new_zone && under_cap,
-            Self::NewZone => new_zone,
-            Self::UnderCap => under_cap,
+            Self::Owed => !zone.used && zone.missed >= zone.missed_max,
+            Self::New => !zone.used,
+            Self::Spare => zone.extra < zone.extra_max,
             Self::Any => true,
         }
+    }
+}
+
+impl Pass {
+    fn takes(self, zone: &Zone, claimant: &Claimant) -> bool {
+        let member = match self.member {
+            MemberRule::Owed => claimant.owed,
+            MemberRule::UnderCap => claimant.is_open(),
+            MemberRule::Any => true,
+        };
+        member && self.zone.takes(zone)
     }
 
-    /// Whether anybody is left for this pass; without it a hopeless pass walks all tokens.
+    /// Whether anybody may be left for this pass; without it a hopeless pass walks all tokens.
     fn may_find(self, zones: &[Zone]) -> bool {
-        match self {
-            Self::NewZoneUnderCap => zones.iter().any(|zone| !zone.used && zone.open > 0),
-            Self::NewZone => zones.iter().any(|zone| !zone.used),
-            Self::UnderCap => zones.iter().any(|zone| zone.open > 0),
-            Self::Any => true,
-        }
+        zones.iter().any(|zone| {
+            let members = match self.member {
+                MemberRule::Owed => zone.owed > 0,
+                MemberRule::UnderCap => zone.open > 0,
+                MemberRule::Any => true,
+            };
+            members && self.zone.takes(zone)
+        })
     }
+}
+
+/// The zones and members before anything is dealt.
+fn claimants(layout: &Layout) -> (Vec<Zone>, Vec<Claimant>) {
+    let (zone_of, mut zones) = zones(&layout.members);
+    let all = u128::from(layout.partitions) * PART;
+    let shares = shares(layout);
+    for zone in &mut zones {
+        let share: u128 = zone.members.iter().map(|index| shares[usize::from(*index)]).sum();
+        zone.missed_max = with_slack(all.saturating_sub(share), MISSED_PERCENT);
+        zone.extra_max = with_slack(share.saturating_sub(all), LOAD_PERCENT);
+    }
+    let bounded = |(zone, share): (u16, u128)| {
+        let load_max = with_slack(share, LOAD_PERCENT);
+        zones[usize::from(zone)].open += u32::from(load_max > 0);
+        Claimant { zone, load: 0, load_max, missed_max: with_slack(all - share, MISSED_PERCENT), owed: false }
+    };
+    let claimants = zone_of.into_iter().zip(shares).map(bounded).collect();
+    (zones, claimants)
 }
 
 /// Zone number per member, and the zones in order of their names.
@@ -157,7 +270,7 @@ fn zones(members: &[LayoutMember]) -> (Vec<u16>, Vec<Zone>) {
     let mut names: Vec<&str> = members.iter().map(|member| member.zone.as_str()).collect();
     names.sort_unstable();
     names.dedup();
-    let mut zones: Vec<Zone> = names.iter().map(|_| Zone { members: Vec::new(), open: 0, used: false }).collect();
+    let mut zones: Vec<Zone> = names.iter().map(|_| Zone::default()).collect();
     let mut zone_of = Vec::with_capacity(members.len());
     for (index, member) in (0u16..).zip(members) {
         let zone = names.binary_search(&member.zone.as_str()).expect("collected from the same members");
@@ -167,9 +280,9 @@ fn zones(members: &[LayoutMember]) -> (Vec<u16>, Vec<Zone>) {
     (zone_of, zones)
 }
 
-/// A share and 5 %, in whole partitions, rounded up.
-fn cap(share: u128) -> u32 {
-    u32::try_from((share * 105).div_ceil(PART * 100)).expect("a share is at most 32,768 partitions")
+/// `percent` of `parts`, in whole partitions, rounded up.
+fn with_slack(parts: u128, percent: u128) -> u32 {
+    u32::try_from((parts * percent).div_ceil(PART * 100)).expect("4,096 members hold at most 2^27 partitions")
 }
 
 /// Partitions each member should hold, in [`PART`]s, by member index. They sum to partitions × copies but for rounding.

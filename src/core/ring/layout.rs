@@ -23,6 +23,8 @@ use std::{collections::BTreeMap, fmt};
 pub const MEMBERS_MAX: usize = 4096;
 /// Most partitions: the largest power of two that [`PartitionId`](crate::id::PartitionId) numbers.
 pub const PARTITIONS_MAX: u16 = 32_768;
+/// Most owners per partition: more copies than anyone wants, few enough that a hostile layout costs no minutes to derive.
+pub const N_MAX: u8 = 16;
 /// Largest epoch accepted from outside; keeps `epoch + 1` far from overflow.
 pub const EPOCH_MAX: u64 = 1 << 48;
 
@@ -94,9 +96,9 @@ pub enum LayoutError {
     /// Epoch zero, or beyond [`EPOCH_MAX`].
     #[error("layout epoch {0} is not between 1 and 2^48")]
     Epoch(u64),
-    /// No owner per partition.
-    #[error("a layout needs n of at least 1")]
-    N,
+    /// No owner per partition, or more than [`N_MAX`].
+    #[error("n is {0}: 1 to {N_MAX} owners per partition are possible")]
+    N(u8),
     /// Not a power of two, or beyond [`PARTITIONS_MAX`].
     #[error("{0} partitions: a power of two up to {PARTITIONS_MAX} is needed")]
     Partitions(u16),
@@ -114,9 +116,9 @@ pub enum LayoutError {
 impl Layout {
     /// The layout of all active roles; `None` when there is none, or when there are more than [`MEMBERS_MAX`].
     ///
-    /// Panics when `n` is zero or `partitions` is no power of two: the configuration was checked before.
+    /// Panics when `n` is not 1 to [`N_MAX`] or `partitions` is no power of two: the configuration was checked before.
     pub fn derive(epoch: u64, n: u8, partitions: u16, roles: &RoleMap) -> Option<Self> {
-        assert!(n > 0 && partitions.is_power_of_two(), "n = {n}, partitions = {partitions}");
+        assert!((1..=N_MAX).contains(&n) && partitions.is_power_of_two(), "n = {n}, partitions = {partitions}");
         let members = active_members(roles);
         (!members.is_empty() && members.len() <= MEMBERS_MAX).then_some(Self { epoch, n, partitions, members })
     }
@@ -141,8 +143,8 @@ impl Layout {
         if self.epoch == 0 || self.epoch > EPOCH_MAX {
             return Err(LayoutError::Epoch(self.epoch));
         }
-        if self.n == 0 {
-            return Err(LayoutError::N);
+        if self.n == 0 || self.n > N_MAX {
+            return Err(LayoutError::N(self.n));
         }
         if !self.partitions.is_power_of_two() || self.partitions > PARTITIONS_MAX {
             return Err(LayoutError::Partitions(self.partitions));
@@ -267,8 +269,8 @@ impl LayoutHistory {
     }
 
     /// Takes in what `other` knows; says whether something changed. `roles` is the role map after `other`'s roles were
-    /// joined into it: a conflict (see the module) is settled from it. Should it name no active node, the layout with the larger
-    /// hash stays.
+    /// joined into it: a conflict (see the module) is settled from it. Should it name no active node, the members of the
+    /// layout with the larger hash go on.
     pub fn join(&mut self, other: &Self, roles: &RoleMap) -> bool {
         let (Some(theirs), Some(their_name)) = (&other.current, other.name) else { return false };
         let Some((mine, my_name)) = self.current.as_ref().zip(self.name) else {
@@ -288,15 +290,13 @@ impl LayoutHistory {
             return true;
         }
         // Nodes of one cluster agree on n and partitions; the maximum makes the outcome the same if they do not.
-        let (n, partitions) = (mine.n.max(theirs.n), mine.partitions.max(theirs.partitions));
-        if let Some(layout) = Layout::derive(mine.epoch + 1, n, partitions, roles) {
-            return self.propose(layout);
-        }
-        if their_name < my_name {
-            return false;
-        }
-        self.clone_from(other);
-        true
+        let (epoch, n, partitions) = (mine.epoch + 1, mine.n.max(theirs.n), mine.partitions.max(theirs.partitions));
+        // Never one of the two as it is: a node that acked the other one would then ack a second hash of its epoch.
+        let layout = Layout::derive(epoch, n, partitions, roles).unwrap_or_else(|| {
+            let larger = if their_name > my_name { theirs } else { mine };
+            Layout { epoch, ..larger.clone() }
+        });
+        self.propose(layout)
     }
 
     fn forget_other_acks(&mut self) {
@@ -306,3 +306,6 @@ impl LayoutHistory {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,3 +130,6 @@ fn digest_of<T: Serialize>(value: &T) -> u64 {
     let bytes = hash.as_bytes();
     u64::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]])
 }
+
+#[cfg(test)]
+mod tests;

@@ -220,3 +220,115 @@ impl<'de> Deserialize<'de> for RoleMap {
         Ok(map)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::role, *};
+    use crate::{id::ActorId, value::Hlc};
+
+    const NODE: NodeId = NodeId(7);
+
+    fn at(time: u64, actor: u64) -> Version {
+        Version { hlc: Hlc(time), actor: ActorId(actor) }
+    }
+
+    /// Every state of one node's role that two versions, two weights and all role states make, and none.
+    fn states() -> Vec<RoleMap> {
+        let mut states = vec![RoleMap::new()];
+        for state in [RoleState::Active, RoleState::Leaving, RoleState::Removed] {
+            for version in [at(1, 1), at(1, 2), at(2, 1)] {
+                for weight in [100, 200] {
+                    let mut map = RoleMap::new();
+                    assert!(map.set(NODE, Role { state, ..role(7, "a", weight) }, version));
+                    states.push(map);
+                }
+            }
+        }
+        states
+    }
+
+    fn joined(left: &RoleMap, right: &RoleMap) -> RoleMap {
+        let mut out = left.clone();
+        let changed = out.join(right);
+        assert_eq!(changed, out != *left, "join says whether something changed");
+        out
+    }
+
+    #[test]
+    fn joins_of_role_maps_commute_associate_and_repeat_without_effect() {
+        let states = states();
+        for a in &states {
+            assert_eq!(&joined(a, a), a);
+            for b in &states {
+                let both = joined(a, b);
+                assert_eq!(both, joined(b, a));
+                assert_eq!(both.digest(), joined(b, a).digest());
+                for c in &states {
+                    assert_eq!(joined(&both, c), joined(a, &joined(b, c)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_removed_node_stays_removed_whatever_its_clock_says() {
+        let removed = Role { state: RoleState::Removed, ..role(7, "a", 100) };
+        let mut map = RoleMap::new();
+        assert!(map.set(NODE, role(7, "a", 100), at(5, 1)));
+        assert!(map.set(NODE, removed, at(2, 2)), "even with an older stamp");
+        assert!(!map.set(NODE, role(7, "a", 100), at(1000, 1)));
+        assert_eq!(map.get(NODE).unwrap().state, RoleState::Removed);
+        assert_eq!(map.version(NODE), Some(at(2, 2)));
+    }
+
+    #[test]
+    fn the_larger_version_is_the_role() {
+        let mut map = RoleMap::new();
+        assert!(map.set(NODE, role(7, "b", 100), at(2, 1)));
+        assert!(!map.set(NODE, role(7, "a", 100), at(1, 9)));
+        assert!(!map.set(NODE, role(7, "b", 100), at(2, 1)), "the same write again");
+        assert_eq!(map.get(NODE).unwrap().zone, "b");
+    }
+
+    #[test]
+    fn maps_that_differ_in_anything_have_other_digests_and_survive_the_wire() {
+        let mut digests: Vec<u64> = states().iter().map(RoleMap::digest).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        assert_eq!(digests.len(), states().len());
+        for mut map in states() {
+            map.set(
+                NodeId(u128::MAX),
+                Role { replaces: Some(NODE), ..role(u128::MAX, "c", 1) },
+                at(u64::MAX, u64::MAX),
+            );
+            let encoded = rmp_serde::to_vec(&map).unwrap();
+            assert_eq!(rmp_serde::from_slice::<RoleMap>(&encoded).unwrap(), map);
+        }
+    }
+
+    #[test]
+    fn a_role_out_of_bounds_is_refused_by_name() {
+        let good = role(7, "a", 100);
+        let cases = [
+            (Role { weight: 0, ..good.clone() }, RoleError::Weight(0)),
+            (Role { weight: 1001, ..good.clone() }, RoleError::Weight(1001)),
+            (Role { zone: "z".repeat(65), ..good.clone() }, RoleError::Zone(65)),
+            (Role { name: "n".repeat(254), ..good.clone() }, RoleError::Name(254)),
+            (Role { shards: 0, ..good.clone() }, RoleError::Shards { shards: 0, port: 7000 }),
+            (
+                Role { address: "[::1]:65535".parse().unwrap(), shards: 2, ..good.clone() },
+                RoleError::Shards { shards: 2, port: 65_535 },
+            ),
+        ];
+        for (role, error) in cases {
+            assert_eq!(role.check(), Err(error.clone()));
+            let encoded = rmp_serde::to_vec(&[(NODE, role, at(1, 1))]).unwrap();
+            let refusal = rmp_serde::from_slice::<RoleMap>(&encoded).unwrap_err();
+            assert!(refusal.to_string().contains(&error.to_string()), "{refusal}");
+        }
+        let many: Vec<_> = (0..=ROLES_MAX as u128).map(|node| (NodeId(node), good.clone(), at(1, 1))).collect();
+        let refusal = rmp_serde::from_slice::<RoleMap>(&rmp_serde::to_vec(&many).unwrap()).unwrap_err();
+        assert!(refusal.to_string().contains("10001 roles"), "{refusal}");
+    }
+}

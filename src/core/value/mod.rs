@@ -5,5 +5,5 @@
 pub mod register;
 pub mod version;
 
-pub use register::{Body, Entry};
+pub use register::{Body, Entry, OwnedEntry};
 pub use version::{Hlc, Version};

@@ -64,3 +64,34 @@ impl Entry<'_> {
         (mine > expires_at.unwrap_or(NEVER)).then_some(mine)
     }
 }
+
+/// An entry that owns its value: of a hint, or of a request that waits for votes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedEntry {
+    /// As in [`Entry`].
+    pub version: Version,
+    /// As in [`Entry`].
+    pub expires_at: Option<Wall>,
+    /// As in [`Entry`].
+    pub hold_until: Option<Wall>,
+    /// The value; `None`: a tombstone.
+    pub value: Option<Box<[u8]>>,
+}
+
+impl OwnedEntry {
+    /// The same entry, borrowed.
+    pub fn as_entry(&self) -> Entry<'_> {
+        let body = self.value.as_deref().map_or(Body::Tombstone, Body::Value);
+        Entry { version: self.version, expires_at: self.expires_at, hold_until: self.hold_until, body }
+    }
+}
+
+impl From<&Entry<'_>> for OwnedEntry {
+    fn from(entry: &Entry<'_>) -> Self {
+        let value = match entry.body {
+            Body::Value(value) => Some(value.into()),
+            Body::Tombstone => None,
+        };
+        Self { version: entry.version, expires_at: entry.expires_at, hold_until: entry.hold_until, value }
+    }
+}

@@ -1,0 +1,139 @@
+//! What a shard has learned of its peers by asking them: a circuit breaker and a latency each (PROTOCOL §7).
+//!
+//! Routing liveness of a peer is "membership believes it alive" and "its breaker is closed". A breaker opens after
+//! `TIMEOUTS_TO_OPEN` timeouts in a row, and then lets one request through each `PROBE_EVERY`; any answer closes it. A
+//! peer whose latency is far above the fastest one's is slow: it is not chosen for reads, and still written.
+
+use crate::{id::NodeId, time::Mono};
+use std::{collections::BTreeMap, time::Duration};
+
+const TIMEOUTS_TO_OPEN: u8 = 5;
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// A peer is slow above this multiple of the fastest peer's mean …
+const SLOW_FACTOR: u64 = 5;
+/// … and above this: on a fast network a factor alone is noise.
+const SLOW_MIN: Duration = Duration::from_millis(2);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Peer {
+    timeouts: u8,
+    /// Open until then; then one probe passes.
+    probe_at: Option<Mono>,
+    /// Mean round trip, nanoseconds; an exponential average of weight 1/16.
+    mean: u64,
+}
+
+/// All peers of a shard's ring, by member index.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    peers: Vec<Peer>,
+    fastest: u64,
+}
+
+impl Peers {
+    /// Takes the members of a new ring; what is known of those that stay is kept.
+    pub(crate) fn set_members(&mut self, old: &[NodeId], new: &[NodeId]) {
+        let known: BTreeMap<NodeId, Peer> = old.iter().copied().zip(self.peers.iter().copied()).collect();
+        self.peers = new.iter().map(|node| known.get(node).copied().unwrap_or_default()).collect();
+    }
+
+    /// Whether a request may be sent to `member` now.
+    #[inline]
+    pub(crate) fn may_ask(&mut self, member: u16, now: Mono) -> bool {
+        let Some(peer) = self.peers.get_mut(usize::from(member)) else { return false };
+        match peer.probe_at {
+            None => true,
+            Some(at) if now >= at => {
+                peer.probe_at = Some(now + PROBE_EVERY);
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// `member` answered a request sent at `asked`.
+    #[inline]
+    pub(crate) fn on_answer(&mut self, member: u16, asked: Mono, now: Mono) {
+        let Some(peer) = self.peers.get_mut(usize::from(member)) else { return };
+        (peer.timeouts, peer.probe_at) = (0, None);
+        let took = now.0.saturating_sub(asked.0);
+        peer.mean = if peer.mean == 0 { took } else { peer.mean - peer.mean / 16 + took / 16 };
+        if self.fastest == 0 || peer.mean < self.fastest {
+            self.fastest = peer.mean;
+        } else {
+            // The floor follows slowly when everybody slows down.
+            self.fastest += self.fastest / 4096 + 1;
+        }
+    }
+
+    /// `member` did not answer in time.
+    pub(crate) fn on_timeout(&mut self, member: u16, now: Mono) {
+        let Some(peer) = self.peers.get_mut(usize::from(member)) else { return };
+        peer.timeouts = peer.timeouts.saturating_add(1);
+        if peer.timeouts >= TIMEOUTS_TO_OPEN && peer.probe_at.is_none() {
+            peer.probe_at = Some(now + PROBE_EVERY);
+        }
+    }
+
+    /// The link to `member` was lost: open at once, probe in a second.
+    pub(crate) fn on_lost(&mut self, member: u16, now: Mono) {
+        let Some(peer) = self.peers.get_mut(usize::from(member)) else { return };
+        peer.probe_at = Some(now + PROBE_EVERY);
+    }
+
+    /// Whether reads should rather go elsewhere.
+    pub(crate) fn is_slow(&self, member: u16) -> bool {
+        let mean = self.peers.get(usize::from(member)).map_or(0, |peer| peer.mean);
+        mean > self.fastest.saturating_mul(SLOW_FACTOR) && Duration::from_nanos(mean) > SLOW_MIN
+    }
+
+    /// When to hedge a read: three times the fastest mean stands for the p95 of an exponential tail.
+    pub(crate) fn hedge_after(&self) -> Duration {
+        Duration::from_nanos(self.fastest.saturating_mul(3))
+            .clamp(crate::limits::HEDGE_AFTER_MIN, crate::limits::READ_PATIENCE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers(count: u128) -> Peers {
+        let mut peers = Peers::default();
+        peers.set_members(&[], &(0..count).map(NodeId).collect::<Vec<_>>());
+        peers
+    }
+
+    #[test]
+    fn a_breaker_opens_after_five_timeouts_lets_probes_through_and_closes_on_an_answer() {
+        let (mut peers, second) = (peers(1), 1_000_000_000);
+        for _ in 0..4 {
+            peers.on_timeout(0, Mono(0));
+        }
+        assert!(peers.may_ask(0, Mono(0)));
+        peers.on_timeout(0, Mono(0));
+        assert!(!peers.may_ask(0, Mono(second - 1)));
+        assert!(peers.may_ask(0, Mono(second)), "one probe");
+        assert!(!peers.may_ask(0, Mono(second)), "and no second one");
+        peers.on_answer(0, Mono(second), Mono(second + 1));
+        assert!(peers.may_ask(0, Mono(second + 1)));
+    }
+
+    #[test]
+    fn a_peer_far_slower_than_the_fastest_is_slow() {
+        let mut peers = peers(2);
+        for _ in 0..50 {
+            peers.on_answer(0, Mono(0), Mono(200_000));
+            peers.on_answer(1, Mono(0), Mono(9_000_000));
+        }
+        assert!(peers.is_slow(1) && !peers.is_slow(0));
+    }
+
+    #[test]
+    fn what_is_known_of_a_peer_survives_a_new_ring() {
+        let mut peers = peers(2);
+        peers.on_lost(1, Mono(0));
+        peers.set_members(&[NodeId(0), NodeId(1)], &[NodeId(1), NodeId(5)]);
+        assert!(!peers.may_ask(0, Mono(0)) && peers.may_ask(1, Mono(0)));
+    }
+}

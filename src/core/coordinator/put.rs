@@ -1,0 +1,202 @@
+//! One write's votes: an answer goes in, a verdict comes out; no send, no clock (PROTOCOL §4 "Write").
+//!
+//! What it promises:
+//! - `Superseded` is not an acknowledgement. Once W eligible owners have answered and one of them said so, the write is
+//!   stamped again above what it reported, at most `RESTAMPS_MAX` times; then it is `Ok`, flagged.
+//! - strict: only Ready owners' `Applied` counts. Sloppy: Settled owners' too; what Warming owners and fallbacks hold is
+//!   *provisional*: it counts only when no eligible owner's answer is still out, because one of those might say
+//!   `Superseded`. (PROTOCOL would not count a Warming replica at all before `warming_max`; then two restarts would stop
+//!   sloppy writes although W nodes are reachable, against "always writable". Counted last and reported among
+//!   `fallbacks`, such a write makes no promise that a strict or full one makes.)
+//!
+//! Shown by the enumeration of every order of answers in the tests, and by the rig's schedules 2 and 8.
+
+use super::quorum::Targets;
+use crate::{time::Wall, value::Version, wire::peer::ReplicaState};
+
+/// What one member said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Not asked, because it is believed down.
+    Unasked,
+    /// Asked.
+    Pending,
+    /// It holds the entry now.
+    Applied(ReplicaState),
+    /// It holds or remembers something newer.
+    Superseded(ReplicaState),
+    /// It would not, or its link was lost.
+    Lost,
+}
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Wait for more answers.
+    Wait,
+    /// Stamp above what was reported and ask again.
+    Restamp,
+    /// Acknowledged.
+    Done(Outcome),
+    /// Everybody answered, and W votes cannot be had: ask fallbacks, if any are left, or give up.
+    Short {
+        /// Votes there are.
+        have: u8,
+    },
+}
+
+/// What an acknowledged write is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Members that hold it.
+    pub(crate) acks: u8,
+    /// Those among them whose vote is provisional: fallbacks and Warming owners.
+    pub(crate) fallbacks: u8,
+    /// A Warming owner is among them.
+    pub(crate) warming: bool,
+    /// Something newer was there after the last stamp.
+    pub(crate) superseded: bool,
+}
+
+/// The votes of one write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Votes {
+    pub(crate) targets: Targets<Answer>,
+    need: u8,
+    strict: bool,
+    restamps_left: u8,
+    /// Nobody waits for silent owners any more: patience ran out.
+    impatient: bool,
+    /// The highest version reported by `Superseded`, with the latest end of what it covers.
+    pub(crate) reported: Version,
+    /// See `reported`.
+    pub(crate) hold_until: Option<Wall>,
+}
+
+impl Votes {
+    /// Nobody has been asked yet. `need` is W, at most the number of owners.
+    pub(crate) fn new(owners: &[u16], need: u8, strict: bool) -> Self {
+        assert!(need >= 1 && usize::from(need) <= owners.len(), "quorums are clamped to the owners there are");
+        Self {
+            targets: Targets::new(owners, Answer::Unasked),
+            need,
+            strict,
+            restamps_left: crate::limits::RESTAMPS_MAX,
+            impatient: false,
+            reported: Version::ZERO,
+            hold_until: None,
+        }
+    }
+
+    /// W.
+    pub(crate) fn need(&self) -> u8 {
+        self.need
+    }
+
+    /// Whether only Ready owners vote.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// Notes an answer; `false` when that member's vote is in already or it was never asked: one node, one vote.
+    pub(crate) fn record(&mut self, position: usize, answer: Answer) -> bool {
+        let open = matches!(self.targets.answer(position), Answer::Pending);
+        if open {
+            self.targets.set(position, answer);
+        }
+        open
+    }
+
+    /// Notes what a `Superseded` reported.
+    pub(crate) fn report(&mut self, version: Version, hold_until: Option<Wall>) {
+        self.reported = self.reported.max(version);
+        self.hold_until = self.hold_until.max(hold_until);
+    }
+
+    /// Silent owners no longer keep provisional votes from counting.
+    pub(crate) fn lose_patience(&mut self) {
+        self.impatient = true;
+    }
+
+    /// Whether patience ran out.
+    pub(crate) fn is_impatient(&self) -> bool {
+        self.impatient
+    }
+
+    /// Begins again under a new stamp: everybody who was reached is asked again.
+    pub(crate) fn restamp(&mut self) {
+        assert!(self.restamps_left > 0, "a verdict of Restamp is only given while stamps are left");
+        self.restamps_left -= 1;
+        for position in 0..self.targets.len() {
+            match self.targets.answer(position) {
+                Answer::Pending | Answer::Applied(_) | Answer::Superseded(_) => {
+                    self.targets.set(position, Answer::Pending);
+                }
+                Answer::Unasked | Answer::Lost => {}
+            }
+        }
+    }
+
+    /// How many members hold the entry, whatever their vote is worth.
+    pub(crate) fn applied(&self) -> u8 {
+        let applied = self.targets.answers().iter().filter(|answer| matches!(answer, Answer::Applied(_))).count();
+        u8::try_from(applied).expect("at most TARGETS_MAX")
+    }
+
+    /// Whether somebody asked has not answered.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.targets.answers().contains(&Answer::Pending)
+    }
+
+    fn eligible(&self, position: usize, state: ReplicaState) -> bool {
+        self.targets.is_owner(position)
+            && match state {
+                ReplicaState::Ready => true,
+                ReplicaState::Settled => !self.strict,
+                ReplicaState::Warming | ReplicaState::Fallback => false,
+            }
+    }
+
+    /// What the answers so far mean.
+    pub(crate) fn verdict(&self) -> Verdict {
+        let (mut votes, mut newer, mut provisional, mut warming) = (0u8, 0u8, 0u8, 0u8);
+        let (mut owners_out, mut others_out) = (0u8, 0u8);
+        for (position, answer) in self.targets.answers().iter().enumerate() {
+            match answer {
+                Answer::Unasked | Answer::Lost => {}
+                Answer::Pending if self.targets.is_owner(position) => owners_out += 1,
+                Answer::Pending => others_out += 1,
+                Answer::Applied(state) if self.eligible(position, *state) => votes += 1,
+                Answer::Applied(state) => {
+                    provisional += 1;
+                    warming += u8::from(*state == ReplicaState::Warming);
+                }
+                Answer::Superseded(state) => newer += u8::from(self.eligible(position, *state)),
+            }
+        }
+        if votes + newer >= self.need && newer > 0 {
+            if self.restamps_left > 0 {
+                return Verdict::Restamp;
+            }
+            return Verdict::Done(Outcome { acks: votes, fallbacks: 0, warming: false, superseded: true });
+        }
+        if votes >= self.need {
+            return Verdict::Done(Outcome { acks: votes, fallbacks: 0, warming: false, superseded: false });
+        }
+        if owners_out > 0 && !(self.impatient && !self.strict) {
+            return Verdict::Wait;
+        }
+        if !self.strict && votes + provisional >= self.need {
+            return Verdict::Done(Outcome {
+                acks: votes + provisional,
+                fallbacks: provisional,
+                warming: warming > 0,
+                superseded: newer > 0,
+            });
+        }
+        if others_out > 0 || (owners_out > 0 && self.strict) {
+            return Verdict::Wait;
+        }
+        Verdict::Short { have: votes + if self.strict { 0 } else { provisional } }
+    }
+}

@@ -1,0 +1,604 @@
+//! A write's way: stamp, hold it here, ask every owner to, count, and hint what was missed (PROTOCOL §4 "Write").
+//!
+//! The coordinator's own copy is pinned until enough others hold it, so that eviction cannot undo an acknowledgement
+//! that is about to be given. A re-stamp is a new request to the replicas under a new number: an answer to the first
+//! stamp must not count for the second. The request stays in flight after its reply until every owner answered or the
+//! write timed out; what is missing then becomes a hint.
+
+use super::{
+    Change, Guarded, Operation, OperationId, Origin, Phase, Refused, Subject,
+    put::{Answer, Outcome, Verdict, Votes},
+    refused,
+};
+use crate::{
+    handoff::HintStore,
+    id::NodeId,
+    outbox::ShardOutbox,
+    ring::Ring,
+    shard::Shard,
+    storage::{Lookup, Put},
+    time::{Mono, Now, Wall},
+    value::{Body, Entry, Hlc, OwnedEntry, Version},
+    view::View,
+    wire::{
+        client::{Condition, Reply, ReplyBody, Status, Ttl, Worth},
+        peer::{KeyRef, PeerMessage, ReplicaState, Replicated},
+    },
+};
+use std::rc::Rc;
+
+/// When a write expires, before its version is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expiry {
+    Never,
+    /// Milliseconds after its version.
+    After(u64),
+    /// Then, whatever its version: kept from the value it replaces.
+    At(Wall),
+}
+
+impl Expiry {
+    fn of(self, hlc: Hlc) -> Option<Wall> {
+        match self {
+            Self::Never => None,
+            Self::After(millis) => Some(Wall(hlc.wall().0.saturating_add(millis))),
+            Self::At(wall) => Some(wall),
+        }
+    }
+}
+
+impl Shard {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the facts of a request, each used once; a struct would only rename them"
+    )]
+    pub(super) fn start_write(
+        &mut self,
+        now: Now,
+        view: &Rc<View>,
+        ring: &Ring,
+        owners: &[u16],
+        me: u16,
+        origin: Origin,
+        subject: Subject,
+        value: Option<&[u8]>,
+        expiry: Expiry,
+        deadline: Mono,
+        out: &mut dyn ShardOutbox,
+    ) -> Result<(), Refused> {
+        let mut votes = Votes::new(owners, subject.write, subject.strict);
+        let is_owner = owners.contains(&me);
+        let copies = owners.len();
+        // Above everything known here, so that a slow clock of ours loses to nothing we hold.
+        let floors = self.table.floors(subject.slot, subject.partition);
+        let (known, mut hold) = match self.table.peek(subject.slot, subject.hash, &subject.key) {
+            Lookup::Found(entry) => (entry.version, Some(entry)),
+            Lookup::Ghost(version) => (version.max(floors.evicted).max(floors.tombstone), None),
+            Lookup::Absent => (floors.evicted.max(floors.tombstone), None),
+        };
+        self.clock.raise(known.hlc, now);
+        let hlc = self.clock.stamp(now);
+        let version = Version { hlc, actor: self.config.actor };
+        let expires_at = match value {
+            Some(_) => expiry.of(hlc),
+            None => None,
+        };
+        let hold_until = hold.take().and_then(|old| value.and(old.hold_for_successor(expires_at)));
+        let body = value.map_or(Body::Tombstone, Body::Value);
+        let entry = Entry { version, expires_at, hold_until, body };
+        let wall = self.clock.wall(now);
+        let mut pin = None;
+        if is_owner {
+            let at = votes.targets.position(me).expect("an owner is among the owners");
+            match self.table.put(wall, subject.slot, subject.hash, &subject.key, &entry, copies > 1) {
+                Put::Applied { pin: pinned } => {
+                    pin = pinned;
+                    votes.targets.set(at, Answer::Applied(view.state));
+                }
+                Put::Superseded { version, hold_until } => {
+                    // Only a version beyond the clock's bounds is still above the stamp.
+                    votes.report(version, hold_until);
+                    votes.targets.set(at, Answer::Superseded(view.state));
+                }
+                Put::OutOfMemory => {
+                    return Err(refused(
+                        Status::OutOfMemory,
+                        "memory is full and nothing may be evicted: raise memory.limit, delete, or allow eviction",
+                    ));
+                }
+                Put::TooLarge => {
+                    return Err(refused(Status::TooLarge, "key and value are too large for this node's memory limit"));
+                }
+            }
+        } else {
+            let owner = owners.iter().copied().find(|owner| !self.reachable(now, view, *owner));
+            let target = owner.map(|owner| ring.node(owner));
+            let kept = target.is_some_and(|target| self.keep_hint(wall, target, &subject, &entry));
+            if !kept {
+                return Err(refused(Status::OutOfMemory, "no room to keep the write for its unreachable owner"));
+            }
+            votes.targets.add_fallback(me, owner, Answer::Applied(ReplicaState::Fallback)).expect("there is room");
+        }
+        if copies == 1 && is_owner {
+            if let Verdict::Done(outcome) = votes.verdict() {
+                self.answer_write(origin, &subject, version, &outcome, out);
+                return Ok(());
+            }
+        }
+        let operation = Operation {
+            origin,
+            subject,
+            started: now.mono,
+            deadline,
+            phase: Phase::Write { votes, version, expiry, pin, asked_fallbacks: false },
+        };
+        let id = self.park(now, operation);
+        self.send_to_owners(now, view, id, &entry, me, out);
+        self.send_to_fallbacks(now, view, id, &entry, out);
+        self.advance_write(now, id, out);
+        Ok(())
+    }
+
+    /// Keeps `entry` for `target`, if there is room for it in the hints and in memory.
+    pub(crate) fn keep_hint(&mut self, wall: Wall, target: NodeId, subject: &Subject, entry: &Entry<'_>) -> bool {
+        let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
+        self.keep_hint_for(wall, target, &key, entry)
+    }
+
+    pub(crate) fn keep_hint_for(&mut self, wall: Wall, target: NodeId, key: &KeyRef<'_>, entry: &Entry<'_>) -> bool {
+        let room = self.table.room_for(HintStore::cost(key.key, entry));
+        let kept = room && self.hints.store(wall, target, key.namespace, key.hash, key.key, entry).is_ok();
+        if kept {
+            self.stats.hints_stored += 1;
+        }
+        kept
+    }
+
+    fn send_to_owners(
+        &mut self,
+        now: Now,
+        view: &Rc<View>,
+        id: OperationId,
+        entry: &Entry<'_>,
+        me: u16,
+        out: &mut dyn ShardOutbox,
+    ) {
+        let Some(operation) = self.in_flight.get_mut(id) else { return };
+        let deadline = operation.deadline;
+        let Phase::Write { votes, .. } = &operation.phase else { return };
+        let (members, owners) = (votes.targets, votes.targets.owners());
+        let header = self.header(now, view, deadline);
+        for at in 0..owners {
+            let member = members.member(at);
+            if member == me || member == u16::MAX || !self.reachable(now, view, member) {
+                continue;
+            }
+            let Some(operation) = self.in_flight.get_mut(id) else { return };
+            let Phase::Write { votes, .. } = &mut operation.phase else { return };
+            votes.targets.set(at, Answer::Pending);
+            let subject = &operation.subject;
+            let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
+            let to = Self::shard_of(view, member, subject);
+            out.send(to, &PeerMessage::Replicate { id: id.0, header, key, entry: *entry, stands_for: None });
+        }
+    }
+
+    /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in yet.
+    fn send_to_fallbacks(
+        &mut self,
+        now: Now,
+        view: &Rc<View>,
+        id: OperationId,
+        entry: &Entry<'_>,
+        out: &mut dyn ShardOutbox,
+    ) {
+        let Some(ring) = view.ring.as_deref() else { return };
+        let Some(operation) = self.in_flight.get_mut(id) else { return };
+        let (partition, copies, deadline) =
+            (operation.subject.partition, usize::from(operation.subject.copies), operation.deadline);
+        let Phase::Write { votes, asked_fallbacks, .. } = &mut operation.phase else { return };
+        if votes.is_strict() || *asked_fallbacks {
+            return;
+        }
+        let me = ring.index_of(view.me);
+        let targets = votes.targets;
+        let missing: Vec<u16> = (0..targets.owners())
+            .filter(|at| matches!(targets.answer(*at), Answer::Unasked | Answer::Lost | Answer::Pending))
+            .filter(|at| votes.is_impatient() || targets.answer(*at) != Answer::Pending)
+            .map(|at| targets.member(at))
+            .filter(|member| {
+                *member != u16::MAX && Some(*member) != me && !covered(&targets).any(|owner| owner == *member)
+            })
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        *asked_fallbacks = true;
+        let header = self.header(now, view, deadline);
+        let beyond: Vec<u16> =
+            ring.owners(partition)[copies..].iter().copied().chain(ring.fallbacks(partition)).collect();
+        let mut stand_ins = beyond.into_iter();
+        for owner in missing {
+            let Some(member) = stand_ins.find(|member| self.reachable(now, view, *member)) else { return };
+            let Some(operation) = self.in_flight.get_mut(id) else { return };
+            let Phase::Write { votes, .. } = &mut operation.phase else { return };
+            if votes.targets.add_fallback(member, Some(owner), Answer::Pending).is_none() {
+                continue;
+            }
+            let subject = &operation.subject;
+            let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
+            let to = Self::shard_of(view, member, subject);
+            let stands_for = Some(ring.node(owner));
+            out.send(to, &PeerMessage::Replicate { id: id.0, header, key, entry: *entry, stands_for });
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of the message")]
+    pub(crate) fn on_replicated(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        id: OperationId,
+        hlc: Hlc,
+        state: ReplicaState,
+        outcome: &Replicated,
+        out: &mut dyn ShardOutbox,
+    ) {
+        let skewed = self.clock.receive(hlc, now).is_err();
+        let Some(member) = self.view.ring.as_ref().and_then(|ring| ring.index_of(from)) else { return };
+        let Some(operation) = self.in_flight.get_mut(id) else {
+            self.stats.late_votes += 1;
+            return;
+        };
+        let started = operation.started;
+        let answered = operation.origin == Origin::Nobody;
+        let Phase::Write { votes, .. } = &mut operation.phase else { return };
+        let Some(at) = votes.targets.position(member) else { return };
+        self.peers.on_answer(member, started, now.mono);
+        let answer = match outcome {
+            _ if skewed => {
+                self.stats.clock_refusals += 1;
+                Answer::Lost
+            }
+            Replicated::Applied => Answer::Applied(state),
+            Replicated::Superseded { version, hold_until } => {
+                votes.report(*version, *hold_until);
+                Answer::Superseded(state)
+            }
+            Replicated::Refused(_) => Answer::Lost,
+        };
+        if state == ReplicaState::Warming {
+            self.stats.warming_votes_ignored += 1;
+        }
+        if votes.record(at, answer) {
+            self.stats.late_votes += u64::from(answered);
+            self.advance_write(now, id, out);
+        }
+    }
+
+    /// Does what the votes so far ask for.
+    pub(super) fn advance_write(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
+        let Some(operation) = self.in_flight.get_mut(id) else { return };
+        let Phase::Write { votes, version, .. } = &operation.phase else { return };
+        if operation.origin == Origin::Nobody {
+            if !votes.is_waiting() {
+                self.end_write(now, id);
+            }
+            return;
+        }
+        match votes.verdict() {
+            Verdict::Wait => {}
+            Verdict::Restamp => self.restamp(now, id, out),
+            Verdict::Done(outcome) => {
+                let (origin, version, waiting) = (operation.origin, *version, votes.is_waiting());
+                operation.origin = Origin::Nobody;
+                let subject = operation.subject.worth_facts();
+                self.answer_written(origin, subject, version, &outcome, out);
+                if !waiting {
+                    self.end_write(now, id);
+                }
+            }
+            Verdict::Short { have } => {
+                let (need, asked) = (votes.need(), votes.targets.len());
+                if self.try_fallbacks(now, id, out) {
+                    let more = self.in_flight.get_mut(id).is_some_and(
+                        |operation| matches!(&operation.phase, Phase::Write { votes, .. } if votes.targets.len() > asked),
+                    );
+                    if more {
+                        return;
+                    }
+                }
+                let Some(operation) = self.in_flight.get_mut(id) else { return };
+                let Phase::Write { votes, .. } = &operation.phase else { return };
+                let (origin, maybe) = (operation.origin, votes.applied() > 0);
+                operation.origin = Origin::Nobody;
+                self.answer_failure(origin, Status::Unavailable { need, have }, maybe, out);
+                self.end_write(now, id);
+            }
+        }
+    }
+
+    /// Asks stand-ins for owners that were lost on the way, with the entry as it is held here.
+    fn try_fallbacks(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) -> bool {
+        let view = Rc::clone(&self.view);
+        let Some(held) = self.held_entry(id) else { return false };
+        self.send_to_fallbacks(now, &view, id, &held.as_entry(), out);
+        true
+    }
+
+    /// The entry of a write in flight, as it lies in the memtable or among the hints; `None`: a newer one took its place.
+    fn held_entry(&mut self, id: OperationId) -> Option<OwnedEntry> {
+        let operation = self.in_flight.get_mut(id)?;
+        let Phase::Write { version, .. } = &operation.phase else { return None };
+        let subject = &operation.subject;
+        let place = (subject.namespace, subject.slot, subject.partition, subject.hash);
+        let held = Self::local(&mut self.table, &self.hints, place, &subject.key).ok()?;
+        (held.version == *version).then(|| OwnedEntry::from(&held))
+    }
+
+    /// Stamps the write above everything that was reported, and asks again under a new number.
+    fn restamp(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
+        let view = Rc::clone(&self.view);
+        let held = self.held_entry(id);
+        let Some(mut operation) = self.take(id) else { return };
+        let Phase::Write { votes, version, expiry, pin, .. } = &mut operation.phase else { return };
+        let subject = &operation.subject;
+        let Some(held) = held else {
+            // A later write of this very coordinator took its place: that one goes on, this one lost to it.
+            if let Some(pin) = pin.take() {
+                self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
+            }
+            let outcome = Outcome { acks: votes.applied(), fallbacks: 0, warming: false, superseded: true };
+            let (origin, version) = (operation.origin, *version);
+            self.answer_write(origin, &operation.subject, version, &outcome, out);
+            return;
+        };
+        self.stats.restamps += 1;
+        self.clock.raise(votes.reported.hlc, now);
+        let hlc = self.clock.stamp(now);
+        let expires_at = held.value.as_ref().and_then(|_| expiry.of(hlc));
+        let hold_until = held.value.as_ref().and_then(|_| {
+            let hold = held.hold_until.max(votes.hold_until);
+            hold.filter(|hold| expires_at.is_some_and(|end| *hold > end))
+        });
+        let entry = OwnedEntry {
+            version: Version { hlc, actor: self.config.actor },
+            expires_at,
+            hold_until,
+            value: held.value,
+        };
+        *version = entry.version;
+        votes.restamp();
+        let me = view.ring.as_ref().and_then(|ring| ring.index_of(view.me));
+        let own = me.and_then(|me| votes.targets.position(me));
+        let wall = self.clock.wall(now);
+        if let Some(at) = own {
+            if let Some(pin) = pin.take() {
+                self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
+            }
+            let answer = if votes.targets.is_owner(at) {
+                match self.table.put(wall, subject.slot, subject.hash, &subject.key, &entry.as_entry(), true) {
+                    Put::Applied { pin: pinned } => {
+                        *pin = pinned;
+                        Answer::Applied(view.state)
+                    }
+                    Put::Superseded { version, hold_until } => {
+                        votes.report(version, hold_until);
+                        Answer::Superseded(view.state)
+                    }
+                    Put::OutOfMemory | Put::TooLarge => Answer::Lost,
+                }
+            } else {
+                Answer::Applied(ReplicaState::Fallback)
+            };
+            votes.targets.set(at, answer);
+        }
+        let asked: Vec<(u16, Option<u16>)> = (0..votes.targets.len())
+            .filter(|at| votes.targets.answer(*at) == Answer::Pending)
+            .map(|at| (votes.targets.member(at), votes.targets.covers(at)))
+            .collect();
+        let deadline = operation.deadline;
+        let id = self.park(now, operation);
+        let header = self.header(now, &view, deadline);
+        for (member, covers) in asked {
+            let Some(operation) = self.in_flight.get_mut(id) else { return };
+            let subject = &operation.subject;
+            let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
+            let stands_for = covers.and_then(|owner| view.members.get(usize::from(owner))).map(|owner| owner.node);
+            let to = Self::shard_of(&view, member, subject);
+            let message = PeerMessage::Replicate { id: id.0, header, key, entry: entry.as_entry(), stands_for };
+            out.send(to, &message);
+        }
+        self.advance_write(now, id, out);
+    }
+
+    /// Everybody answered or was given up: unpins, and keeps hints for owners that do not hold the write.
+    fn end_write(&mut self, now: Now, id: OperationId) {
+        let held = match self.in_flight.get_mut(id).map(|operation| &operation.phase) {
+            Some(Phase::Write { votes, .. }) if needs_hints(votes) => self.held_entry(id),
+            Some(_) | None => None,
+        };
+        let Some(operation) = self.take(id) else { return };
+        let Phase::Write { votes, pin, .. } = operation.phase else { return };
+        let subject = &operation.subject;
+        if let Some(pin) = pin {
+            self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
+        }
+        let Some(held) = held else { return };
+        let view = Rc::clone(&self.view);
+        let wall = self.clock.wall(now);
+        // Those for whom a fallback holds it need no hint here.
+        let missing = (0..votes.targets.owners())
+            .filter(|at| matches!(votes.targets.answer(*at), Answer::Unasked | Answer::Lost))
+            .map(|at| votes.targets.member(at))
+            .filter(|owner| !covered(&votes.targets).any(|held| held == *owner))
+            .filter_map(|owner| view.members.get(usize::from(owner)))
+            .filter(|member| member.node != view.me);
+        for member in missing {
+            self.keep_hint(wall, member.node, subject, &held.as_entry());
+        }
+    }
+
+    pub(super) fn on_write_patience(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
+        let Some(operation) = self.in_flight.get_mut(id) else { return };
+        let Phase::Write { votes, .. } = &mut operation.phase else { return };
+        votes.lose_patience();
+        let waits = operation.origin != Origin::Nobody;
+        for member in self.silent_owners(id) {
+            self.peers.on_timeout(member, now.mono);
+        }
+        if waits {
+            self.try_fallbacks(now, id, out);
+            self.advance_write(now, id, out);
+        }
+    }
+
+    fn silent_owners(&mut self, id: OperationId) -> Vec<u16> {
+        let Some(Operation { phase: Phase::Write { votes, .. }, .. }) = self.in_flight.get_mut(id) else {
+            return Vec::new();
+        };
+        let asked = (0..votes.targets.len()).filter(|at| votes.targets.answer(*at) == Answer::Pending);
+        asked.map(|at| votes.targets.member(at)).collect()
+    }
+
+    pub(super) fn on_write_timeout(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
+        let Some(operation) = self.in_flight.get_mut(id) else { return };
+        let Phase::Write { votes, .. } = &mut operation.phase else { return };
+        for at in 0..votes.targets.len() {
+            if votes.targets.answer(at) == Answer::Pending {
+                votes.targets.set(at, Answer::Lost);
+            }
+        }
+        let origin = operation.origin;
+        if origin != Origin::Nobody {
+            if let Verdict::Done(_) = votes.verdict() {
+                return self.advance_write(now, id, out);
+            }
+            operation.origin = Origin::Nobody;
+            // The replicas that were silent may still apply it.
+            self.answer_failure(origin, Status::Unknown, true, out);
+        }
+        self.end_write(now, id);
+    }
+
+    /// A guarded write's read is decided: checks the condition, and writes.
+    #[expect(clippy::too_many_arguments, reason = "the facts of a request, each used once")]
+    pub(super) fn guarded_write(
+        &mut self,
+        now: Now,
+        origin: Origin,
+        subject: Subject,
+        guarded: Guarded,
+        current: Option<&Entry<'_>>,
+        worth: Worth,
+        deadline: Mono,
+        out: &mut dyn ShardOutbox,
+    ) {
+        let wall = self.served_until(now);
+        let live = current.filter(|entry| entry.is_live(wall));
+        let met = match guarded.condition {
+            Condition::Always => true,
+            Condition::IfAbsent => live.is_none(),
+            Condition::IfVersion(version) => live.is_some_and(|entry| entry.version == version),
+        };
+        if !met {
+            let reply = match live {
+                Some(entry) => Reply {
+                    body: ReplyBody::Written { version: entry.version },
+                    worth,
+                    ..Reply::status(0, Status::Conflict)
+                },
+                None => Reply { worth, ..Reply::status(0, Status::Conflict) },
+            };
+            return self.answer(origin, reply, out);
+        }
+        if let Some(entry) = current {
+            // What the quorum holds is below the stamp, though this node may never have held it.
+            self.clock.raise(entry.version.hlc, now);
+        }
+        let kept = || live.and_then(|entry| entry.expires_at).map_or(Expiry::Never, Expiry::At);
+        let (value, expiry) = match &guarded.change {
+            Change::Put { value, ttl: Ttl::Keep } => (Some(&**value), Ok(kept())),
+            Change::Put { value, ttl } => (Some(&**value), self.expiry(now, &subject, *ttl)),
+            Change::Delete => (None, Ok(Expiry::Never)),
+            Change::Touch { ttl } => match live {
+                Some(Entry { body: Body::Value(value), .. }) => (Some(*value), self.expiry(now, &subject, *ttl)),
+                Some(_) | None => {
+                    self.stats.misses += 1;
+                    return self.answer(origin, Reply { worth, ..Reply::status(0, Status::NotFound) }, out);
+                }
+            },
+        };
+        let view = Rc::clone(&self.view);
+        let begun = expiry.and_then(|expiry| {
+            let gone = || refused(Status::NotOwner, "the layout changed while the request ran: ask again");
+            let ring = view.ring.as_deref().ok_or_else(gone)?;
+            let me = ring.index_of(view.me).ok_or_else(gone)?;
+            let owners = &ring.owners(subject.partition);
+            let owners = &owners[..usize::from(subject.copies).min(owners.len())];
+            if owners.len() != usize::from(subject.copies) {
+                return Err(gone());
+            }
+            self.start_write(now, &view, ring, owners, me, origin, subject, value, expiry, deadline, out)
+        });
+        if let Err(Refused(status, words)) = begun {
+            self.stats.errors += 1;
+            self.answer(origin, Reply::text(0, status, &words), out);
+        }
+    }
+
+    fn answer_write(
+        &mut self,
+        origin: Origin,
+        subject: &Subject,
+        version: Version,
+        outcome: &Outcome,
+        out: &mut dyn ShardOutbox,
+    ) {
+        self.answer_written(origin, subject.worth_facts(), version, outcome, out);
+    }
+
+    fn answer_written(
+        &mut self,
+        origin: Origin,
+        (write, degraded): (u8, bool),
+        version: Version,
+        outcome: &Outcome,
+        out: &mut dyn ShardOutbox,
+    ) {
+        self.stats.superseded += u64::from(outcome.superseded);
+        let worth = Worth {
+            acks: outcome.acks,
+            fallbacks: outcome.fallbacks,
+            epoch: self.epoch(),
+            sloppy: outcome.fallbacks > 0 && outcome.acks - outcome.fallbacks < write,
+            degraded,
+            warming: outcome.warming,
+            stale: false,
+            superseded: outcome.superseded,
+        };
+        let body = ReplyBody::Written { version };
+        self.answer(origin, Reply { id: 0, status: Status::Ok, maybe_applied: false, worth, body }, out);
+    }
+}
+
+/// The owners for whom a fallback was asked and has not failed.
+fn covered(targets: &super::quorum::Targets<Answer>) -> impl Iterator<Item = u16> + '_ {
+    let fallbacks = targets.owners()..targets.len();
+    fallbacks
+        .filter(|at| matches!(targets.answer(*at), Answer::Applied(_) | Answer::Pending))
+        .filter_map(|at| targets.covers(at))
+}
+
+/// Whether an owner is without the write.
+fn needs_hints(votes: &Votes) -> bool {
+    let owners = &votes.targets.answers()[..votes.targets.owners()];
+    votes.applied() > 0 && owners.iter().any(|answer| matches!(answer, Answer::Unasked | Answer::Lost))
+}
+
+impl Subject {
+    /// What a reply's worth is made of: W, and whether the layout is smaller than the namespace wants.
+    fn worth_facts(&self) -> (u8, bool) {
+        (self.write, self.degraded)
+    }
+}

@@ -1,0 +1,8 @@
+//! Keeping data where it belongs when its owner cannot take it (PROTOCOL §6).
+//!
+//! `hint` is hinted handoff: a write kept for an unreachable owner. Range transfer, which streams a partition to a new
+//! owner after a layout change, is the other handoff and shares nothing with it but the name; it moves in later.
+
+pub mod hint;
+
+pub use hint::{HintRefused, HintStore};

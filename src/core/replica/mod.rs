@@ -1,0 +1,127 @@
+//! Serving peers: holding the entries they send, saying what is held (PROTOCOL §4, §6).
+//!
+//! What it promises: an answer of `Applied` means that the entry, or a newer one under an equal version, is in memory
+//! now; a version not above what was held *or forgotten* here is `Superseded`, so that a slow clock cannot write under
+//! something that was evicted; a message whose clock or layout is out of bounds changes nothing. A replica never asks
+//! anybody; who counts its answer, and for what, is the coordinator's business (`coordinator::put`, `coordinator::get`).
+
+use crate::{
+    clock::Skew,
+    input::PeerShard,
+    outbox::ShardOutbox,
+    shard::Shard,
+    storage::{Lookup, NamespaceSlot, Put},
+    time::Now,
+    value::{Entry, Version},
+    wire::peer::{Found, Header, KeyRef, PeerMessage, Refusal, ReplicaState, Replicated},
+};
+
+impl Shard {
+    /// Whether a peer's request may be served at all; folds its clock in.
+    fn admit_peer(&mut self, now: Now, header: &Header, key: &KeyRef<'_>) -> Result<NamespaceSlot, Refusal> {
+        match self.clock.receive(header.hlc, now) {
+            Ok(()) => {}
+            Err(Skew::Ahead | Skew::Behind) => {
+                self.stats.clock_refusals += 1;
+                return Err(Refusal::ClockSkew);
+            }
+        }
+        let Some(ring) = self.view.ring.as_ref() else { return Err(Refusal::NotOwner) };
+        if header.layout.epoch < ring.name().epoch {
+            self.stats.stale_epochs += 1;
+            return Err(Refusal::StaleEpoch);
+        }
+        self.rules.get(&key.namespace).map(|rules| rules.slot).ok_or(Refusal::NoSuchNamespace)
+    }
+
+    /// This node's state as a replica of the key.
+    fn state_for(&self, key: &KeyRef<'_>) -> ReplicaState {
+        let Some(ring) = self.view.ring.as_ref() else { return ReplicaState::Fallback };
+        let copies = self.rules.get(&key.namespace).map_or(0, |rules| usize::from(rules.n));
+        let owners = ring.owners(key.hash.partition(ring.partitions()));
+        let mine = ring.index_of(self.view.me);
+        let owns = owners.iter().take(copies).any(|owner| Some(*owner) == mine);
+        if owns { self.view.state } else { ReplicaState::Fallback }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of the message")]
+    pub(crate) fn on_replicate(
+        &mut self,
+        now: Now,
+        from: PeerShard,
+        id: u64,
+        header: &Header,
+        key: &KeyRef<'_>,
+        entry: &Entry<'_>,
+        stands_for: Option<crate::id::NodeId>,
+        out: &mut dyn ShardOutbox,
+    ) {
+        let (state, outcome) = match self.admit_peer(now, header, key) {
+            Err(refusal) => (ReplicaState::Fallback, Replicated::Refused(refusal)),
+            Ok(slot) => match (stands_for, self.state_for(key)) {
+                (Some(target), _) => {
+                    let kept = self.keep_hint_for(self.clock.wall(now), target, key, entry);
+                    let outcome = if kept { Replicated::Applied } else { Replicated::Refused(Refusal::OutOfMemory) };
+                    (ReplicaState::Fallback, outcome)
+                }
+                (None, ReplicaState::Fallback) => (ReplicaState::Fallback, Replicated::Refused(Refusal::NotOwner)),
+                (None, state) => (state, self.apply(now, slot, key, entry)),
+            },
+        };
+        self.stats.replica_writes += u64::from(outcome == Replicated::Applied);
+        let hlc = self.clock.reading(now);
+        out.send(from, &PeerMessage::Replicated { id, hlc, state, outcome });
+    }
+
+    fn apply(&mut self, now: Now, slot: NamespaceSlot, key: &KeyRef<'_>, entry: &Entry<'_>) -> Replicated {
+        let wall = self.clock.wall(now);
+        let floors = self.table.floors(slot, key.hash.partition(self.config.partitions));
+        let floor = floors.evicted.max(floors.tombstone);
+        // A version above every floor needs no look-up of its own: the put finds ghosts and newer entries by itself.
+        if entry.version <= floor {
+            match self.table.peek(slot, key.hash, key.key) {
+                Lookup::Found(_) => {}
+                Lookup::Ghost(version) => {
+                    return Replicated::Superseded { version: version.max(floor), hold_until: None };
+                }
+                Lookup::Absent => return Replicated::Superseded { version: floor, hold_until: None },
+            }
+        }
+        match self.table.put(wall, slot, key.hash, key.key, entry, false) {
+            Put::Applied { .. } => Replicated::Applied,
+            Put::Superseded { version, hold_until } => Replicated::Superseded { version, hold_until },
+            Put::OutOfMemory | Put::TooLarge => Replicated::Refused(Refusal::OutOfMemory),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of the message")]
+    pub(crate) fn on_read(
+        &mut self,
+        now: Now,
+        from: PeerShard,
+        id: u64,
+        header: &Header,
+        key: &KeyRef<'_>,
+        full: bool,
+        out: &mut dyn ShardOutbox,
+    ) {
+        self.stats.replica_reads += 1;
+        let admitted = self.admit_peer(now, header, key);
+        let state = self.state_for(key);
+        let hlc = self.clock.reading(now);
+        let found = match admitted {
+            Err(refusal) => Found::Refused(refusal),
+            Ok(slot) => {
+                let place = (key.namespace, slot, key.hash.partition(self.config.partitions), key.hash);
+                match Self::local(&mut self.table, &self.hints, place, key.key) {
+                    Ok(entry) if full => Found::Entry(entry),
+                    Ok(entry) => Found::Digest { version: entry.version },
+                    Err(forgotten) => Found::Absent { forgotten },
+                }
+            }
+        };
+        out.send(from, &PeerMessage::ReadReply { id, hlc, state, found });
+    }
+}
+
+const _: () = assert!(Version::ZERO.hlc.0 == 0, "a replica that forgot nothing supersedes nothing");

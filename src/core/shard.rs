@@ -1,0 +1,258 @@
+//! The data plane: one core's partitions as a single-threaded state machine (ARCHITECTURE §2).
+//!
+//! It owns the parts and only routes: clients' requests to `coordinator`, peers' requests to `replica`, answers to the
+//! request they belong to, due times to whoever waits. Invariants: one input is handled whole before the next; every
+//! caller gets exactly one reply; what the memtable accounts, everything the shard holds beside it included, is at most
+//! its limit after every input. Not here: membership, layouts, clocks of other nodes; they arrive as a `View`.
+
+use crate::{
+    clock::Clock,
+    config::ShardConfig,
+    coordinator::{InFlight, OperationId, Peers},
+    handoff::HintStore,
+    id::{NamespaceId, NodeId},
+    input::ShardInput,
+    limits,
+    namespace::{Eviction, Mode, NamespaceTable},
+    outbox::ShardOutbox,
+    rng::SeededMap,
+    stats::ShardStats,
+    storage::{Memtable, MemtableConfig, NamespaceSlot},
+    time::{Mono, Now},
+    timers::{DelayQueue, OddQueue},
+    view::View,
+    wire::peer::PeerMessage,
+};
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+/// How often hints are searched for dead ones, and the memtable for expired entries.
+const MAINTENANCE_EVERY: Duration = Duration::from_millis(100);
+const HINTS_EXPIRE_EVERY: Duration = Duration::from_secs(10);
+/// Records that one round of background work may look at: about a millisecond.
+const MAINTENANCE_RECORDS: usize = 2_000;
+/// What the shard holds beside the memtable is accounted in steps of this, rounded up: bytes.
+const RESERVE_STEP: u64 = 64 * 1024;
+/// Hints get this share of the memory, one in …
+const HINTS_SHARE: u64 = 20;
+/// Requests in flight get this share of the memory, one in …
+const IN_FLIGHT_SHARE: u64 = 8;
+
+/// The rules of a namespace, where a request finds them without walking the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) slot: NamespaceSlot,
+    pub(crate) n: u8,
+    pub(crate) r: u8,
+    pub(crate) w: u8,
+    pub(crate) mode: Mode,
+    pub(crate) ttl_default: Option<u64>,
+    pub(crate) ttl_max: Option<u64>,
+    pub(crate) value_max: u32,
+}
+
+/// One shard. See the crate's front page for how it is driven.
+pub struct Shard {
+    pub(crate) config: ShardConfig,
+    pub(crate) clock: Clock,
+    pub(crate) view: Rc<View>,
+    pub(crate) rules: SeededMap<NamespaceId, Rules>,
+    pub(crate) table: Memtable,
+    pub(crate) hints: HintStore,
+    pub(crate) in_flight: InFlight,
+    /// Bytes that requests in flight own beside the table of them: keys and waiting values.
+    pub(crate) in_flight_bytes: u64,
+    pub(crate) peers: Peers,
+    pub(crate) stats: ShardStats,
+    pub(crate) hedges: DelayQueue<OperationId>,
+    pub(crate) read_patience: DelayQueue<OperationId>,
+    pub(crate) write_patience: DelayQueue<OperationId>,
+    pub(crate) read_timeout: DelayQueue<OperationId>,
+    pub(crate) write_timeout: DelayQueue<OperationId>,
+    pub(crate) own_deadline: OddQueue<OperationId>,
+    /// Hundredths of a hedge that may be spent.
+    pub(crate) hedge_credit: u64,
+    pub(crate) turn: usize,
+    reserved: u64,
+    maintain_at: Mono,
+    hints_expire_at: Mono,
+}
+
+impl Shard {
+    /// An empty shard that refuses clients until it is given a view with a ring.
+    pub fn new(config: ShardConfig) -> Self {
+        let table = Memtable::new(MemtableConfig {
+            limit: config.memory,
+            partitions: config.partitions,
+            shards: config.shards,
+            shard: config.shard,
+            seed: config.seed,
+        });
+        let view = View::empty(config.node, Arc::new(NamespaceTable::default()));
+        Self {
+            clock: Clock::new(config.clock_floor),
+            view: Rc::new(view),
+            rules: SeededMap::with_hasher(foldhash::fast::FixedState::with_seed(config.seed)),
+            table,
+            hints: HintStore::new(config.memory / HINTS_SHARE),
+            in_flight: InFlight::default(),
+            in_flight_bytes: 0,
+            peers: Peers::default(),
+            stats: ShardStats::default(),
+            hedges: DelayQueue::new(limits::HEDGE_AFTER_MIN),
+            read_patience: DelayQueue::new(limits::READ_PATIENCE),
+            write_patience: DelayQueue::new(limits::WRITE_PATIENCE),
+            read_timeout: DelayQueue::new(limits::READ_TIMEOUT),
+            write_timeout: DelayQueue::new(limits::WRITE_TIMEOUT),
+            own_deadline: OddQueue::default(),
+            hedge_credit: 0,
+            turn: 0,
+            reserved: 0,
+            maintain_at: Mono::default(),
+            hints_expire_at: Mono::default(),
+            config,
+        }
+    }
+
+    /// Takes one input.
+    pub fn handle(&mut self, now: Now, input: ShardInput<'_>, out: &mut dyn ShardOutbox) {
+        self.clock.observe(now);
+        match input {
+            ShardInput::Client { caller, hash, request } => self.on_client(now, caller, hash, &request, out),
+            ShardInput::Peer { from, message } => match message {
+                PeerMessage::Replicate { id, header, key, entry, stands_for } => {
+                    self.on_replicate(now, from, id, &header, &key, &entry, stands_for, out);
+                }
+                PeerMessage::Read { id, header, key, full } => self.on_read(now, from, id, &header, &key, full, out),
+                PeerMessage::Replicated { id, hlc, state, outcome } => {
+                    self.on_replicated(now, from.node, OperationId(id), hlc, state, &outcome, out);
+                }
+                PeerMessage::ReadReply { id, hlc, state, found } => {
+                    self.on_read_reply(now, from.node, OperationId(id), hlc, state, &found, out);
+                }
+                PeerMessage::Forward { id, hash, request } => self.on_forward(now, from, id, hash, &request, out),
+                PeerMessage::ForwardReply(reply) => self.on_forward_reply(now, from.node, &reply, out),
+                PeerMessage::Unsupported { id } => self.on_unsupported(now, from.node, OperationId(id), out),
+            },
+            ShardInput::View(view) => self.on_view(now, &view, out),
+            ShardInput::PeerLost(node) => self.on_peer_lost(now, node, out),
+            ShardInput::CallerLost { link } => self.on_caller_lost(link),
+        }
+        self.reserve();
+    }
+
+    /// Runs what is due.
+    pub fn handle_timeout(&mut self, now: Now, out: &mut dyn ShardOutbox) {
+        self.clock.observe(now);
+        self.run_due(now, out);
+        if now.mono >= self.maintain_at {
+            let more = self.table.work(self.clock.wall(now), MAINTENANCE_RECORDS);
+            let pause = if more { MAINTENANCE_EVERY / 50 } else { MAINTENANCE_EVERY };
+            self.maintain_at = now.mono + pause;
+            if now.mono >= self.hints_expire_at {
+                self.hints.expire(self.clock.wall(now));
+                self.hints_expire_at = now.mono + HINTS_EXPIRE_EVERY;
+            }
+        }
+        self.reserve();
+    }
+
+    /// When `handle_timeout` is due next.
+    pub fn poll_timeout(&self) -> Option<Mono> {
+        let queues = [
+            self.hedges.next_due(),
+            self.read_patience.next_due(),
+            self.write_patience.next_due(),
+            self.read_timeout.next_due(),
+            self.write_timeout.next_due(),
+            self.own_deadline.next_due(),
+            Some(self.maintain_at),
+        ];
+        queues.into_iter().flatten().min()
+    }
+
+    /// Counters and gauges of now.
+    pub fn stats(&self) -> ShardStats {
+        let table = self.table.stats();
+        ShardStats {
+            hints: self.hints.len() as u64,
+            hint_bytes: self.hints.bytes(),
+            hints_dropped: self.hints.dropped(),
+            in_flight: self.in_flight.len() as u64,
+            entries: table.entries + table.tombstones,
+            tombstones: table.tombstones,
+            ghosts: table.ghosts,
+            evictions: table.evictions,
+            expired: table.expired,
+            out_of_memory: table.out_of_memory,
+            memory_bytes: self.table.accounted(),
+            memory_limit_bytes: self.table.limit(),
+            ..self.stats
+        }
+    }
+
+    /// Whether one more request is admitted.
+    pub(crate) fn has_room_in_flight(&self) -> bool {
+        let budget = self.config.memory / IN_FLIGHT_SHARE;
+        !self.in_flight.is_full() && self.in_flight.bytes() + self.in_flight_bytes < budget
+    }
+
+    /// Tells the memtable what the shard holds beside it, so that one limit covers all.
+    fn reserve(&mut self) {
+        let queued = self.hedges.len()
+            + self.read_patience.len()
+            + self.write_patience.len()
+            + self.read_timeout.len()
+            + self.write_timeout.len()
+            + 4 * self.own_deadline.len();
+        let held = self.hints.bytes() + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64;
+        let reserved = held.div_ceil(RESERVE_STEP) * RESERVE_STEP;
+        if reserved != self.reserved {
+            self.reserved = reserved;
+            self.table.set_reserved(reserved);
+        }
+    }
+
+    fn on_view(&mut self, now: Now, view: &Arc<View>, out: &mut dyn ShardOutbox) {
+        if view.clock_confirmations > self.view.clock_confirmations {
+            self.clock.confirm(now);
+        }
+        let old = std::mem::replace(&mut self.view, Rc::new(View::clone(view)));
+        self.learn_namespaces();
+        let name = |view: &View| view.ring.as_ref().map(|ring| ring.name());
+        if name(&old) != name(&self.view) {
+            let members = |view: &View| -> Vec<NodeId> { view.members.iter().map(|member| member.node).collect() };
+            let (before, after) = (members(&old), members(&self.view));
+            self.peers.set_members(&before, &after);
+            self.on_new_ring(now, &before, &after, out);
+        }
+        let went_down: Vec<NodeId> = old
+            .members
+            .iter()
+            .filter(|was| was.up && self.view.members.iter().any(|is| is.node == was.node && !is.up))
+            .map(|member| member.node)
+            .collect();
+        for node in went_down {
+            self.on_peer_lost(now, node, out);
+        }
+    }
+
+    fn learn_namespaces(&mut self) {
+        let view = Rc::clone(&self.view);
+        for (id, namespace) in view.namespaces.iter() {
+            let next = u16::try_from(self.rules.len()).expect("NAMESPACES_MAX fits 16 bits");
+            let slot = self.rules.get(&id).map_or(NamespaceSlot(next), |rules| rules.slot);
+            self.table.namespace(slot, namespace.eviction == Eviction::On);
+            let rules = Rules {
+                slot,
+                n: namespace.n,
+                r: namespace.r,
+                w: namespace.w,
+                mode: namespace.mode,
+                ttl_default: namespace.ttl_default,
+                ttl_max: namespace.ttl_max,
+                value_max: namespace.value_max,
+            };
+            self.rules.insert(id, rules);
+        }
+    }
+}

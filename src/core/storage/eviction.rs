@@ -1,0 +1,345 @@
+//! Who leaves when room is needed: S3-FIFO (Yang et al., SOSP 2023) over the log.
+//!
+//! New values are on probation in a small queue of about 10 % of the bytes; those used again move to the main queue
+//! when their segment is cleaned, the others become ghosts; a value whose ghost is still there comes back straight into
+//! the main queue, which gives every use counted (at most 3) one more round. The unit of work is one segment.
+//!
+//! Invariants: tombstones, pinned entries and those of namespaces that never evict survive every cleaning; cleaning
+//! allocates no segment (the log's spare one takes survivors); a request for room ends, because each segment cleaned
+//! evicts, reclaims or lowers a count, and after [`PATIENCE`] of them counts are ignored.
+
+use super::{
+    ghosts::Ghost,
+    memtable::Memtable,
+    record::Header,
+    segments::{CLASSES, Class},
+};
+use crate::{
+    time::Wall,
+    value::{Hlc, Version},
+};
+
+/// The small queue's share of evictable segments is one in this many.
+const SMALL_SHARE: u64 = 10;
+/// Uses on probation that move a value to the main queue.
+const PROMOTE_USES: u8 = 1;
+/// Segments cleaned by policy before a request for room evicts regardless of uses.
+const PATIENCE: u32 = 8;
+/// Ghosts take at most one in this many bytes of the limit (5 %).
+const GHOST_SHARE: u64 = 20;
+/// Tombstones take at most one in this many bytes of the limit (5 %), in either kind of namespace.
+pub(super) const TOMBSTONE_SHARE: u64 = 20;
+/// Background eviction starts here, in hundredths of the limit (PROTOCOL §5).
+const HIGH_WATER: u64 = 85;
+
+/// Why a segment is cleaned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cleaning {
+    /// To make room, by the policy.
+    Evict,
+    /// To make room, whatever the uses.
+    Force,
+    /// Only to reclaim what is dead.
+    Compact,
+    /// To drop the oldest tombstones.
+    Shed,
+}
+
+/// What becomes of one record of a cleaned segment.
+enum Fate {
+    Ended,
+    Evicted,
+    Dropped,
+    Buried,
+    Kept(Class, u8),
+}
+
+impl Memtable {
+    /// Makes room to append a record of `needed` bytes and index it in table `local`.
+    pub(super) fn room_to_append(&mut self, class: Class, needed: u32, local: usize) -> bool {
+        loop {
+            let need = match self.log.growth(class, needed) {
+                Some(growth) => growth + self.index.growth(local),
+                None => match self.clean_one(true) {
+                    true => continue,
+                    false => return false,
+                },
+            };
+            if self.accounted() + need <= self.limit {
+                return true;
+            }
+            if !self.make_room(need) {
+                return false;
+            }
+        }
+    }
+
+    /// Evicts until `need` more bytes fit; false when nothing more may go.
+    pub(super) fn make_room(&mut self, need: u64) -> bool {
+        let mut cleaned = 0;
+        while self.accounted() + need > self.limit {
+            if !self.clean_one(cleaned >= PATIENCE) {
+                return false;
+            }
+            cleaned += 1;
+        }
+        true
+    }
+
+    /// Cleans the segment whose turn it is; false when no segment has anything to give.
+    fn clean_one(&mut self, force: bool) -> bool {
+        // Much is dead somewhere: reclaiming it costs nobody a value.
+        for class in CLASSES {
+            let dead = self.log.class_dead(class);
+            if dead * 4 >= self.log.class_bytes(class)
+                && dead >= u64::from(self.log.segment_bytes())
+                && let Some(slot) = self.log.deadest(class)
+            {
+                self.clean(slot, Cleaning::Compact);
+                return true;
+            }
+        }
+        let cleaning = if force { Cleaning::Force } else { Cleaning::Evict };
+        // Segments of nothing but pinned entries are passed over, so one round over both queues finds any other.
+        let (small, main) = (self.log.count(Class::Small), self.log.count(Class::Main));
+        let (mut small_left, mut main_left) = (small, main);
+        while small_left + main_left > 0 {
+            let (small, main) = (self.log.class_bytes(Class::Small), self.log.class_bytes(Class::Main));
+            let class = if small_left > 0 && (main_left == 0 || small * SMALL_SHARE > small + main) {
+                small_left -= 1;
+                Class::Small
+            } else {
+                main_left -= 1;
+                Class::Main
+            };
+            let Some(slot) = self.log.oldest(class) else { continue };
+            let segment = *self.log.segment(slot);
+            if segment.pinned == segment.used {
+                self.log.requeue(slot, class);
+                continue;
+            }
+            if self.clean(slot, cleaning) {
+                return true;
+            }
+        }
+        for class in CLASSES {
+            if let Some(slot) = self.log.deadest(class) {
+                self.clean(slot, Cleaning::Compact);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Walks a segment, keeps what must be kept at the end of its queue, and frees it. Whether anything came of it:
+    /// room, or at least a count lowered.
+    fn clean(&mut self, slot: u16, cleaning: Cleaning) -> bool {
+        self.stats.segments_cleaned += 1;
+        let segment = *self.log.segment(slot);
+        let data = self.log.take(slot);
+        if data.len() != self.log.segment_bytes() as usize {
+            return self.clean_lone(slot, data, cleaning);
+        }
+        let mut progress = segment.dead > 0;
+        let mut at = 0;
+        while at < segment.used {
+            let record = &data[at as usize..];
+            let header = Header::read(record);
+            at += header.capacity();
+            if header.is_dead() {
+                continue;
+            }
+            let old = u32::from(slot) << 16 | (at - header.capacity()) / super::record::UNIT;
+            match self.fate(&header, record, segment.class, cleaning) {
+                Fate::Kept(class, frequency) => {
+                    progress |= frequency != header.frequency() || class != segment.class;
+                    self.move_record(&header, record, old, class, frequency);
+                }
+                Fate::Buried => {
+                    progress = true;
+                    let mut copy = record[..header.needed() as usize].to_vec();
+                    self.bury(&header, &mut copy);
+                    self.move_record(&Header::read(&copy), &copy, old, Class::Tombstones, 0);
+                }
+                gone @ (Fate::Ended | Fate::Evicted | Fate::Dropped) => {
+                    progress = true;
+                    self.index.remove(self.placement.local(header.hash), header.hash, old);
+                    self.lose(&header, &gone);
+                }
+            }
+        }
+        self.log.release(slot, data);
+        progress
+    }
+
+    /// A record with a segment of its own is never copied: the segment changes its place.
+    fn clean_lone(&mut self, slot: u16, mut data: Box<[u8]>, cleaning: Cleaning) -> bool {
+        let header = Header::read(&data);
+        let class = self.log.segment(slot).class;
+        let handle = u32::from(slot) << 16;
+        if header.is_dead() {
+            self.log.release(slot, data);
+            return true;
+        }
+        let fate = self.fate(&header, &data, class, cleaning);
+        match fate {
+            Fate::Kept(to, frequency) => {
+                Header::read(&data).set_frequency(&mut data, frequency);
+                self.log.put_back(slot, data);
+                self.log.requeue(slot, to);
+                frequency != header.frequency() || to != class
+            }
+            Fate::Buried => {
+                if header.is_pinned() {
+                    self.log.note_unpinned(handle, header.capacity());
+                }
+                self.bury(&header, &mut data);
+                self.log.put_back(slot, data);
+                self.log.cut(handle);
+                self.note(handle);
+                self.log.requeue(slot, Class::Tombstones);
+                true
+            }
+            Fate::Ended | Fate::Evicted | Fate::Dropped => {
+                self.index.remove(self.placement.local(header.hash), header.hash, handle);
+                self.lose(&header, &fate);
+                self.log.release(slot, data);
+                true
+            }
+        }
+    }
+
+    fn move_record(&mut self, header: &Header, record: &[u8], old: u32, class: Class, frequency: u8) {
+        let needed = header.needed();
+        let new = self.log.append_survivor(class, needed);
+        let into = self.log.record_mut(new);
+        into[..needed as usize].copy_from_slice(&record[..needed as usize]);
+        let mut header = *header;
+        header.set_slack(into, 0);
+        header.set_frequency(into, frequency);
+        self.note(new);
+        self.index.replace(self.placement.local(header.hash), header.hash, old, new);
+        self.stats.moved_bytes += u64::from(needed);
+    }
+
+    /// Makes a value whose end has passed a tombstone that lasts as long as what it replaced (PROTOCOL §5).
+    pub(super) fn bury(&mut self, header: &Header, record: &mut [u8]) {
+        self.count(header, false);
+        Header::read(record).bury(record);
+        self.count(&Header::read(record), true);
+        self.stats.expired += 1;
+    }
+
+    fn fate(&self, header: &Header, record: &[u8], class: Class, cleaning: Cleaning) -> Fate {
+        let evictable = self.is_evictable(header.namespace());
+        if header.due(record) <= self.wall.0 {
+            match self.after_end(header, record) {
+                true => return Fate::Buried,
+                false => return Fate::Ended,
+            }
+        }
+        if header.is_tombstone() {
+            let dropped = evictable && cleaning == Cleaning::Shed && !header.is_pinned();
+            let class = if evictable { Class::Tombstones } else { Class::Held };
+            return if dropped { Fate::Dropped } else { Fate::Kept(class, 0) };
+        }
+        if !evictable {
+            return Fate::Kept(Class::Held, header.frequency());
+        }
+        let stay = match class {
+            Class::Small => Class::Small,
+            Class::Main | Class::Tombstones | Class::Held => Class::Main,
+        };
+        if header.is_pinned() {
+            return Fate::Kept(stay, header.frequency());
+        }
+        let over = header.expires_at(record).is_some_and(|at| at <= self.wall);
+        match cleaning {
+            Cleaning::Compact | Cleaning::Shed => Fate::Kept(stay, header.frequency()),
+            Cleaning::Evict | Cleaning::Force if over && self.after_end(header, record) => Fate::Buried,
+            Cleaning::Evict | Cleaning::Force if over => Fate::Ended,
+            Cleaning::Force => Fate::Evicted,
+            Cleaning::Evict => match (stay, header.frequency()) {
+                (Class::Small, uses) if uses >= PROMOTE_USES => Fate::Kept(Class::Main, 0),
+                (Class::Small, _) | (_, 0) => Fate::Evicted,
+                (_, uses) => Fate::Kept(Class::Main, uses - 1),
+            },
+        }
+    }
+
+    /// Whether a value past its own end must stay as a tombstone because what it replaced has not ended.
+    pub(super) fn after_end(&self, header: &Header, record: &[u8]) -> bool {
+        let hold = header.hold_until(record).unwrap_or(Wall(0)).0.saturating_add(super::GRACE_MS);
+        !header.is_tombstone() && hold > self.wall.0 && header.hold_until(record) > header.expires_at(record)
+    }
+
+    /// Accounts for a record that leaves the index: its actor's reference goes to its ghost, if it gets one.
+    fn lose(&mut self, header: &Header, fate: &Fate) {
+        self.count(header, false);
+        let version = Version { hlc: Hlc(header.hlc), actor: self.actors.resolve(header.actor()) };
+        match fate {
+            Fate::Evicted => {
+                self.stats.evictions += 1;
+                self.haunt(header);
+                return;
+            }
+            Fate::Dropped => {
+                self.stats.tombstones_dropped += 1;
+                let local = self.placement.local(header.hash);
+                let rises = self.floors.raise_tombstone(header.namespace(), local, version);
+                self.stats.tombstone_floor_raised += u64::from(rises);
+            }
+            Fate::Ended => self.stats.expired += 1,
+            Fate::Buried | Fate::Kept(..) => unreachable!("those stay"),
+        }
+        self.actors.release(header.actor());
+    }
+
+    /// Makes a ghost of an evicted record, dropping older ones to stay within their share.
+    fn haunt(&mut self, header: &Header) {
+        let growth = self.ghosts.growth(header.hash);
+        if self.trim_ghosts(growth) {
+            self.ghosts.push(Ghost::new(header.hash, header.hlc, header.actor(), header.namespace()));
+        } else {
+            self.forget_ghost(&Ghost::new(header.hash, header.hlc, header.actor(), header.namespace()));
+        }
+    }
+
+    /// Drops the oldest ghosts until `growth` more bytes fit their share; false when even none is too many.
+    pub(super) fn trim_ghosts(&mut self, growth: u64) -> bool {
+        while self.ghosts.bytes() + growth > self.limit / GHOST_SHARE {
+            match self.ghosts.pop() {
+                Some(ghost) => self.forget_ghost(&ghost),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn forget_ghost(&mut self, ghost: &Ghost) {
+        let version = self.ghost_version(ghost);
+        let rises = self.floors.raise_evicted(ghost.namespace, self.placement.local(ghost.hash), version);
+        self.stats.evicted_floor_raised += u64::from(rises);
+        self.actors.release(ghost.actor);
+    }
+
+    /// Drops the oldest segment's tombstones, again and again, until those of evictable namespaces are within quota.
+    pub(super) fn shed_tombstones(&mut self) {
+        let mut left = self.log.count(Class::Tombstones);
+        while self.stats.tombstone_bytes > self.limit / TOMBSTONE_SHARE && left > 0 {
+            left -= 1;
+            let Some(slot) = self.log.oldest(Class::Tombstones) else { return };
+            self.clean(slot, Cleaning::Shed);
+        }
+    }
+
+    /// Whether background eviction is due.
+    pub(super) fn is_high(&self) -> bool {
+        self.accounted().saturating_mul(100) > self.limit.saturating_mul(HIGH_WATER)
+    }
+
+    /// One step of background eviction; false when there is nothing to evict.
+    pub(super) fn evict_in_background(&mut self) -> bool {
+        self.clean_one(false)
+    }
+}

@@ -1,0 +1,69 @@
+//! Forget floors: what a shard admits to have forgotten, per namespace and partition (PROTOCOL §5).
+//!
+//! `evicted` (E) is the highest version evicted whose ghost is gone too; `tombstone` (T) the highest version of a
+//! tombstone dropped without all owners' consent. Both only rise. They are not consulted here: whether an entry at or
+//! below a floor is refused depends on who sent it, and that is the replica's rule.
+
+use super::NamespaceSlot;
+use crate::value::Version;
+
+/// Both floors of one namespace in one partition; [`Version::ZERO`]: nothing was forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Floors {
+    /// E: highest version evicted and no longer ghosted.
+    pub evicted: Version,
+    /// T: highest version of a tombstone dropped without consent.
+    pub tombstone: Version,
+}
+
+/// All floors of one memtable: a dense row per declared evictable namespace.
+#[derive(Default)]
+pub(super) struct FloorTable {
+    rows: Vec<Vec<Floors>>,
+    bytes: u64,
+}
+
+impl FloorTable {
+    /// Bytes that declaring `slot` adds.
+    pub(super) fn growth(&self, slot: NamespaceSlot, partitions: usize) -> u64 {
+        let slots = (usize::from(slot.0) + 1).saturating_sub(self.rows.len()) * size_of::<Vec<Floors>>();
+        (slots * 2 + partitions * size_of::<Floors>()) as u64
+    }
+
+    pub(super) fn declare(&mut self, slot: NamespaceSlot, partitions: usize) {
+        let at = usize::from(slot.0);
+        if self.rows.len() <= at {
+            self.rows.reserve_exact(at + 1 - self.rows.len());
+            self.rows.resize_with(at + 1, Vec::new);
+        }
+        if self.rows[at].is_empty() {
+            self.rows[at] = vec![Floors::default(); partitions];
+        }
+        let cells: usize = self.rows.iter().map(|row| row.capacity() * size_of::<Floors>()).sum();
+        self.bytes = (cells + self.rows.capacity() * size_of::<Vec<Floors>>()) as u64;
+    }
+
+    pub(super) fn row(&self, slot: NamespaceSlot, local: usize) -> Floors {
+        self.rows.get(usize::from(slot.0)).and_then(|row| row.get(local)).copied().unwrap_or_default()
+    }
+
+    /// Raises E; whether it rose.
+    pub(super) fn raise_evicted(&mut self, slot: u16, local: usize, version: Version) -> bool {
+        let floor = &mut self.rows[usize::from(slot)][local].evicted;
+        let rises = version > *floor;
+        *floor = (*floor).max(version);
+        rises
+    }
+
+    /// Raises T; whether it rose.
+    pub(super) fn raise_tombstone(&mut self, slot: u16, local: usize, version: Version) -> bool {
+        let floor = &mut self.rows[usize::from(slot)][local].tombstone;
+        let rises = version > *floor;
+        *floor = (*floor).max(version);
+        rises
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}

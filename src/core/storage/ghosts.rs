@@ -1,0 +1,182 @@
+//! Ghosts: what is remembered of evicted entries: key hash, version and entry hash (PROTOCOL §5).
+//!
+//! A ghost keeps a replica from taking an older version than the one it evicted, keeps the entry's hash in the
+//! partition's tree, and tells S3-FIFO that a key came back. First in, first out, in chunks; at most 5 % of the limit.
+//! Whoever drops a ghost raises the forget floor E by its version: the memtable does, this file only says which.
+
+use super::index::{Index, Placement};
+use std::collections::VecDeque;
+
+/// One evicted entry, 32 bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ghost {
+    pub(super) hash: u64,
+    pub(super) hlc: u64,
+    /// Room for the entry's hash in the partition's tree; zero until there are trees.
+    _digest: u64,
+    pub(super) actor: u16,
+    pub(super) namespace: u16,
+    live: bool,
+}
+
+impl Ghost {
+    pub(super) fn new(hash: u64, hlc: u64, actor: u16, namespace: u16) -> Self {
+        Self { hash, hlc, _digest: 0, actor, namespace, live: true }
+    }
+}
+
+const CHUNK: u32 = 128;
+const CHUNK_BYTES: u64 = CHUNK as u64 * size_of::<Ghost>() as u64;
+
+/// A FIFO map from key hash to ghost. Sequence numbers wrap; fewer than 2^31 are alive at once (5 % of a limit below
+/// 1 TiB), so differences are exact.
+pub(super) struct Ghosts {
+    placement: Placement,
+    index: Index,
+    chunks: VecDeque<Box<[Ghost]>>,
+    /// Sequence number of the first cell of the first chunk.
+    base: u32,
+    /// Oldest and next sequence number.
+    head: u32,
+    tail: u32,
+    live: u64,
+}
+
+impl Ghosts {
+    pub(super) fn new(placement: Placement) -> Self {
+        let index = Index::new(placement.tables());
+        Self { placement, index, chunks: VecDeque::new(), base: 0, head: 0, tail: 0, live: 0 }
+    }
+
+    fn place(base: u32, sequence: u32) -> (usize, usize) {
+        let distance = sequence.wrapping_sub(base);
+        ((distance / CHUNK) as usize, (distance % CHUNK) as usize)
+    }
+
+    fn cell(chunks: &VecDeque<Box<[Ghost]>>, base: u32, sequence: u32) -> &Ghost {
+        let (chunk, at) = Self::place(base, sequence);
+        &chunks[chunk][at]
+    }
+
+    #[inline]
+    fn find(&self, hash: u64) -> Option<u32> {
+        if self.live == 0 {
+            return None;
+        }
+        let is_it = |sequence| Self::cell(&self.chunks, self.base, sequence).hash == hash;
+        self.index.find(self.placement.local(hash), hash, is_it)
+    }
+
+    /// The ghost of a key hash.
+    #[inline]
+    pub(super) fn lookup(&self, hash: u64) -> Option<&Ghost> {
+        self.find(hash).map(|sequence| Self::cell(&self.chunks, self.base, sequence))
+    }
+
+    /// Forgets the ghost of `hash` because the key is held again; the caller owns its actor reference.
+    pub(super) fn remove(&mut self, hash: u64) -> Option<Ghost> {
+        let sequence = self.find(hash)?;
+        Some(self.take(sequence))
+    }
+
+    fn take(&mut self, sequence: u32) -> Ghost {
+        let (chunk, at) = Self::place(self.base, sequence);
+        let cell = &mut self.chunks[chunk][at];
+        cell.live = false;
+        let ghost = *cell;
+        self.index.remove(self.placement.local(ghost.hash), ghost.hash, sequence);
+        self.live -= 1;
+        ghost
+    }
+
+    /// Bytes that one more ghost may add.
+    pub(super) fn growth(&self, hash: u64) -> u64 {
+        let full = Self::place(self.base, self.tail).0 >= self.chunks.len();
+        self.index.growth(self.placement.local(hash)) + if full { CHUNK_BYTES + 256 } else { 0 }
+    }
+
+    /// Remembers an eviction. There is none of this hash yet.
+    pub(super) fn push(&mut self, ghost: Ghost) {
+        let (chunk, at) = Self::place(self.base, self.tail);
+        if chunk >= self.chunks.len() {
+            if self.chunks.len() == self.chunks.capacity() {
+                self.chunks.reserve_exact(16 + self.chunks.len() / 8);
+            }
+            self.chunks.push_back(vec![Ghost::default(); CHUNK as usize].into());
+        }
+        self.chunks[chunk][at] = ghost;
+        let (chunks, base) = (&self.chunks, self.base);
+        let hash_of = |sequence| Self::cell(chunks, base, sequence).hash;
+        self.index.insert(self.placement.local(ghost.hash), ghost.hash, self.tail, hash_of);
+        self.tail = self.tail.wrapping_add(1);
+        self.live += 1;
+    }
+
+    /// Drops the oldest; the caller raises the floor and releases the actor.
+    pub(super) fn pop(&mut self) -> Option<Ghost> {
+        while self.head != self.tail {
+            let sequence = self.head;
+            let live = Self::cell(&self.chunks, self.base, sequence).live;
+            let ghost = live.then(|| self.take(sequence));
+            self.head = self.head.wrapping_add(1);
+            if self.head.wrapping_sub(self.base) == CHUNK {
+                self.chunks.pop_front();
+                self.base = self.head;
+            }
+            if ghost.is_some() {
+                return ghost;
+            }
+        }
+        None
+    }
+
+    /// Forgets all of a partition; the caller releases the actors.
+    pub(super) fn take_partition(&mut self, local: usize) -> Vec<Ghost> {
+        let sequences = self.index.take(local);
+        self.live -= sequences.len() as u64;
+        let base = self.base;
+        let forget = |sequence: u32| {
+            let (chunk, at) = Self::place(base, sequence);
+            let cell = &mut self.chunks[chunk][at];
+            cell.live = false;
+            *cell
+        };
+        sequences.into_iter().map(forget).collect()
+    }
+
+    pub(super) fn shrink(&mut self, local: usize) {
+        let (chunks, base) = (&self.chunks, self.base);
+        self.index.shrink(local, |sequence| Self::cell(chunks, base, sequence).hash);
+    }
+
+    pub(super) fn live(&self) -> u64 {
+        self.live
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.index.bytes() + self.chunks.len() as u64 * CHUNK_BYTES + self.chunks.capacity() as u64 * 16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ghosts_leave_in_the_order_they_came_and_removed_ones_are_skipped() {
+        let mut ghosts = Ghosts::new(Placement::new(8, 2));
+        let hash = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !(1 << 61);
+        // Wrapping sequence numbers are part of the test.
+        (ghosts.base, ghosts.head, ghosts.tail) = (u32::MAX - 200, u32::MAX - 200, u32::MAX - 200);
+        for n in 1..=1000 {
+            ghosts.push(Ghost::new(hash(n), n, 0, 0));
+        }
+        assert!((1..=1000).all(|n| ghosts.lookup(hash(n)).is_some_and(|ghost| ghost.hlc == n)));
+        assert_eq!(ghosts.remove(hash(2)).map(|ghost| ghost.hlc), Some(2));
+        assert!(ghosts.lookup(hash(2)).is_none());
+        let full = ghosts.bytes();
+        let left: Vec<u64> = std::iter::from_fn(|| ghosts.pop()).map(|ghost| ghost.hlc).collect();
+        assert_eq!(left, std::iter::once(1).chain(3..=1000).collect::<Vec<_>>());
+        assert!(ghosts.live() == 0 && ghosts.bytes() < full);
+    }
+}
