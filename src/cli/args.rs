@@ -361,7 +361,8 @@ mod tests {
 
     #[test]
     fn a_command_after_two_dashes_keeps_its_own_flags() {
-        let cli = Cli::try_parse_from("meshwork dev --nodes 2 -- meshwork bench -o json --seconds 1".split(' ')).unwrap();
+        let cli =
+            Cli::try_parse_from("meshwork dev --nodes 2 -- meshwork bench -o json --seconds 1".split(' ')).unwrap();
         let Command::Dev(dev) = cli.command else { panic!("parsed another command") };
         assert_eq!(dev.nodes, 2);
         assert_eq!(dev.command.len(), 6);

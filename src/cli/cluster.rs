@@ -183,7 +183,11 @@ async fn create(args: NamespaceCreateArgs, output: Output) -> Result<(), Failure
     if output.is_json() {
         return output.data(&json!({ "created": created, "namespace": namespace }), |_| String::new());
     }
-    output.say(if created { format!("created {}", args.name) } else { format!("{} was there already, just so", args.name) });
+    output.say(if created {
+        format!("created {}", args.name)
+    } else {
+        format!("{} was there already, just so", args.name)
+    });
     Ok(())
 }
 

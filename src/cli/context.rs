@@ -105,9 +105,8 @@ fn choose(args: &ClientArgs, contexts: &Contexts) -> Result<Context, Failure> {
     }
     let file = |given: &Option<PathBuf>, of: fn(&Context) -> &PathBuf, flag: &str| {
         given.clone().or_else(|| context.map(|context| of(context).clone())).ok_or_else(|| {
-            Failure::usage(format!("{flag} is not given, and there is no current context")).next(
-                "start a mesh with `meshwork dev`, or give --seeds --ca --cert --key, or `meshwork context add`",
-            )
+            Failure::usage(format!("{flag} is not given, and there is no current context"))
+                .next("start a mesh with `meshwork dev`, or give --seeds --ca --cert --key, or `meshwork context add`")
         })
     };
     let seeds = match (args.seeds.is_empty(), context) {
@@ -115,7 +114,9 @@ fn choose(args: &ClientArgs, contexts: &Contexts) -> Result<Context, Failure> {
         (true, Some(context)) => context.seeds.clone(),
         (true, None) => {
             return Err(Failure::usage("no mesh is named: --seeds is not given, and there is no current context")
-                .next("start a mesh with `meshwork dev`, or give --seeds --ca --cert --key, or `meshwork context add`"));
+                .next(
+                    "start a mesh with `meshwork dev`, or give --seeds --ca --cert --key, or `meshwork context add`",
+                ));
         }
     };
     Ok(Context {
@@ -214,13 +215,17 @@ mod tests {
     use super::*;
 
     fn context(seed: &str) -> Context {
-        Context { seeds: vec![seed.to_owned()], ca: "/c/ca.pem".into(), cert: "/c/me.pem".into(), key: "/c/me.key".into() }
+        Context {
+            seeds: vec![seed.to_owned()],
+            ca: "/c/ca.pem".into(),
+            cert: "/c/me.pem".into(),
+            key: "/c/me.key".into(),
+        }
     }
 
     #[test]
     fn flags_go_before_the_context_and_the_context_fills_the_rest() {
-        let contexts =
-            Contexts { current: Some("a".into()), contexts: BTreeMap::from([("a".into(), context("a:1"))]) };
+        let contexts = Contexts { current: Some("a".into()), contexts: BTreeMap::from([("a".into(), context("a:1"))]) };
         let args = ClientArgs { seeds: vec!["b:2".into()], ..ClientArgs::default() };
         let chosen = choose(&args, &contexts).unwrap();
         assert_eq!((chosen.seeds, chosen.ca), (vec!["b:2".to_owned()], PathBuf::from("/c/ca.pem")));
@@ -242,7 +247,8 @@ mod tests {
         drop(later);
         assert_eq!(Contexts::load(&path).unwrap(), Contexts::default());
 
-        let mine = Contexts { current: Some("prod".into()), contexts: BTreeMap::from([("prod".into(), context("p:1"))]) };
+        let mine =
+            Contexts { current: Some("prod".into()), contexts: BTreeMap::from([("prod".into(), context("p:1"))]) };
         mine.store(&path).unwrap();
         let lent = lend_at(path.clone(), context("a:1")).unwrap();
         assert!(!lent.current, "the user's choice is not overridden");

@@ -90,7 +90,9 @@ fn from_stdin() -> Result<Vec<u8>, Failure> {
     let read = stdin.by_ref().take(u64::from(VALUE_BYTES_MAX) + 1).read_to_end(&mut value);
     read.map_err(|error| Failure::new(Exit::Failed, format!("stdin: {error}")))?;
     if value.len() > VALUE_BYTES_MAX as usize {
-        return Err(Failure::usage(format!("the value is longer than {VALUE_BYTES_MAX} bytes, which no namespace allows")));
+        return Err(Failure::usage(format!(
+            "the value is longer than {VALUE_BYTES_MAX} bytes, which no namespace allows"
+        )));
     }
     Ok(value)
 }

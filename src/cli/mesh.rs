@@ -35,7 +35,11 @@ pub(crate) async fn control(mesh: &Mesh, message: ClientControl) -> Result<Contr
     match mesh.control(message).await.map_err(failure)? {
         ControlReply::Refused { reason, denied } => {
             let failure = Failure::new(if denied { Exit::Refused } else { Exit::Failed }, reason);
-            Err(if denied { failure.next("use an administrator's certificate: `meshwork cert admin NAME`") } else { failure })
+            Err(if denied {
+                failure.next("use an administrator's certificate: `meshwork cert admin NAME`")
+            } else {
+                failure
+            })
         }
         reply @ (ControlReply::Routing(_)
         | ControlReply::Status(_)
@@ -47,7 +51,8 @@ pub(crate) async fn control(mesh: &Mesh, message: ClientControl) -> Result<Contr
 
 /// An answer that does not fit its question.
 pub(crate) fn strange() -> Failure {
-    Failure::new(Exit::Failed, "the node's answer does not fit the question").next("are its version and this one alike?")
+    Failure::new(Exit::Failed, "the node's answer does not fit the question")
+        .next("are its version and this one alike?")
 }
 
 /// The client's error with the exit code that fits.

@@ -114,7 +114,7 @@ pub(crate) fn paint(text: &str, code: &str) -> String {
 /// A borderless table with these column names.
 pub(crate) fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(columns.iter().map(|name| name.to_uppercase()));
     table
 }

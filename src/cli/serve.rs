@@ -21,7 +21,8 @@ fn load(args: &NodeArgs) -> Result<Config, Failure> {
     let path: Option<PathBuf> =
         args.config.clone().or_else(|| PLACES.iter().map(PathBuf::from).find(|path| Path::new(path).exists()));
     // A variable that is not Unicode cannot be a setting of ours, whose values all are.
-    let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Config::load(path.as_deref(), environment, &args.sets).map_err(|error| Failure::new(Exit::Usage, error))
 }
 
@@ -76,8 +77,9 @@ pub(crate) fn start_failure(error: StartError) -> Failure {
 
 /// Sends log lines to stderr: text on a terminal, else JSON.
 pub(crate) fn log(level: &str, format: LogFormat) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(level)
-        .map_err(|error| Failure::usage(format!("log.level = {level:?}: {error}")).next("take error, warn, info, debug or trace"))?;
+    let filter = tracing_subscriber::EnvFilter::try_new(level).map_err(|error| {
+        Failure::usage(format!("log.level = {level:?}: {error}")).next("take error, warn, info, debug or trace")
+    })?;
     let text = match format {
         LogFormat::Auto => std::io::stderr().is_terminal(),
         LogFormat::Text => true,

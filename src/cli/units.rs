@@ -76,7 +76,9 @@ pub(crate) fn consistency(text: &str) -> Result<Consistency, String> {
             None if part == "strict" => consistency.mode = Some(Mode::Strict),
             None if part == "sloppy" => consistency.mode = Some(Mode::Sloppy),
             Some(_) | None => {
-                return Err(format!("{part:?} is no part of a consistency: write r=2,w=2 and, if wanted, ,strict or ,sloppy"));
+                return Err(format!(
+                    "{part:?} is no part of a consistency: write r=2,w=2 and, if wanted, ,strict or ,sloppy"
+                ));
             }
         }
     }

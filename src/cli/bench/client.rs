@@ -75,8 +75,7 @@ pub(crate) async fn run(mesh: Mesh, number: u64, shared: Arc<Shared>) -> Found {
     let mut found = Found::default();
     let work = async {
         let progress = tokio::task::spawn_local(publish(slots.clone(), number));
-        let mut ledgers = slots.ledgers(number);
-        let run_begun = Instant::now();
+        let mut ledgers = slots.ledgers();
         if slots.shared.plan.load {
             slots.shared.barrier.wait().await;
             let begun = Instant::now();
@@ -103,7 +102,6 @@ pub(crate) async fn run(mesh: Mesh, number: u64, shared: Arc<Shared>) -> Found {
             slots.each(ledgers, |slots, slot, ledger| slots.verify(slot, ledger)).await;
         }
         progress.abort();
-        let _ = run_begun;
     };
     local.run_until(work).await;
     found.tally = slots.tally.borrow().clone();
@@ -153,7 +151,7 @@ impl Slots {
         }
     }
 
-    fn ledgers(&self, _: u64) -> Vec<Option<Ledger>> {
+    fn ledgers(&self) -> Vec<Option<Ledger>> {
         let plan = &self.shared.plan;
         let ledger = |slot| plan.verify.then(|| Ledger::new(self.first + slot, plan.in_flight, plan.keys));
         (0..self.count).map(ledger).collect()

@@ -126,7 +126,9 @@ async fn draw_progress(shared: Arc<Shared>, output: Output) {
         return;
     }
     let bar = indicatif::ProgressBar::new_spinner();
-    bar.set_style(indicatif::ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}").expect("a template of ours"));
+    bar.set_style(
+        indicatif::ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}").expect("a template of ours"),
+    );
     let mut last = 0u64;
     let mut before = Instant::now();
     loop {
@@ -149,7 +151,8 @@ async fn namespace(control: &Mesh, plan: &Plan) -> Result<Namespace, Failure> {
             .next(format!("`meshwork namespace create {name}`"))
     })?;
     if plan.value_size > found.value_max as usize {
-        let what = format!("values of {} bytes are longer than the namespace allows ({})", plan.value_size, found.value_max);
+        let what =
+            format!("values of {} bytes are longer than the namespace allows ({})", plan.value_size, found.value_max);
         return Err(Failure::usage(what).next("give a smaller --value-size, or another --namespace"));
     }
     Ok(found)

@@ -200,12 +200,16 @@ impl BenchArgs {
         let in_flight = u64::from(self.in_flight.unwrap_or(default.max(self.clients)));
         let clients = u64::from(self.clients);
         if in_flight < clients {
-            return Err(Failure::usage(format!("--in-flight {in_flight} leaves some of {clients} clients without a call"))
-                .next(format!("give --in-flight {clients} or more, or fewer --clients")));
+            return Err(Failure::usage(format!(
+                "--in-flight {in_flight} leaves some of {clients} clients without a call"
+            ))
+            .next(format!("give --in-flight {clients} or more, or fewer --clients")));
         }
         if in_flight.div_ceil(clients) > 4096 {
-            return Err(Failure::usage(format!("--in-flight {in_flight} is above 4096 a client, which a client refuses"))
-                .next(format!("give --clients {} or more", in_flight.div_ceil(4096))));
+            return Err(Failure::usage(format!(
+                "--in-flight {in_flight} is above 4096 a client, which a client refuses"
+            ))
+            .next(format!("give --clients {} or more", in_flight.div_ceil(4096))));
         }
         if self.verify && keys < in_flight {
             return Err(Failure::usage(format!("--verify gives each of {in_flight} calls in flight keys of its own"))

@@ -36,7 +36,8 @@ pub(crate) async fn run(args: DevArgs, output: Output) -> Result<u8, Failure> {
     let ended = if args.command.is_empty() {
         watch(&nodes, lent.as_ref(), &mut signals, output).await
     } else {
-        let run = child::run(&args.command, &nodes.context(), &nodes.http(), &mut signals);
+        let (context, http) = (nodes.context(), nodes.http());
+        let run = child::run(&args.command, &context, &http, &mut signals);
         tokio::select! {
             status = run => status,
             failure = nodes.broken() => Err(failure),

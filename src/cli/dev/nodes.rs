@@ -119,7 +119,7 @@ pub(crate) struct Nodes {
 impl Nodes {
     /// Starts a mesh and waits until all its nodes serve.
     pub(crate) async fn start(shape: Shape, named: Option<&Path>) -> Result<Self, Failure> {
-        let directory = Directory::open(named)?;
+        let mut directory = Directory::open(named)?;
         directory.certificates()?;
         for block in (0..BLOCKS).map(|block| block * BLOCK) {
             if !is_free(block, shape) {
