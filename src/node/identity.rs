@@ -119,6 +119,11 @@ impl NodeIdentity {
         Ok(identity)
     }
 
+    /// Whether anything is kept over restarts.
+    pub(crate) fn has_directory(&self) -> bool {
+        self.directory.is_some()
+    }
+
     /// Keeps the bound; returns once it is on disk. Nothing to do without a directory.
     pub(crate) fn store_clock(&self, bound: Hlc) -> Result<(), IdentityError> {
         let Some(directory) = &self.directory else { return Ok(()) };

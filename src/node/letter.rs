@@ -1,7 +1,7 @@
 //! What threads of a node tell each other.
 
 use crate::mailbox::Weighed;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use meshwork_core::{
     id::{KeyHash, NodeId},
     input::PeerShard,
@@ -19,7 +19,7 @@ pub(crate) type AddressBook = BTreeMap<NodeId, SocketAddr>;
 pub(crate) struct LinkFrames {
     /// The link's name, which says its thread.
     pub(crate) link: u64,
-    pub(crate) frames: Bytes,
+    pub(crate) frames: BytesMut,
 }
 
 /// One client's request on its way to the shard that has its partition.

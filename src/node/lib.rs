@@ -23,17 +23,25 @@
 //! - links: `links` (the table), `dial` (making them); the control plane's half: `control`
 //! - between threads: `mailbox`, `letter`, `shared`; in this process: `local`; for people: `admin`, `telemetry`
 
+mod admin;
 mod batch;
 mod clock;
 pub mod config;
+mod control;
+mod dial;
+mod discovery;
 mod handle;
 mod identity;
 mod letter;
 mod links;
 mod local;
 mod mailbox;
+mod outbox;
 mod shared;
+mod shutdown;
 mod start;
+mod telemetry;
+mod worker;
 
 pub use config::{Config, ConfigError, Problem};
 pub use handle::{Addresses, NodeHandle, Stopped};

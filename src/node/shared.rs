@@ -19,7 +19,7 @@ use meshwork_core::{
 };
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 use tokio::sync::watch;
 
@@ -53,10 +53,17 @@ pub(crate) struct Shared {
     pub(crate) mailboxes: Vec<Mailbox<Letter>>,
     pub(crate) routing: ArcSwapOption<Routing>,
     pub(crate) certificate_expires: AtomicU64,
+    /// Bytes the kernel granted a socket.
+    pub(crate) udp_receive_buffer: AtomicU64,
     pulses: Vec<Pulse>,
     status: ArcSwap<NodeStatus>,
     ready: watch::Sender<bool>,
     phase: watch::Sender<Phase>,
+    panicked: AtomicBool,
+    /// Shards that have nothing in flight any more, while stopping.
+    drained: AtomicUsize,
+    /// Threads that have not ended.
+    threads: AtomicUsize,
 }
 
 impl Shared {
@@ -78,10 +85,14 @@ impl Shared {
             mailboxes: (0..shards).map(|_| Mailbox::new(crate::mailbox::MAILBOX_BYTES_MAX)).collect(),
             routing: ArcSwapOption::empty(),
             certificate_expires: AtomicU64::new(0),
+            udp_receive_buffer: AtomicU64::new(0),
             pulses: (0..shards).map(|_| Pulse::default()).collect(),
             status: ArcSwap::from_pointee(status),
             ready: watch::Sender::new(false),
             phase: watch::Sender::new(Phase::Running),
+            panicked: AtomicBool::new(false),
+            drained: AtomicUsize::new(0),
+            threads: AtomicUsize::new(shards),
         }
     }
 
@@ -140,8 +151,37 @@ impl Shared {
         }
     }
 
-    /// All threads have ended.
-    pub(crate) fn end(&self) {
+    /// A thread of the node is broken: the others should not wait for it.
+    pub(crate) fn panicked(&self) {
+        self.panicked.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_panicked(&self) -> bool {
+        self.panicked.load(Ordering::Acquire)
+    }
+
+    /// A stopping shard has nothing in flight any more.
+    pub(crate) fn drained(&self) {
+        self.drained.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn all_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire) >= usize::from(self.addresses.shards)
+    }
+
+    /// One more thread runs.
+    pub(crate) fn thread_begins(&self) {
+        self.threads.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A thread has ended; the last one ends the node.
+    pub(crate) fn thread_ended(&self) {
+        if self.threads.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.end();
+        }
+    }
+
+    fn end(&self) {
         self.phase.send_modify(|phase| {
             *phase = match phase.clone() {
                 Phase::Running => Phase::Ended(Stopped::Requested),

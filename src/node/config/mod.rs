@@ -13,6 +13,7 @@ pub use check::Problem;
 pub use error::ConfigError;
 pub use layers::Origin;
 pub use quantity::MemoryLimit;
+pub(crate) use quantity::bytes_for_people;
 
 use layers::{Layers, Value};
 use meshwork_core::{
