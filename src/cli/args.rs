@@ -77,7 +77,8 @@ pub(crate) struct ClientArgs {
     #[arg(long, env = "MESHWORK_CERT", value_name = "FILE")]
     pub(crate) cert: Option<PathBuf>,
     /// The client's private key (PEM)
-    #[arg(long, env = "MESHWORK_KEY", value_name = "FILE")]
+    // An id of its own: the data commands have a positional `key`.
+    #[arg(id = "private_key", long = "key", env = "MESHWORK_KEY", value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
     /// The context to use for what is not given
     #[arg(long, env = "MESHWORK_CONTEXT", value_name = "NAME")]

@@ -71,8 +71,8 @@ pub(crate) struct BenchArgs {
     /// At the end, read back every acknowledged key and count what is lost
     #[arg(long)]
     verify: bool,
-    /// Measure a node inside this process, through its local link: no sockets
-    #[arg(long, conflicts_with_all = ["seeds", "ca", "cert", "key", "context"])]
+    /// Measure a node inside this process, through its local link: no sockets; the mesh that flags name is not asked
+    #[arg(long)]
     pub(crate) embedded: bool,
     /// Memory limit of the embedded node
     #[arg(long, default_value = "1GiB", value_parser = units::size, value_name = "SIZE")]
