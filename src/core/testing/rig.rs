@@ -265,6 +265,11 @@ impl Rig {
         self.nodes[node].shard.as_ref().expect("the node runs").stats()
     }
 
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.config.nodes
+    }
+
     /// Whether `node` runs.
     pub fn is_running(&self, node: usize) -> bool {
         self.nodes[node].shard.is_some()
@@ -331,6 +336,17 @@ impl Rig {
         self.input(at, &node_id(node).0.to_le_bytes(), |shard, now, out| {
             shard.handle(now, ShardInput::PeerLost(node_id(node)), out);
         });
+    }
+
+    /// The process is replaced by an empty one so quickly that nobody's links notice.
+    pub fn wipe(&mut self, node: usize, state: ReplicaState) {
+        self.nodes[node].shard = None;
+        for asked in &mut self.asked {
+            if matches!(asked, Asked::At(at) if *at == node) {
+                *asked = Asked::Gone;
+            }
+        }
+        self.restart(node, state);
     }
 
     /// A killed node starts again, empty, as a new process in this state.
