@@ -217,7 +217,8 @@ impl Worker {
     fn undecodable(&mut self, name: LinkName, error: DecodeError) -> Result<(), Offence> {
         match error {
             DecodeError::Unknown { id, .. } => {
-                if name.is_local() || matches!(self.out.links.get(name).map(|entry| entry.kind), Some(Kind::Client { .. }))
+                if name.is_local()
+                    || matches!(self.out.links.get(name).map(|entry| entry.kind), Some(Kind::Client { .. }))
                 {
                     self.out.to_caller(name.0, |buffer| encode_unsupported(buffer, id));
                 } else {

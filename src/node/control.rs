@@ -218,9 +218,8 @@ impl Worker {
     fn publish(&mut self, now: Now, view: Arc<View>) {
         let Some(control) = &mut self.control else { return };
         let members = view.members.iter().map(|member| member.node);
-        let addresses: AddressBook = members
-            .filter_map(|node| control.node.address_of(node).map(|(address, _)| (node, address)))
-            .collect();
+        let addresses: AddressBook =
+            members.filter_map(|node| control.node.address_of(node).map(|(address, _)| (node, address))).collect();
         let addresses = Arc::new(addresses);
         let shared = self.out.shared.clone();
         control.show(now, &shared);

@@ -87,12 +87,7 @@ impl Worker {
     }
 
     /// The other side answered our `Hello`.
-    fn on_answer(
-        &mut self,
-        now: Now,
-        seat: &Seat,
-        established: Established,
-    ) -> Result<(LinkName, PeerShard), String> {
+    fn on_answer(&mut self, now: Now, seat: &Seat, established: Established) -> Result<(LinkName, PeerShard), String> {
         let welcome = match HelloReply::from_bytes(&established.hello) {
             Ok(HelloReply::Welcome(welcome)) => *welcome,
             Ok(HelloReply::Refused { reason }) => {

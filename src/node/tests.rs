@@ -329,13 +329,8 @@ async fn a_client_over_quic_is_served_and_one_who_breaks_the_rules_is_closed_wit
     within("ready", node.ready()).await.unwrap();
     let identity = mint.client(Role::Client);
     let client = Endpoint::client("127.0.0.1:0".parse().unwrap(), &identity, TransportOptions::default()).unwrap();
-    let hello = Hello {
-        protocol: PROTOCOL,
-        cluster: identity.cluster_id(),
-        wall: crate::clock::wall(),
-        node: None,
-        shard: 0,
-    };
+    let hello =
+        Hello { protocol: PROTOCOL, cluster: identity.cluster_id(), wall: crate::clock::wall(), node: None, shard: 0 };
     let address = node.addresses().listen;
     let mut link = client.dial(address, &hello.to_bytes(), LIMIT).await.unwrap();
     let HelloReply::Welcome(welcome) = HelloReply::from_bytes(&link.hello).unwrap() else { panic!("refused") };
@@ -362,12 +357,18 @@ async fn a_client_over_quic_is_served_and_one_who_breaks_the_rules_is_closed_wit
         meshwork_core::wire::frame::Encoder::start(buffer, FrameType::Replicated, 1, 0);
     };
     for (words, hostile) in [
-        ("malformed frame", Box::new(|buffer: &mut BytesMut| buffer.extend_from_slice(b"nonsense")) as Box<dyn FnOnce(&mut BytesMut)>),
-        ("certificate with the role node", Box::new(move |buffer: &mut BytesMut| {
-            let mut frame = BytesMut::new();
-            replicated(&mut frame);
-            buffer.extend_from_slice(&frame);
-        })),
+        (
+            "malformed frame",
+            Box::new(|buffer: &mut BytesMut| buffer.extend_from_slice(b"nonsense")) as Box<dyn FnOnce(&mut BytesMut)>,
+        ),
+        (
+            "certificate with the role node",
+            Box::new(move |buffer: &mut BytesMut| {
+                let mut frame = BytesMut::new();
+                replicated(&mut frame);
+                buffer.extend_from_slice(&frame);
+            }),
+        ),
     ] {
         let hostile_link = client.dial(address, &hello.to_bytes(), LIMIT).await.unwrap();
         hostile_link.link.frame(hostile).unwrap();
@@ -380,7 +381,9 @@ async fn a_client_over_quic_is_served_and_one_who_breaks_the_rules_is_closed_wit
     let stranger = Hello { cluster: meshwork_core::id::ClusterId(1), ..hello.clone() };
     for (words, hello) in [("certificate is", liar), ("another cluster", stranger)] {
         let refused = client.dial(address, &hello.to_bytes(), LIMIT).await.unwrap();
-        let HelloReply::Refused { reason } = HelloReply::from_bytes(&refused.hello).unwrap() else { panic!("welcomed") };
+        let HelloReply::Refused { reason } = HelloReply::from_bytes(&refused.hello).unwrap() else {
+            panic!("welcomed")
+        };
         assert!(reason.contains(words), "{reason}");
     }
     // The well-behaved link is still served.
