@@ -10,7 +10,7 @@ use crate::{
     worker::{OFFENCE_CODE, STOP_CODE, Seat, Worker, read, read_gossip, spawn, spawn_guarded, watch},
 };
 use meshwork_core::{
-    input::PeerShard,
+    input::{PeerShard, ShardInput},
     limits::VALUE_BYTES_MAX,
     time::{Now, Wall},
     wire::hello::{Hello, HelloReply, NodeHello, PROTOCOL, Welcome},
@@ -63,6 +63,12 @@ async fn dial(seat: Seat, target: Target, address: SocketAddr) {
         }
         Err(reason) => {
             worker.out.dialled(target, false, now.mono, jitter);
+            if let Target::Peer(peer) = target
+                && !worker.out.links.reaches(peer.node)
+            {
+                // What waited for this dial was asked and will not be answered.
+                worker.shard.handle(now, ShardInput::PeerLost(peer.node), &mut worker.out);
+            }
             worker.refusals.tell(now.mono, |suppressed| {
                 tracing::warn!(%address, %reason, suppressed, "cannot reach a node");
             });
@@ -144,14 +150,18 @@ impl Worker {
             established.link.close(OFFENCE_CODE, "a newer process of this identity is known");
             return Err(format!("a newer process of node {node} is known"));
         }
-        for (entry, other) in self.out.links.of_node(node) {
-            if other < incarnation {
+        let older: Vec<LinkName> = (self.out.links.of_node(node))
+            .filter(|(_, other)| *other < incarnation)
+            .map(|(entry, _)| {
                 entry.link.close(OFFENCE_CODE, "a newer process of this identity is known");
-            }
-        }
+                entry.name
+            })
+            .collect();
         let peer = PeerShard { node, shard };
         let gossips = self.control.is_some();
         let name = self.enter(seat, established, Kind::Node { peer, incarnation }, gossips);
+        // After the new one is in its place: the node was not lost, and nothing more is sent to its dead process.
+        older.into_iter().for_each(|name| self.on_link_lost(now, name));
         Ok((name, peer))
     }
 
