@@ -1,8 +1,9 @@
 //! Contexts: named meshes with their seeds and certificate paths, so that `meshwork get x` needs no settings.
 //!
 //! One TOML file under `$XDG_CONFIG_HOME/meshwork` (else `~/.config/meshwork`), replaced whole and atomically. It holds
-//! paths, never keys. `dev` writes the context `dev` and makes it the current one unless another is; when it stops it takes away
-//! what it wrote, unless a later `dev` has written it anew, and gives an earlier one that still runs its place back.
+//! paths, never keys. `dev` writes the context `dev` and makes it the current one unless another is; when it stops it
+//! takes away what it wrote, unless a later `dev` has written it anew, and gives an earlier one that still runs its
+//! place back.
 
 use crate::{
     args::{ClientArgs, ContextCommand},
