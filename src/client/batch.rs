@@ -102,17 +102,20 @@ impl<'a> Batch<'a> {
     pub async fn send(self) -> Vec<Result<BatchAnswer, Error>> {
         let calls = self.operations.into_iter().map(|(key, operation)| {
             let (payload, finish): (Payload<Bytes>, operations::Finish<BatchAnswer>) = match operation {
-                Operation::Get => (Payload::Get, |answer, link| operations::entry(answer, link).map(BatchAnswer::Entry)),
-                Operation::Set { value, ttl } => (
-                    Payload::Put { value, ttl, condition: Condition::Always },
-                    |answer, link| operations::written(answer, link).map(BatchAnswer::Written),
-                ),
+                Operation::Get => {
+                    (Payload::Get, |answer, link| operations::entry(answer, link).map(BatchAnswer::Entry))
+                }
+                Operation::Set { value, ttl } => {
+                    (Payload::Put { value, ttl, condition: Condition::Always }, |answer, link| {
+                        operations::written(answer, link).map(BatchAnswer::Written)
+                    })
+                }
                 Operation::Delete => (Payload::Delete { condition: Condition::Always }, |answer, link| {
                     operations::written(answer, link).map(BatchAnswer::Written)
                 }),
-                Operation::Touch { ttl } => (Payload::Touch { ttl }, |answer, link| {
-                    operations::touched(answer, link).map(BatchAnswer::Touched)
-                }),
+                Operation::Touch { ttl } => {
+                    (Payload::Touch { ttl }, |answer, link| operations::touched(answer, link).map(BatchAnswer::Touched))
+                }
             };
             let mut call = Call::new(&self.namespace.inner, self.namespace.id, key, payload);
             (call.consistency, call.deadline) = (self.consistency, self.deadline);

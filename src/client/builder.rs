@@ -157,7 +157,8 @@ impl Builder {
     /// `Config` for settings that cannot work, `Tls` for unusable certificate files. Nothing was tried.
     pub fn connect_lazy(self) -> Result<Mesh, Error> {
         let runtime = Handle::try_current().map_err(|_| {
-            Error::new(ErrorKind::Config, "a Mesh needs a tokio runtime").hinting("build it inside #[tokio::main] or block_on")
+            Error::new(ErrorKind::Config, "a Mesh needs a tokio runtime")
+                .hinting("build it inside #[tokio::main] or block_on")
         })?;
         self.check()?;
         // Made before the files are read, or a change in between is missed.

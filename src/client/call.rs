@@ -16,7 +16,7 @@ use crate::{
 };
 use bytes::BytesMut;
 use meshwork_core::{
-    id::{KeyHash, NamespaceId},
+    id::NamespaceId,
     limits::{DEADLINE_MAX, EXPIRES_MS_MAX, KEY_BYTES_MAX},
     wire::{
         Condition, Consistency, Op, Request, Status, Ttl,
@@ -74,7 +74,10 @@ enum Stage {
     New,
     /// Another attempt is due.
     Next,
-    Waiting { link: Arc<Connection>, ticket: Ticket },
+    Waiting {
+        link: Arc<Connection>,
+        ticket: Ticket,
+    },
     Pausing(Pin<Box<Sleep>>),
     Over,
 }
@@ -91,13 +94,14 @@ pub(crate) struct Call<'a, K, V> {
     pub(crate) key: K,
     pub(crate) payload: Payload<V>,
     stage: Stage,
-    hash: Option<KeyHash>,
     tried: Tried,
     attempts: u32,
     retries: u32,
     /// When the call ends, in the mesh's milliseconds.
     end: u64,
     maybe_applied: bool,
+    /// The time, when it was just read: reading it again would be a twentieth of a call's cost.
+    now: Option<u64>,
 }
 
 // Nothing in it is ever pinned in place.
@@ -125,12 +129,12 @@ impl<'a, K, V> Call<'a, K, V> {
             key,
             payload,
             stage: Stage::New,
-            hash: None,
             tried: Tried::default(),
             attempts: 0,
             retries: 0,
             end: FOREVER,
             maybe_applied: false,
+            now: None,
         }
     }
 }
@@ -159,8 +163,9 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Future for Call<'_, K, V> {
                     call.check()?;
                     call.mesh.enter(call.profile)?;
                     let deadline = call.deadline.unwrap_or(call.profile.deadline);
+                    let now = *call.now.insert(call.mesh.dialer.clock.now());
                     if let Deadline::After(after) = deadline {
-                        call.end = call.mesh.dialer.clock.now().saturating_add(millis(after));
+                        call.end = now.saturating_add(millis(after));
                     }
                     call.stage = Stage::Next;
                 }
@@ -193,7 +198,8 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Future for Call<'_, K, V> {
                         return Poll::Ready(Err(call.over(error)));
                     }
                     let profile = call.profile;
-                    let jitter = call.mesh.dialer.jitter.backoff(profile.backoff_min, profile.backoff_max, call.retries);
+                    let jitter =
+                        call.mesh.dialer.jitter.backoff(profile.backoff_min, profile.backoff_max, call.retries);
                     call.retries += 1;
                     call.stage = Stage::Pausing(Box::pin(tokio::time::sleep(jitter.max(pause))));
                 }
@@ -249,7 +255,7 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
 
     /// Makes one attempt: `true` when it is under way and the waker is kept.
     fn attempt(&mut self, context: &mut Context<'_>) -> Result<bool, Error> {
-        let now = self.mesh.dialer.clock.now();
+        let now = self.now.take().unwrap_or_else(|| self.mesh.dialer.clock.now());
         if now >= self.end {
             return Err(self.mesh.trouble(ErrorKind::Timeout, "the deadline passed before a node could be asked"));
         }
@@ -299,10 +305,7 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
         if let Some(table) = &**table
             && !matches!(self.payload, Payload::Control(_))
         {
-            let hash = match self.hash {
-                Some(hash) => hash,
-                None => *self.hash.insert(table.hash(self.namespace, self.key.as_ref())),
-            };
+            let hash = table.hash(self.namespace, self.key.as_ref());
             let chosen = table.choose(hash, &self.tried, self.mesh);
             return match chosen {
                 Some((member, link)) => {
@@ -333,7 +336,9 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
         let safe = !maybe || self.payload.is_idempotent();
         let (kind, retry, words) = match answer.status {
             Status::Ok | Status::NotFound | Status::Conflict => return Ok(answer),
-            Status::Unknown => (ErrorKind::Unknown, self.payload.is_idempotent(), "too few replicas acknowledged in time"),
+            Status::Unknown => {
+                (ErrorKind::Unknown, self.payload.is_idempotent(), "too few replicas acknowledged in time")
+            }
             Status::Overloaded { .. } => (ErrorKind::Overloaded, safe, "the node has too much in flight"),
             Status::Unavailable { need, have } => {
                 (ErrorKind::Unavailable { need, have }, safe, "too few replicas can be reached")

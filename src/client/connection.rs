@@ -256,11 +256,15 @@ impl Connection {
     /// The answers of a batch; an error means that nothing after it can be trusted.
     pub(crate) fn receive(&self, now: u64, batch: &mut impl Batch, wakers: &mut Vec<Waker>) -> Result<(), DecodeError> {
         let mut state = self.lock();
-        let result = state.receive(now, batch, wakers);
-        drop(state);
-        if self.avoided.load(Ordering::Relaxed) && !wakers.is_empty() {
-            self.avoided.store(false, Ordering::Relaxed);
+        let (heard, result) = state.receive(batch, wakers);
+        if heard {
+            state.heard = now;
+            // Whatever it says, the node talks again.
+            if self.avoided.load(Ordering::Relaxed) {
+                self.avoided.store(false, Ordering::Relaxed);
+            }
         }
+        drop(state);
         wakers.drain(..).for_each(Waker::wake);
         result
     }
@@ -311,8 +315,8 @@ impl Connection {
         }
     }
 
-    /// Ends attempts that are due, and notices silence.
-    pub(crate) fn sweep(&self, now: u64, wakers: &mut Vec<Waker>) {
+    /// Ends attempts that are due, and notices silence; `true` while a silent link is being probed.
+    pub(crate) fn sweep(&self, now: u64, wakers: &mut Vec<Waker>) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;
         let silent = state.slots.occupied() > 0 && now.saturating_sub(state.heard) > SILENCE_MS;
@@ -320,8 +324,9 @@ impl Connection {
         if silent {
             self.avoided.store(true, Ordering::Relaxed);
         }
+        let mut suspected = false;
         if let Phase::Up(wire) = &mut state.phase {
-            let suspected = self.avoided.load(Ordering::Relaxed);
+            suspected = self.avoided.load(Ordering::Relaxed);
             if suspected && now.saturating_sub(state.probed) > PROBE_MS {
                 state.probed = now;
                 let probe = |out: &mut BytesMut| control::encode(out, PROBE_ID, &ClientControl::Routing);
@@ -336,6 +341,7 @@ impl Connection {
         }
         drop(guard);
         wakers.drain(..).for_each(Waker::wake);
+        suspected
     }
 
     /// Whether others should be asked first.
@@ -366,55 +372,65 @@ impl Connection {
 }
 
 impl State {
-    fn receive(&mut self, now: u64, batch: &mut impl Batch, wakers: &mut Vec<Waker>) -> Result<(), DecodeError> {
+    /// Whether any frame came, and whether all were readable.
+    fn receive(&mut self, batch: &mut impl Batch, wakers: &mut Vec<Waker>) -> (bool, Result<(), DecodeError>) {
+        let mut heard = false;
         while let Some(frame) = batch.next_frame() {
-            self.heard = now;
-            let (frame_type, id, mut decoder) = match Decoder::start(frame) {
-                Ok(parts) => parts,
-                // A newer node said something this version cannot read: its caller is told, the link stays.
-                Err(DecodeError::Unknown { id, .. }) => {
-                    self.slots.complete(Ticket(id), Err(Failure::Unsupported), wakers);
-                    continue;
-                }
-                Err(error @ DecodeError::Malformed(_)) => return Err(error),
-            };
-            let ticket = Ticket(id);
-            let outcome = match frame_type {
-                FrameType::Reply => {
-                    let reply = Reply::decode(id, &mut decoder)?;
-                    if !self.slots.awaits(ticket) {
-                        continue;
-                    }
-                    Ok(answer(&reply))
-                }
-                FrameType::Control => {
-                    if !self.slots.awaits(ticket) {
-                        continue;
-                    }
-                    match control::decode::<ControlReply>(id, &mut decoder) {
-                        Ok(reply) => Ok(Answer {
-                            status: meshwork_core::wire::Status::Ok,
-                            maybe_applied: false,
-                            worth: meshwork_core::wire::Worth::default(),
-                            body: Body::Control(Box::new(reply)),
-                        }),
-                        Err(DecodeError::Unknown { .. }) => Err(Failure::Unsupported),
-                        Err(error @ DecodeError::Malformed(_)) => return Err(error),
-                    }
-                }
-                FrameType::Unsupported => Err(Failure::Unsupported),
-                FrameType::Request
-                | FrameType::Replicate
-                | FrameType::Replicated
-                | FrameType::Read
-                | FrameType::ReadReply
-                | FrameType::Forward
-                | FrameType::ForwardReply => {
-                    return Err(DecodeError::Malformed("a node sends replies to its clients, nothing else"));
-                }
-            };
-            self.slots.complete(ticket, outcome, wakers);
+            heard = true;
+            if let Err(error) = self.receive_frame(frame, wakers) {
+                return (true, Err(error));
+            }
         }
+        (heard, Ok(()))
+    }
+
+    #[inline]
+    fn receive_frame(&mut self, frame: &[u8], wakers: &mut Vec<Waker>) -> Result<(), DecodeError> {
+        let (frame_type, id, mut decoder) = match Decoder::start(frame) {
+            Ok(parts) => parts,
+            // A newer node said something this version cannot read: its caller is told, the link stays.
+            Err(DecodeError::Unknown { id, .. }) => {
+                self.slots.complete(Ticket(id), Err(Failure::Unsupported), wakers);
+                return Ok(());
+            }
+            Err(error @ DecodeError::Malformed(_)) => return Err(error),
+        };
+        let ticket = Ticket(id);
+        let outcome = match frame_type {
+            FrameType::Reply => {
+                let reply = Reply::decode(id, &mut decoder)?;
+                if !self.slots.awaits(ticket) {
+                    return Ok(());
+                }
+                Ok(answer(&reply))
+            }
+            FrameType::Control => {
+                if !self.slots.awaits(ticket) {
+                    return Ok(());
+                }
+                match control::decode::<ControlReply>(id, &mut decoder) {
+                    Ok(reply) => Ok(Answer {
+                        status: meshwork_core::wire::Status::Ok,
+                        maybe_applied: false,
+                        worth: meshwork_core::wire::Worth::default(),
+                        body: Body::Control(Box::new(reply)),
+                    }),
+                    Err(DecodeError::Unknown { .. }) => Err(Failure::Unsupported),
+                    Err(error @ DecodeError::Malformed(_)) => return Err(error),
+                }
+            }
+            FrameType::Unsupported => Err(Failure::Unsupported),
+            FrameType::Request
+            | FrameType::Replicate
+            | FrameType::Replicated
+            | FrameType::Read
+            | FrameType::ReadReply
+            | FrameType::Forward
+            | FrameType::ForwardReply => {
+                return Err(DecodeError::Malformed("a node sends replies to its clients, nothing else"));
+            }
+        };
+        self.slots.complete(ticket, outcome, wakers);
         Ok(())
     }
 }

@@ -131,12 +131,7 @@ fn link_error(error: &LinkError) -> Error {
     Error::new(kind, error.to_string())
 }
 
-async fn serve_remote(
-    connection: &Arc<Connection>,
-    parts: Established,
-    welcome: Welcome,
-    dialer: &Dialer,
-) -> Error {
+async fn serve_remote(connection: &Arc<Connection>, parts: Established, welcome: Welcome, dialer: &Dialer) -> Error {
     let Established { link, mut small, mut bulk, .. } = parts;
     connection.establish(Wire::Quic(link.clone()), welcome.node.node, dialer.clock.now());
     dialer.news.welcomed(&welcome);
@@ -163,9 +158,8 @@ fn ended(link: &Link, error: Result<(), Error>) -> Error {
 async fn read(connection: &Connection, reader: &mut FrameReader, dialer: &Dialer) -> Result<(), Error> {
     let mut wakers = Vec::new();
     loop {
-        let frames = reader.batch().await.map_err(|error: FrameError| {
-            Error::new(ErrorKind::Connect, error.to_string())
-        })?;
+        let frames =
+            reader.batch().await.map_err(|error: FrameError| Error::new(ErrorKind::Connect, error.to_string()))?;
         let Some(mut frames) = frames else { return Ok(()) };
         connection.receive(dialer.clock.now(), &mut frames, &mut wakers).map_err(|error| {
             Error::new(ErrorKind::Connect, format!("the node sent what no client can read: {error}"))

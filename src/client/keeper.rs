@@ -45,10 +45,12 @@ pub(crate) async fn sweep(mesh: Weak<Inner>, news: Arc<News>) {
             tokio::time::sleep(SWEEP_EVERY).await;
             let Some(mesh) = mesh.upgrade() else { return };
             let now = mesh.dialer.clock.now();
+            let mut probing = false;
             for connection in mesh.connections() {
-                connection.sweep(now, &mut wakers);
+                probing |= connection.sweep(now, &mut wakers);
             }
-            quiet = if mesh.in_flight.load(Ordering::SeqCst) == 0 { quiet + 1 } else { 0 };
+            let idle = !probing && mesh.in_flight.load(Ordering::SeqCst) == 0;
+            quiet = if idle { quiet + 1 } else { 0 };
             if quiet > QUIET_SWEEPS {
                 mesh.swept.store(false, Ordering::SeqCst);
                 // A call that began in between saw the sweep awake and did not wake it.
@@ -149,11 +151,12 @@ impl Inner {
         for seed in &self.seeds {
             match tokio::time::timeout(self.profile.dial, tokio::net::lookup_host(seed.as_str())).await {
                 Ok(Ok(addresses)) => found.extend(addresses),
-                Ok(Err(error)) => self.note(Error::new(
-                    ErrorKind::Connect,
-                    format!("the seed {seed:?} cannot be resolved: {error}"),
-                )),
-                Err(_) => self.note(Error::new(ErrorKind::Connect, format!("resolving the seed {seed:?} took too long"))),
+                Ok(Err(error)) => {
+                    self.note(Error::new(ErrorKind::Connect, format!("the seed {seed:?} cannot be resolved: {error}")))
+                }
+                Err(_) => {
+                    self.note(Error::new(ErrorKind::Connect, format!("resolving the seed {seed:?} took too long")))
+                }
             }
         }
         let links: Vec<_> = found.into_iter().take(SEED_LINKS_MAX).map(|address| self.remote(address)).collect();
@@ -173,8 +176,7 @@ impl Inner {
             }
             return;
         }
-        let up: Vec<_> =
-            self.connections().into_iter().filter(|link| link.is_up() && !link.avoided()).collect();
+        let up: Vec<_> = self.connections().into_iter().filter(|link| link.is_up() && !link.avoided()).collect();
         let Some(link) = (!up.is_empty()).then(|| up[turn % up.len()].clone()) else { return };
         let ask = Payload::Control(ClientControl::Routing);
         let call: Call<'_, [u8; 0], [u8; 0]> = Call::to(self, link, ask, call::CONTROL_LIMIT);

@@ -47,6 +47,8 @@ mod connection;
 mod dial;
 mod entry;
 mod error;
+#[cfg(test)]
+mod fake;
 mod keeper;
 mod mesh;
 mod namespace;
@@ -56,6 +58,8 @@ mod profile;
 mod retry;
 mod router;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 pub use batch::{Batch, BatchAnswer};
 pub use builder::{Builder, Tls, Zone};
@@ -69,7 +73,7 @@ pub use profile::{Deadline, Profile};
 
 /// Words of the mesh that calls take and give, from `meshwork_core`.
 pub use meshwork_core::{
-    id::{NodeId, NamespaceId},
+    id::{NamespaceId, NodeId},
     namespace::{Eviction, Mode, Namespace as NamespaceSettings},
     value::Version,
     wire::{

@@ -307,12 +307,12 @@ impl Inner {
             return Error::new(kind, words);
         }
         let known = connections.iter().find_map(|link| link.trouble()).map(|why| (*why).clone());
-        known.or_else(|| self.registry().trouble.clone()).unwrap_or_else(|| {
-            Error::new(ErrorKind::Connect, "no node could be reached yet")
-        })
+        known
+            .or_else(|| self.registry().trouble.clone())
+            .unwrap_or_else(|| Error::new(ErrorKind::Connect, "no node could be reached yet"))
     }
 
-    fn connect(self: &Inner, connection: Connection, target: Target) -> Arc<Connection> {
+    fn connect(&self, connection: Connection, target: Target) -> Arc<Connection> {
         let connection = Arc::new(connection);
         let task = self.runtime.spawn(keep(connection.clone(), target, self.dialer.clone()));
         connection.kept_by(task.abort_handle());

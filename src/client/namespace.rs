@@ -3,8 +3,7 @@
 //! Keys and values are anything that is bytes. `typed` gives the same calls over your own types.
 
 use crate::{
-    Batch, Codec, Delete, Error, Get, GetEntry, Mesh, Set, Touch, Typed,
-    batch,
+    Batch, Codec, Delete, Error, Get, GetEntry, Mesh, Set, Touch, Typed, batch,
     call::{Call, Payload},
     mesh::Inner,
     operations::{self, NoValue, OpFuture},

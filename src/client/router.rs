@@ -35,7 +35,6 @@ pub(crate) struct Table {
 }
 
 struct Member {
-    node: NodeId,
     place: Option<Place>,
     shards: u16,
     near: bool,
@@ -64,7 +63,12 @@ impl Tried {
 
 impl Table {
     /// The table of `routing`, taking over the ring of `before` when the layout is the same.
-    pub(crate) fn new(routing: Routing, before: Option<&Self>, zone: Option<&str>, local: Option<(NodeId, u16)>) -> Self {
+    pub(crate) fn new(
+        routing: Routing,
+        before: Option<&Self>,
+        zone: Option<&str>,
+        local: Option<(NodeId, u16)>,
+    ) -> Self {
         let name = routing.layout.name();
         let ring = match before {
             Some(before) if before.name() == name => before.ring.clone(),
@@ -73,9 +77,9 @@ impl Table {
         let member = |node: &NodeId| {
             let place = routing.members.get(node).cloned();
             let here = local.filter(|(here, _)| here == node);
-            let shards = here.map_or_else(|| place.as_ref().map_or(1, |place| place.shards.max(1)), |(_, shards)| shards);
+            let shards =
+                here.map_or_else(|| place.as_ref().map_or(1, |place| place.shards.max(1)), |(_, shards)| shards);
             Member {
-                node: *node,
                 near: zone.is_some() && place.as_ref().map(|place| place.zone.as_str()) == zone,
                 place,
                 shards,
@@ -92,8 +96,12 @@ impl Table {
         self.ring.name()
     }
 
-    /// The hash of a key.
+    /// The hash of a key, as far as routing needs it: with one shard in all, every key goes there, and hashing would be
+    /// a sixth of a local call's cost.
     pub(crate) fn hash(&self, namespace: NamespaceId, key: &[u8]) -> KeyHash {
+        if let [Member { shards: 1, .. }] = &self.members[..] {
+            return KeyHash(0);
+        }
         self.hasher.hash(namespace, key)
     }
 
@@ -114,7 +122,13 @@ impl Table {
                     .take(8);
                 let other = self.best(others, partition, tried, links);
                 let (_, member, link) = match (owner, other) {
-                    (Some(owner), Some(other)) => if other.0 < owner.0 { other } else { owner },
+                    (Some(owner), Some(other)) => {
+                        if other.0 < owner.0 {
+                            other
+                        } else {
+                            owner
+                        }
+                    }
                     (owner, other) => owner.or(other)?,
                 };
                 Some((member, link))
@@ -137,7 +151,13 @@ impl Table {
             let score = if tried.contains(index) { UNFIT * 2 } else { 0 }
                 + if link.avoided() { UNFIT } else { 0 }
                 + if up { 0 } else { 4 }
-                + if member.local { 0 } else if member.near { 1 } else { 2 };
+                + if member.local {
+                    0
+                } else if member.near {
+                    1
+                } else {
+                    2
+                };
             if best.is_none_or(|(least, ..)| score < least) {
                 best = Some((score, index, link));
             }
@@ -156,15 +176,9 @@ impl Table {
 
     /// The links to all shards of all members that can be addressed.
     pub(crate) fn links<'a>(&'a self, links: &'a dyn Links) -> impl Iterator<Item = &'a Arc<Connection>> {
-        self.members.iter().flat_map(move |member| {
-            (0..member.shards).filter_map(move |shard| member.link(PartitionId(shard), links))
-        })
-    }
-
-    /// The node with this index.
-    #[cfg(test)]
-    pub(crate) fn node(&self, member: u16) -> NodeId {
-        self.members[usize::from(member)].node
+        self.members
+            .iter()
+            .flat_map(move |member| (0..member.shards).filter_map(move |shard| member.link(PartitionId(shard), links)))
     }
 }
 
@@ -184,11 +198,5 @@ impl Member {
         let mut address = self.place.as_ref()?.address;
         address.set_port(address.port().checked_add(shard)?);
         Some(slot.get_or_init(|| links.remote(address)))
-    }
-}
-
-impl std::fmt::Debug for Member {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.node)
     }
 }

@@ -165,9 +165,9 @@ impl Slots {
 
     /// Whether somebody still waits for this answer.
     pub(crate) fn awaits(&self, ticket: Ticket) -> bool {
-        self.slots.get(ticket.index()).is_some_and(|slot| {
-            slot.generation == ticket.generation() && matches!(slot.state, State::Waiting(_))
-        })
+        self.slots
+            .get(ticket.index())
+            .is_some_and(|slot| slot.generation == ticket.generation() && matches!(slot.state, State::Waiting(_)))
     }
 
     /// The answer came. Nothing happens when nobody waits for it.

@@ -83,6 +83,8 @@ pub struct Node {
     stats: ShardStats,
     ring: Option<Arc<Ring>>,
     view: Arc<View>,
+    /// Where the view's members were when it was published.
+    places: Vec<Option<(SocketAddr, u16)>>,
     tick_at: Mono,
 }
 
@@ -124,6 +126,7 @@ impl Node {
             stats: ShardStats::default(),
             ring: None,
             view: Arc::new(view),
+            places: Vec::new(),
             tick_at: now.mono,
             config,
         }
@@ -222,7 +225,8 @@ impl Node {
         }
     }
 
-    /// The newest snapshot; the same `Arc` that was published last.
+    /// The newest snapshot; the same `Arc` that was published last. It is published again, unchanged, when a member's
+    /// address changes.
     pub fn view(&self) -> Arc<View> {
         Arc::clone(&self.view)
     }
@@ -371,6 +375,10 @@ impl Node {
     // What time brings.
 
     fn tick(&mut self, now: Now, out: &mut dyn NodeOutbox) {
+        for peer in self.watch.newly_silent(now.mono) {
+            let effects = self.membership.suspect(peer, now.mono);
+            self.apply(effects, now, out);
+        }
         let peers = self.peers();
         for peer in spread::sample(peers.clone(), &mut self.rng) {
             self.ping(peer, now, out);

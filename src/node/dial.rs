@@ -15,7 +15,7 @@ use meshwork_core::{
     time::{Now, Wall},
     wire::hello::{Hello, HelloReply, NodeHello, PROTOCOL, Welcome},
 };
-use meshwork_transport::{Established, Incoming, LinkError, Role};
+use meshwork_transport::{Established, Incoming, Link, LinkError, Role};
 use std::{net::SocketAddr, time::Duration};
 
 /// How long a dial may take, handshake and `Hello` together.
@@ -52,13 +52,12 @@ async fn dial(seat: Seat, target: Target, address: SocketAddr) {
     let jitter = now.mono.0 / 1000;
     match linked {
         Ok((name, peer)) => {
-            let waiting = worker.out.dialled(target, true, now.mono, jitter);
-            // Whoever answered there may be somebody else: what waited was not for them.
+            // Whoever answered there may be somebody else: what waited was not for them, and the next try waits a while.
             let meant = match target {
                 Target::Peer(meant) => meant == peer,
-                Target::Anyone(_) => false,
+                Target::Anyone(_) => true,
             };
-            if let (true, Some(waiting)) = (meant, waiting) {
+            if let Some(waiting) = worker.out.dialled(target, meant, now.mono, jitter) {
                 worker.send_waiting(name, &waiting);
             }
         }
@@ -87,12 +86,7 @@ impl Worker {
     }
 
     /// The other side answered our `Hello`.
-    fn on_answer(
-        &mut self,
-        now: Now,
-        seat: &Seat,
-        established: Established,
-    ) -> Result<(LinkName, PeerShard), String> {
+    fn on_answer(&mut self, now: Now, seat: &Seat, established: Established) -> Result<(LinkName, PeerShard), String> {
         let welcome = match HelloReply::from_bytes(&established.hello) {
             Ok(HelloReply::Welcome(welcome)) => *welcome,
             Ok(HelloReply::Refused { reason }) => {
@@ -177,8 +171,8 @@ impl Worker {
     }
 
     /// Somebody dialled and said `Hello`.
-    fn on_dialled(&mut self, now: Now, seat: &Seat, established: Established) -> Result<(), (Established, String)> {
-        let refuse = |established, reason: String| Err((established, reason));
+    fn on_dialled(&mut self, now: Now, seat: &Seat, established: Established) -> Result<(), (Link, String)> {
+        let refuse = |established: Established, reason: String| Err((established.link, reason));
         if self.stopping {
             return refuse(established, "this node is stopping: use another".to_owned());
         }
@@ -259,9 +253,9 @@ async fn greet(seat: Seat, incoming: Incoming) {
                     worker.finish(now, &seat);
                     return;
                 }
-                Err((established, reason)) => {
+                Err((link, reason)) => {
                     worker.log_refusal(now, address, &reason);
-                    (established.link, reason)
+                    (link, reason)
                 }
             },
             // Scanners and dying clients; a peer's refusal of our certificate belongs into the log.

@@ -41,6 +41,8 @@ mod shared;
 mod shutdown;
 mod start;
 mod telemetry;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use config::{Config, ConfigError, Problem};

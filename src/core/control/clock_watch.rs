@@ -18,7 +18,10 @@ use crate::{
     value::Hlc,
     view::Fence,
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// Without a live peer for so long, the own wall is all there is.
 const ALONE_AFTER: Duration = Duration::from_secs(10);
@@ -26,6 +29,8 @@ const ALONE_AFTER: Duration = Duration::from_secs(10);
 const SAMPLE_AGE_MAX: Duration = Duration::from_secs(10);
 /// A slower round trip could hide as much as the fence allows.
 const ROUND_TRIP_MAX: Duration = CLOCK_FENCE.saturating_mul(2);
+/// Without an answer for so long a peer is silent: just below the second after which it is pinged again.
+const PONG_AFTER_MAX: Duration = Duration::from_millis(900);
 /// The bound is stored so far ahead. A crash costs a node up to this long, fenced, before it may stamp again: a bound ahead
 /// of the wall by more than `CLOCK_OFFSET_MAX` would make peers refuse its stamps.
 const BOUND_AHEAD: Duration = Duration::from_secs(10);
@@ -46,6 +51,8 @@ pub struct ClockWatch {
     /// When the newest ping went to each peer, under which number.
     pings: BTreeMap<NodeId, (u64, Mono)>,
     nonce: u64,
+    /// Peers that did not answer a ping for a second, and have not since.
+    silent: BTreeSet<NodeId>,
     confirmed: bool,
     confirmations: u64,
     /// Since when confirmation is missing and nobody could give it.
@@ -62,6 +69,7 @@ impl ClockWatch {
             samples: BTreeMap::new(),
             pings: BTreeMap::new(),
             nonce: 0,
+            silent: BTreeSet::new(),
             confirmed: false,
             confirmations: 0,
             alone_since: None,
@@ -78,8 +86,17 @@ impl ClockWatch {
         self.nonce
     }
 
-    /// The answer of `peer` to the ping `nonce`; others than the newest are ignored.
+    /// Peers that fell silent: each once, until it answers again.
+    pub fn newly_silent(&mut self, now: Mono) -> Vec<NodeId> {
+        let unanswered = self.pings.iter().filter(|(_, (_, sent))| now.since(*sent) >= PONG_AFTER_MAX);
+        let newly: Vec<NodeId> = unanswered.map(|(peer, _)| *peer).filter(|peer| !self.silent.contains(peer)).collect();
+        self.silent.extend(&newly);
+        newly
+    }
+
+    /// The answer of `peer` to the ping `nonce`; others than the newest tell nothing of its clock.
     pub fn on_pong(&mut self, peer: NodeId, nonce: u64, wall: Wall, now: Now) {
+        self.silent.remove(&peer);
         let Some((_, sent)) = self.pings.get(&peer).copied().filter(|(newest, _)| *newest == nonce) else { return };
         self.pings.remove(&peer);
         let round_trip = now.mono.since(sent);
@@ -96,6 +113,7 @@ impl ClockWatch {
     pub fn forget(&mut self, peer: NodeId) {
         self.samples.remove(&peer);
         self.pings.remove(&peer);
+        self.silent.remove(&peer);
     }
 
     /// The offset to `peer`, this node's wall minus its, milliseconds.
@@ -157,11 +175,13 @@ impl ClockWatch {
 
     /// The bound to store now, if one is due.
     pub fn bound_due(&mut self, clock: &Clock, now: Now) -> Option<Hlc> {
-        let reading = clock.last().max(Hlc::at(clock.wall(now)));
-        if self.requested.wall() > reading.wall() + BOUND_LEFT_MIN {
+        let wall = clock.wall(now);
+        if self.requested.wall() > wall + BOUND_LEFT_MIN {
             return None;
         }
-        self.requested = Hlc::at(reading.wall() + BOUND_AHEAD);
+        // From the wall and not from the last reading: that may be the bound of a process before, and a crash loop would
+        // push it ahead with each start. Still above the last reading, so that incarnations rise.
+        self.requested = Hlc::at(wall + BOUND_AHEAD).max(Hlc::at(clock.last().wall() + Duration::from_millis(1)));
         Some(self.requested)
     }
 
@@ -205,6 +225,19 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_falls_silent_once_until_it_answers() {
+        let (mut watch, _) = watched(&[0]);
+        let nonce = watch.on_ping(NodeId(1), at(1_000).mono);
+        assert!(watch.newly_silent(at(1_500).mono).is_empty());
+        assert_eq!(watch.newly_silent(at(2_000).mono), [NodeId(1)]);
+        assert!(watch.newly_silent(at(2_000).mono).is_empty());
+        watch.on_pong(NodeId(1), nonce, at(2_100).wall, at(2_100));
+        let late = watch.on_ping(NodeId(1), at(3_000).mono);
+        assert!(late > nonce);
+        assert_eq!(watch.newly_silent(at(4_000).mono), [NodeId(1)]);
+    }
+
+    #[test]
     fn one_of_three_that_is_off_fences_itself_and_not_the_others() {
         for (offsets, fence) in [
             (vec![0, -800], None),
@@ -236,6 +269,20 @@ mod tests {
         assert_eq!(watch.fence(&clock, late), None);
         assert!(watch.bound_due(&clock, late).is_some());
         assert_eq!(watch.fence(&clock, at(10_011)), Some(Fence::ClockUnconfirmed), "asked for is not stored");
+    }
+
+    #[test]
+    fn a_crash_loop_does_not_push_the_bound_ahead() {
+        let mut floor = Hlc::default();
+        for start in 0..100 {
+            let (mut watch, mut clock) = (ClockWatch::new(floor), Clock::new(floor));
+            clock.observe(at(start));
+            let incarnation = clock.stamp(at(start));
+            let bound = watch.bound_due(&clock, at(start)).unwrap();
+            assert!(bound > incarnation && incarnation > floor);
+            floor = bound;
+        }
+        assert!(floor.wall() <= at(100).wall + BOUND_AHEAD + Duration::from_millis(100));
     }
 
     #[test]

@@ -89,10 +89,10 @@ fn a_lone_node_says_for_whom_it_waits_and_a_quiet_mesh_publishes_nothing() {
 
 #[test]
 fn a_dead_node_is_detected_and_keeps_its_partitions() {
-    for seed in 0..20 {
+    for seed in 0..50 {
         let mut rig = ControlRig::new(seed);
         let nodes = mesh(&mut rig, |_| {});
-        rig.run(Duration::from_millis(300 * seed));
+        rig.run(Duration::from_millis(137 * seed));
         let name = rig.view(nodes[0]).ring.as_ref().unwrap().name();
         rig.kill(nodes[2]);
         let down = |rig: &ControlRig, index: Index| !rig.view(index).members[2].up;
@@ -234,6 +234,26 @@ fn a_known_node_that_restarts_is_a_member_again_and_warms() {
 }
 
 #[test]
+fn a_member_that_comes_back_elsewhere_at_once_is_published_with_its_new_address() {
+    let mut rig = ControlRig::new(27);
+    let nodes = mesh(&mut rig, |_| {});
+    rig.run(seconds(5));
+    let published = rig.published(nodes[0]);
+    rig.kill(nodes[2]);
+    let config = NodeConfig { address: ControlRig::address(7), shards: 2, ..rig.config_from_disk(nodes[2]) };
+    let back = rig.start(config);
+    let moved = |rig: &ControlRig| {
+        rig.node(nodes[0]).address_of(NodeId(3 << 64)) == Some((ControlRig::address(7), 2))
+            && rig.published(nodes[0]) > published
+            && rig.view(nodes[0]).members[2].shards == 2
+    };
+    assert!(rig.run_until(seconds(30), moved).is_some());
+    assert!(rig.run_until(seconds(30), |rig| agree(rig, &[nodes[0], nodes[1], back])).is_some());
+    assert_eq!(rig.node(nodes[1]).routing().unwrap().members[&NodeId(3 << 64)].address, ControlRig::address(7));
+    assert_eq!(epoch(&rig, back), 1);
+}
+
+#[test]
 fn a_joiner_takes_the_place_of_the_dead_member_of_its_name() {
     let mut rig = ControlRig::new(17);
     let nodes = mesh(&mut rig, |config| config.cluster.replace_by_name = true);
@@ -365,6 +385,21 @@ fn a_node_that_was_cut_off_finds_back() {
 }
 
 #[test]
+fn one_cut_link_takes_nobody_down_while_a_third_reaches_both() {
+    for seed in 0..10 {
+        let mut rig = ControlRig::new(seed);
+        let nodes = mesh(&mut rig, |_| {});
+        rig.run(seconds(3));
+        rig.cut(nodes[0], nodes[1]);
+        rig.run(seconds(60));
+        for node in &nodes {
+            let down = rig.events(*node).iter().any(|event| matches!(event, NodeEvent::MemberDown { .. }));
+            assert!(!down && rig.view(*node).members.iter().all(|member| member.up), "seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn a_namespace_made_on_one_node_is_known_by_all_and_needs_an_administrator() {
     let mut rig = ControlRig::new(23);
     let nodes = mesh(&mut rig, |_| {});
@@ -405,6 +440,66 @@ fn garbage_in_gossip_is_counted_and_disturbs_nobody() {
     rig.run(seconds(10));
     assert!(agree(&rig, &nodes));
     assert!(rig.view(nodes[0]).members.iter().all(|member| member.up));
+}
+
+#[test]
+fn a_mesh_whose_processes_all_died_begins_anew() {
+    let mut rig = ControlRig::new(25);
+    let nodes = mesh(&mut rig, |_| {});
+    rig.run(seconds(5));
+    nodes.iter().for_each(|node| rig.kill(*node));
+    rig.run(seconds(5));
+    let again: Vec<Index> = nodes.iter().map(|node| rig.start(rig.config_from_disk(*node))).collect();
+    assert!(rig.run_until(seconds(60), |rig| agree(rig, &again)).is_some(), "{:#?}", rig.status(again[0]));
+    assert!(again.iter().all(|node| rig.view(*node).state == ReplicaState::Ready), "nobody remembers anything");
+}
+
+#[test]
+fn twenty_four_nodes_agree_on_one_layout() {
+    let mut rig = ControlRig::new(26);
+    let start = |number| {
+        let mut config = rig.config(number);
+        config.cluster.bootstrap_expect = 24;
+        rig.start(config)
+    };
+    let nodes: Vec<Index> = (1..=24).map(start).collect();
+    assert!(rig.run_until(seconds(60), |rig| agree(rig, &nodes)).is_some());
+    let all_up = |rig: &ControlRig| nodes.iter().all(|node| rig.view(*node).members.iter().all(|member| member.up));
+    assert!(rig.run_until(seconds(60), all_up).is_some());
+}
+
+#[test]
+fn after_cuts_and_restarts_at_random_all_agree_again() {
+    for seed in 0..25 {
+        let mut rig = ControlRig::new(seed);
+        let mut draw = Rng::fork(seed, "faults");
+        let start = |number| {
+            let mut config = rig.config(number);
+            config.cluster.bootstrap_expect = 3;
+            config.seeds = (1..=5).map(ControlRig::address).collect();
+            rig.start(config)
+        };
+        let mut nodes: Vec<Index> = (1..=5).map(start).collect();
+        for _ in 0..30 {
+            let mut pick = || usize::try_from(draw.below(5)).unwrap();
+            let (a, b, what) = (pick(), pick(), pick());
+            match what {
+                0 | 1 if a != b => rig.cut(nodes[a], nodes[b]),
+                2 => rig.heal(),
+                3 => {
+                    rig.kill(nodes[a]);
+                    rig.run(Duration::from_millis(draw.below(15_000)));
+                    nodes[a] = rig.start(rig.config_from_disk(nodes[a]));
+                }
+                _ => rig.run(Duration::from_millis(draw.below(20_000))),
+            }
+        }
+        rig.heal();
+        let all_up = |rig: &ControlRig| nodes.iter().all(|node| rig.view(*node).members.iter().all(|it| it.up));
+        let healed = rig.run_until(seconds(180), |rig| agree(rig, &nodes) && all_up(rig));
+        assert!(healed.is_some(), "seed {seed}: {:#?}", nodes.iter().map(|n| rig.status(*n)).collect::<Vec<_>>());
+        assert!(nodes.iter().all(|node| !must_stop(&rig, *node)), "seed {seed}");
+    }
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl<A: Copy> Targets<A> {
                 }
             }
         }
-        for owner in &mut self.covers {
+        for owner in self.covers.iter_mut().filter(|owner| **owner != u16::MAX) {
             *owner = new_index(*owner).unwrap_or(u16::MAX);
         }
     }

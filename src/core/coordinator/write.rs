@@ -9,6 +9,7 @@ use super::{
     Change, Guarded, Operation, OperationId, Origin, Phase, Refused, Subject,
     put::{Answer, Outcome, Verdict, Votes},
     refused,
+    replicate::covered,
 };
 use crate::{
     handoff::HintStore,
@@ -22,7 +23,7 @@ use crate::{
     view::View,
     wire::{
         client::{Condition, Reply, ReplyBody, Status, Ttl, Worth},
-        peer::{KeyRef, PeerMessage, ReplicaState, Replicated},
+        peer::{KeyRef, ReplicaState, Replicated},
     },
 };
 use std::rc::Rc;
@@ -38,7 +39,7 @@ pub(crate) enum Expiry {
 }
 
 impl Expiry {
-    fn of(self, hlc: Hlc) -> Option<Wall> {
+    pub(super) fn of(self, hlc: Hlc) -> Option<Wall> {
         match self {
             Self::Never => None,
             Self::After(millis) => Some(Wall(hlc.wall().0.saturating_add(millis))),
@@ -154,85 +155,6 @@ impl Shard {
         kept
     }
 
-    fn send_to_owners(
-        &mut self,
-        now: Now,
-        view: &Rc<View>,
-        id: OperationId,
-        entry: &Entry<'_>,
-        me: u16,
-        out: &mut dyn ShardOutbox,
-    ) {
-        let Some(operation) = self.in_flight.get_mut(id) else { return };
-        let deadline = operation.deadline;
-        let Phase::Write { votes, .. } = &operation.phase else { return };
-        let (members, owners) = (votes.targets, votes.targets.owners());
-        let header = self.header(now, view, deadline);
-        for at in 0..owners {
-            let member = members.member(at);
-            if member == me || member == u16::MAX || !self.reachable(now, view, member) {
-                continue;
-            }
-            let Some(operation) = self.in_flight.get_mut(id) else { return };
-            let Phase::Write { votes, .. } = &mut operation.phase else { return };
-            votes.targets.set(at, Answer::Pending);
-            let subject = &operation.subject;
-            let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
-            let to = Self::shard_of(view, member, subject);
-            out.send(to, &PeerMessage::Replicate { id: id.0, header, key, entry: *entry, stands_for: None });
-        }
-    }
-
-    /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in yet.
-    fn send_to_fallbacks(
-        &mut self,
-        now: Now,
-        view: &Rc<View>,
-        id: OperationId,
-        entry: &Entry<'_>,
-        out: &mut dyn ShardOutbox,
-    ) {
-        let Some(ring) = view.ring.as_deref() else { return };
-        let Some(operation) = self.in_flight.get_mut(id) else { return };
-        let (partition, copies, deadline) =
-            (operation.subject.partition, usize::from(operation.subject.copies), operation.deadline);
-        let Phase::Write { votes, asked_fallbacks, .. } = &mut operation.phase else { return };
-        if votes.is_strict() || *asked_fallbacks {
-            return;
-        }
-        let me = ring.index_of(view.me);
-        let targets = votes.targets;
-        let missing: Vec<u16> = (0..targets.owners())
-            .filter(|at| matches!(targets.answer(*at), Answer::Unasked | Answer::Lost | Answer::Pending))
-            .filter(|at| votes.is_impatient() || targets.answer(*at) != Answer::Pending)
-            .map(|at| targets.member(at))
-            .filter(|member| {
-                *member != u16::MAX && Some(*member) != me && !covered(&targets).any(|owner| owner == *member)
-            })
-            .collect();
-        if missing.is_empty() {
-            return;
-        }
-        *asked_fallbacks = true;
-        let header = self.header(now, view, deadline);
-        let beyond: Vec<u16> =
-            ring.owners(partition)[copies..].iter().copied().chain(ring.fallbacks(partition)).collect();
-        let mut stand_ins = beyond.into_iter();
-        for owner in missing {
-            let Some(member) = stand_ins.find(|member| self.reachable(now, view, *member)) else { return };
-            let Some(operation) = self.in_flight.get_mut(id) else { return };
-            let Phase::Write { votes, .. } = &mut operation.phase else { return };
-            if votes.targets.add_fallback(member, Some(owner), Answer::Pending).is_none() {
-                continue;
-            }
-            let subject = &operation.subject;
-            let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
-            let to = Self::shard_of(view, member, subject);
-            let stands_for = Some(ring.node(owner));
-            out.send(to, &PeerMessage::Replicate { id: id.0, header, key, entry: *entry, stands_for });
-        }
-    }
-
     #[expect(clippy::too_many_arguments, reason = "the fields of the message")]
     pub(crate) fn on_replicated(
         &mut self,
@@ -318,98 +240,14 @@ impl Shard {
         }
     }
 
-    /// Asks stand-ins for owners that were lost on the way, with the entry as it is held here.
-    fn try_fallbacks(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) -> bool {
-        let view = Rc::clone(&self.view);
-        let Some(held) = self.held_entry(id) else { return false };
-        self.send_to_fallbacks(now, &view, id, &held.as_entry(), out);
-        true
-    }
-
     /// The entry of a write in flight, as it lies in the memtable or among the hints; `None`: a newer one took its place.
-    fn held_entry(&mut self, id: OperationId) -> Option<OwnedEntry> {
+    pub(super) fn held_entry(&mut self, id: OperationId) -> Option<OwnedEntry> {
         let operation = self.in_flight.get_mut(id)?;
         let Phase::Write { version, .. } = &operation.phase else { return None };
         let subject = &operation.subject;
         let place = (subject.namespace, subject.slot, subject.partition, subject.hash);
         let held = Self::local(&mut self.table, &self.hints, place, &subject.key).ok()?;
         (held.version == *version).then(|| OwnedEntry::from(&held))
-    }
-
-    /// Stamps the write above everything that was reported, and asks again under a new number.
-    fn restamp(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
-        let view = Rc::clone(&self.view);
-        let held = self.held_entry(id);
-        let Some(mut operation) = self.take(id) else { return };
-        let Phase::Write { votes, version, expiry, pin, .. } = &mut operation.phase else { return };
-        let subject = &operation.subject;
-        let Some(held) = held else {
-            // A later write of this very coordinator took its place: that one goes on, this one lost to it.
-            if let Some(pin) = pin.take() {
-                self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
-            }
-            let outcome = Outcome { acks: votes.applied(), fallbacks: 0, warming: false, superseded: true };
-            let (origin, version) = (operation.origin, *version);
-            self.answer_write(origin, &operation.subject, version, &outcome, out);
-            return;
-        };
-        self.stats.restamps += 1;
-        self.clock.raise(votes.reported.hlc, now);
-        let hlc = self.clock.stamp(now);
-        let expires_at = held.value.as_ref().and_then(|_| expiry.of(hlc));
-        let hold_until = held.value.as_ref().and_then(|_| {
-            let hold = held.hold_until.max(votes.hold_until);
-            hold.filter(|hold| expires_at.is_some_and(|end| *hold > end))
-        });
-        let entry = OwnedEntry {
-            version: Version { hlc, actor: self.config.actor },
-            expires_at,
-            hold_until,
-            value: held.value,
-        };
-        *version = entry.version;
-        votes.restamp();
-        let me = view.ring.as_ref().and_then(|ring| ring.index_of(view.me));
-        let own = me.and_then(|me| votes.targets.position(me));
-        let wall = self.clock.wall(now);
-        if let Some(at) = own {
-            if let Some(pin) = pin.take() {
-                self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
-            }
-            let answer = if votes.targets.is_owner(at) {
-                match self.table.put(wall, subject.slot, subject.hash, &subject.key, &entry.as_entry(), true) {
-                    Put::Applied { pin: pinned } => {
-                        *pin = pinned;
-                        Answer::Applied(view.state)
-                    }
-                    Put::Superseded { version, hold_until } => {
-                        votes.report(version, hold_until);
-                        Answer::Superseded(view.state)
-                    }
-                    Put::OutOfMemory | Put::TooLarge => Answer::Lost,
-                }
-            } else {
-                Answer::Applied(ReplicaState::Fallback)
-            };
-            votes.targets.set(at, answer);
-        }
-        let asked: Vec<(u16, Option<u16>)> = (0..votes.targets.len())
-            .filter(|at| votes.targets.answer(*at) == Answer::Pending)
-            .map(|at| (votes.targets.member(at), votes.targets.covers(at)))
-            .collect();
-        let deadline = operation.deadline;
-        let id = self.park(now, operation);
-        let header = self.header(now, &view, deadline);
-        for (member, covers) in asked {
-            let Some(operation) = self.in_flight.get_mut(id) else { return };
-            let subject = &operation.subject;
-            let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
-            let stands_for = covers.and_then(|owner| view.members.get(usize::from(owner))).map(|owner| owner.node);
-            let to = Self::shard_of(&view, member, subject);
-            let message = PeerMessage::Replicate { id: id.0, header, key, entry: entry.as_entry(), stands_for };
-            out.send(to, &message);
-        }
-        self.advance_write(now, id, out);
     }
 
     /// Everybody answered or was given up: unpins, and keeps hints for owners that do not hold the write.
@@ -547,7 +385,7 @@ impl Shard {
         }
     }
 
-    fn answer_write(
+    pub(super) fn answer_write(
         &mut self,
         origin: Origin,
         subject: &Subject,
@@ -580,14 +418,6 @@ impl Shard {
         let body = ReplyBody::Written { version };
         self.answer(origin, Reply { id: 0, status: Status::Ok, maybe_applied: false, worth, body }, out);
     }
-}
-
-/// The owners for whom a fallback was asked and has not failed.
-fn covered(targets: &super::quorum::Targets<Answer>) -> impl Iterator<Item = u16> + '_ {
-    let fallbacks = targets.owners()..targets.len();
-    fallbacks
-        .filter(|at| matches!(targets.answer(*at), Answer::Applied(_) | Answer::Pending))
-        .filter_map(|at| targets.covers(at))
 }
 
 /// Whether an owner is without the write.

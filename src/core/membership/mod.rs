@@ -15,7 +15,7 @@ pub use identity::Identity;
 
 use crate::{id::NodeId, limits::GOSSIP_BYTES_MAX, rng::Rng, time::Mono};
 use codec::Codec;
-use foca::{Config, Foca, NoCustomBroadcast, Notification, PeriodicParams, Runtime, State, Timer};
+use foca::{Config, Foca, NoCustomBroadcast, Notification, PeriodicParams, Runtime, State, Timer, TimerToken};
 use std::{
     collections::BTreeMap,
     num::{NonZeroU8, NonZeroUsize},
@@ -59,6 +59,8 @@ pub struct Effects {
     timers: Vec<(Timer<Identity>, Duration)>,
     /// Whether who is up, or as which process, may have changed.
     touched: bool,
+    /// The token that valid timers carry now.
+    token: Option<TimerToken>,
 }
 
 impl Runtime<Identity> for Effects {
@@ -84,6 +86,9 @@ impl Runtime<Identity> for Effects {
     }
 
     fn submit_after(&mut self, event: Timer<Identity>, after: Duration) {
+        if let Timer::ProbeRandomMember(token) = &event {
+            self.token = Some(*token);
+        }
         self.timers.push((event, after));
     }
 }
@@ -93,6 +98,7 @@ pub struct Membership {
     foca: Foca<Identity, Codec, Rng, NoCustomBroadcast>,
     timers: BTreeMap<(Mono, u64), Timer<Identity>>,
     timers_made: u64,
+    token: TimerToken,
     /// Everybody who is up, without oneself: kept, because every input asks.
     up: BTreeMap<NodeId, Identity>,
     /// Members that the configuration was last scaled to.
@@ -108,6 +114,7 @@ impl Membership {
             foca: Foca::new(me, config(1), rng, Codec::new(&me)),
             timers: BTreeMap::new(),
             timers_made: 0,
+            token: TimerToken::default(),
             up: BTreeMap::new(),
             scaled_to: 1,
             refused: 0,
@@ -131,6 +138,22 @@ impl Membership {
             }
             None => Effects::default(),
         }
+    }
+
+    /// `node` did not answer something else than a probe: it is suspected as after a failed probe, and down unless it
+    /// refutes that in time. Probes go round one member a second; this finds a dead one sooner.
+    pub fn suspect(&mut self, node: NodeId, now: Mono) -> Effects {
+        let Some(member) = self.find(node).filter(|member| member.state() == State::Alive) else {
+            return Effects::default();
+        };
+        let (member_id, incarnation, token) = (*member.id(), member.incarnation(), self.token);
+        let after = suspicion(self.scaled_to);
+        self.drive(now, |foca, effects| {
+            let suspected = foca::Member::new(member_id, incarnation, State::Suspect);
+            foca.apply_many(std::iter::once(suspected), true, &mut *effects)?;
+            effects.submit_after(Timer::ChangeSuspectToDown { member_id, incarnation, token }, after);
+            Ok(())
+        })
     }
 
     /// A packet came in. One that cannot be used changes nothing and is counted.
@@ -162,6 +185,7 @@ impl Membership {
     ) -> Effects {
         let mut effects = Effects::default();
         let outcome = call(&mut self.foca, &mut effects);
+        self.token = effects.token.unwrap_or(self.token);
         if effects.touched {
             self.up = self.foca.iter_members().map(|member| (member.id().node, *member.id())).collect();
         }

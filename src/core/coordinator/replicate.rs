@@ -1,0 +1,197 @@
+//! Sending a write to those who shall hold it: owners, stand-ins for the unreachable, and all again under another stamp.
+//!
+//! `write` decides when; here is who, with what. A stand-in is asked once a request, stands for exactly one owner, and is
+//! told for whom. A re-stamp is a new request under a new number, so that an answer to the first stamp never counts for
+//! the second.
+
+use super::{
+    OperationId, Phase,
+    put::{Answer, Outcome},
+    quorum::Targets,
+};
+use crate::{
+    outbox::ShardOutbox,
+    shard::Shard,
+    storage::Put,
+    time::Now,
+    value::{Entry, OwnedEntry, Version},
+    view::View,
+    wire::peer::{KeyRef, PeerMessage, ReplicaState},
+};
+use std::rc::Rc;
+
+impl Shard {
+    pub(super) fn send_to_owners(
+        &mut self,
+        now: Now,
+        view: &Rc<View>,
+        id: OperationId,
+        entry: &Entry<'_>,
+        me: u16,
+        out: &mut dyn ShardOutbox,
+    ) {
+        let Some(operation) = self.in_flight.get_mut(id) else { return };
+        let deadline = operation.deadline;
+        let Phase::Write { votes, .. } = &operation.phase else { return };
+        let (members, owners) = (votes.targets, votes.targets.owners());
+        let header = self.header(now, view, deadline);
+        for at in 0..owners {
+            let member = members.member(at);
+            if member == me || member == u16::MAX || !self.reachable(now, view, member) {
+                continue;
+            }
+            let Some(operation) = self.in_flight.get_mut(id) else { return };
+            let Phase::Write { votes, .. } = &mut operation.phase else { return };
+            votes.targets.set(at, Answer::Pending);
+            let subject = &operation.subject;
+            let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
+            let to = Self::shard_of(view, member, subject);
+            out.send(to, &PeerMessage::Replicate { id: id.0, header, key, entry: *entry, stands_for: None });
+        }
+    }
+
+    /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in yet.
+    pub(super) fn send_to_fallbacks(
+        &mut self,
+        now: Now,
+        view: &Rc<View>,
+        id: OperationId,
+        entry: &Entry<'_>,
+        out: &mut dyn ShardOutbox,
+    ) {
+        let Some(ring) = view.ring.as_deref() else { return };
+        let Some(operation) = self.in_flight.get_mut(id) else { return };
+        let (partition, copies, deadline) =
+            (operation.subject.partition, usize::from(operation.subject.copies), operation.deadline);
+        let Phase::Write { votes, asked_fallbacks, .. } = &mut operation.phase else { return };
+        if votes.is_strict() || *asked_fallbacks {
+            return;
+        }
+        let me = ring.index_of(view.me);
+        let targets = votes.targets;
+        let missing: Vec<u16> = (0..targets.owners())
+            .filter(|at| matches!(targets.answer(*at), Answer::Unasked | Answer::Lost | Answer::Pending))
+            .filter(|at| votes.is_impatient() || targets.answer(*at) != Answer::Pending)
+            .map(|at| targets.member(at))
+            .filter(|member| {
+                *member != u16::MAX && Some(*member) != me && !covered(&targets).any(|owner| owner == *member)
+            })
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        *asked_fallbacks = true;
+        let header = self.header(now, view, deadline);
+        let beyond: Vec<u16> =
+            ring.owners(partition)[copies..].iter().copied().chain(ring.fallbacks(partition)).collect();
+        let mut stand_ins = beyond.into_iter();
+        for owner in missing {
+            let Some(member) = stand_ins.find(|member| self.reachable(now, view, *member)) else { return };
+            let Some(operation) = self.in_flight.get_mut(id) else { return };
+            let Phase::Write { votes, .. } = &mut operation.phase else { return };
+            if votes.targets.add_fallback(member, Some(owner), Answer::Pending).is_none() {
+                continue;
+            }
+            let subject = &operation.subject;
+            let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
+            let to = Self::shard_of(view, member, subject);
+            let stands_for = Some(ring.node(owner));
+            out.send(to, &PeerMessage::Replicate { id: id.0, header, key, entry: *entry, stands_for });
+        }
+    }
+
+    /// Asks stand-ins for owners that were lost on the way, with the entry as it is held here.
+    pub(super) fn try_fallbacks(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) -> bool {
+        let view = Rc::clone(&self.view);
+        let Some(held) = self.held_entry(id) else { return false };
+        self.send_to_fallbacks(now, &view, id, &held.as_entry(), out);
+        true
+    }
+
+    /// Stamps the write above everything that was reported, and asks again under a new number.
+    pub(super) fn restamp(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
+        let view = Rc::clone(&self.view);
+        let held = self.held_entry(id);
+        let Some(mut operation) = self.take(id) else { return };
+        let Phase::Write { votes, version, expiry, pin, .. } = &mut operation.phase else { return };
+        let subject = &operation.subject;
+        let Some(held) = held else {
+            // A later write of this very coordinator took its place: that one goes on, this one lost to it.
+            if let Some(pin) = pin.take() {
+                self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
+            }
+            let outcome = Outcome { acks: votes.applied(), fallbacks: 0, warming: false, superseded: true };
+            let (origin, version) = (operation.origin, *version);
+            self.answer_write(origin, &operation.subject, version, &outcome, out);
+            return;
+        };
+        self.stats.restamps += 1;
+        self.clock.raise(votes.reported.hlc, now);
+        let hlc = self.clock.stamp(now);
+        let expires_at = held.value.as_ref().and_then(|_| expiry.of(hlc));
+        let hold_until = held.value.as_ref().and_then(|_| {
+            let hold = held.hold_until.max(votes.hold_until);
+            hold.filter(|hold| expires_at.is_some_and(|end| *hold > end))
+        });
+        let entry = OwnedEntry {
+            version: Version { hlc, actor: self.config.actor },
+            expires_at,
+            hold_until,
+            value: held.value,
+        };
+        *version = entry.version;
+        votes.restamp();
+        let me = view.ring.as_ref().and_then(|ring| ring.index_of(view.me));
+        let own = me.and_then(|me| votes.targets.position(me));
+        let wall = self.clock.wall(now);
+        if let Some(at) = own {
+            if let Some(pin) = pin.take() {
+                self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
+            }
+            let answer = if votes.targets.is_owner(at) {
+                match self.table.put(wall, subject.slot, subject.hash, &subject.key, &entry.as_entry(), true) {
+                    Put::Applied { pin: pinned } => {
+                        *pin = pinned;
+                        Answer::Applied(view.state)
+                    }
+                    Put::Superseded { version, hold_until } => {
+                        votes.report(version, hold_until);
+                        Answer::Superseded(view.state)
+                    }
+                    Put::OutOfMemory | Put::TooLarge => Answer::Lost,
+                }
+            } else {
+                let owner = votes.targets.covers(at).and_then(|owner| view.members.get(usize::from(owner)));
+                let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
+                let kept = owner.is_some_and(|owner| self.keep_hint_for(wall, owner.node, &key, &entry.as_entry()));
+                if kept { Answer::Applied(ReplicaState::Fallback) } else { Answer::Lost }
+            };
+            votes.targets.set(at, answer);
+        }
+        let asked: Vec<(u16, Option<u16>)> = (0..votes.targets.len())
+            .filter(|at| votes.targets.answer(*at) == Answer::Pending)
+            .map(|at| (votes.targets.member(at), votes.targets.covers(at)))
+            .collect();
+        let deadline = operation.deadline;
+        let id = self.park(now, operation);
+        let header = self.header(now, &view, deadline);
+        for (member, covers) in asked {
+            let Some(operation) = self.in_flight.get_mut(id) else { return };
+            let subject = &operation.subject;
+            let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
+            let stands_for = covers.and_then(|owner| view.members.get(usize::from(owner))).map(|owner| owner.node);
+            let to = Self::shard_of(&view, member, subject);
+            let message = PeerMessage::Replicate { id: id.0, header, key, entry: entry.as_entry(), stands_for };
+            out.send(to, &message);
+        }
+        self.advance_write(now, id, out);
+    }
+}
+
+/// The owners for whom a fallback was asked and has not failed.
+pub(super) fn covered(targets: &Targets<Answer>) -> impl Iterator<Item = u16> + '_ {
+    let fallbacks = targets.owners()..targets.len();
+    fallbacks
+        .filter(|at| matches!(targets.answer(*at), Answer::Applied(_) | Answer::Pending))
+        .filter_map(|at| targets.covers(at))
+}
