@@ -34,12 +34,15 @@
 
 pub mod clock;
 pub mod config;
+pub mod control;
 mod coordinator;
 pub mod handoff;
 pub mod id;
 pub mod input;
 pub mod limits;
+pub mod membership;
 pub mod namespace;
+pub mod node;
 pub mod outbox;
 mod replica;
 pub mod ring;
@@ -47,6 +50,8 @@ pub mod rng;
 pub mod shard;
 pub mod stats;
 pub mod storage;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod time;
 pub mod timers;
 pub mod value;

@@ -23,8 +23,18 @@ fn main() {
         counts.push(1_000_000);
     }
     println!(
-        "{:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "items", "rss B/it", "acct B/it", "insert ns", "get ns", "miss ns", "update ns", "pin ns", "evict ns"
+        "{:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "items",
+        "rss B/it",
+        "acct B/it",
+        "insert ns",
+        "get ns",
+        "batch get",
+        "miss ns",
+        "update ns",
+        "batch upd",
+        "pin ns",
+        "evict ns"
     );
     for count in counts {
         measure(count);
@@ -71,6 +81,16 @@ fn measure(count: u64) {
     }
     let get = per(started, rounds);
     let started = Instant::now();
+    for batch in numbers.chunks(32) {
+        let warmed = batch.iter().fold(0, |seen, number| seen ^ table.warm(key(*number).1));
+        black_box(warmed);
+        for number in batch {
+            let (key, hash) = key(*number);
+            assert!(matches!(black_box(table.get(SLOT, hash, &key)), Lookup::Found(_)));
+        }
+    }
+    let batched = per(started, rounds);
+    let started = Instant::now();
     for number in &numbers {
         let (key, hash) = key(number + count);
         assert!(matches!(black_box(table.get(SLOT, hash, &key)), Lookup::Absent));
@@ -80,14 +100,20 @@ fn measure(count: u64) {
     numbers.iter().zip(2..).for_each(|(number, time)| put(&mut table, *number, time, false));
     let update = per(started, rounds);
     let started = Instant::now();
-    numbers.iter().zip(rounds + 2..).for_each(|(number, time)| put(&mut table, *number, time, true));
+    for (at, batch) in (0..).zip(numbers.chunks(32)) {
+        black_box(batch.iter().fold(0, |seen, number| seen ^ table.warm(key(*number).1)));
+        batch.iter().zip(rounds + 2 + at * 32..).for_each(|(number, time)| put(&mut table, *number, time, false));
+    }
+    let batch_update = per(started, rounds);
+    let started = Instant::now();
+    numbers.iter().zip(2 * rounds + 2..).for_each(|(number, time)| put(&mut table, *number, time, true));
     let pin = per(started, rounds);
     table.set_limit(table.accounted() + (1 << 20));
     let started = Instant::now();
-    (0..rounds).for_each(|number| put(&mut table, number + count, 3 * rounds + number, false));
+    (0..rounds).for_each(|number| put(&mut table, number + count, 4 * rounds + number, false));
     let evict = per(started, rounds);
     println!(
-        "{count:>10} {rss:>9.1} {accounted:>9.1} {insert:>9.0} {get:>9.0} {miss:>9.0} {update:>9.0} {pin:>9.0} {evict:>9.0}"
+        "{count:>10} {rss:>9.1} {accounted:>9.1} {insert:>9.0} {get:>9.0} {batched:>9.0} {miss:>9.0} {update:>9.0} {batch_update:>9.0} {pin:>9.0} {evict:>9.0}"
     );
 }
 

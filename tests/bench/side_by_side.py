@@ -145,7 +145,7 @@ def attempt(results, what, work):
     print(f"bench: {what}", file=sys.stderr, flush=True)
     try:
         return work()
-    except (Failed, Missing, KeyError, ValueError, OSError) as error:
+    except (Failed, Missing, KeyError, TypeError, ValueError, OSError, subprocess.SubprocessError) as error:
         results.remark(f"FAILED: {what}: {type(error).__name__}: {error}")
         return None
 

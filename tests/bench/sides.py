@@ -261,7 +261,7 @@ class Meshwork:
 
     def _in_dev(self, nodes, commands, limit, *dev):
         """Runs commands one after the other against one fresh mesh; gives what each printed, as JSON."""
-        inside = [sys.executable, str(pathlib.Path(__file__)), json.dumps(commands)]
+        inside = [sys.executable, "-B", str(pathlib.Path(__file__)), json.dumps(commands)]
         out = run([str(self.binary), "dev", "--nodes", str(nodes), *dev, "--", *inside], limit)
         return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
 

@@ -334,14 +334,10 @@ impl Shard {
     }
 
     fn answer(&self, origin: Origin, reply: Reply<'_>, out: &mut dyn ShardOutbox) {
-        match origin {
-            Origin::Caller(caller) => out.reply(caller, &Reply { id: caller.id, ..reply }),
-            Origin::Peer(peer, id) => out.send(peer, &PeerMessage::ForwardReply(Reply { id, ..reply })),
-            Origin::Nobody => {}
-        }
+        deliver(origin, reply, out);
     }
 
-    /// Answers a read with what it found.
+    /// Answers a read with what it found, if that is still served.
     fn answer_read(
         &mut self,
         now: Now,
@@ -351,20 +347,16 @@ impl Shard {
         out: &mut dyn ShardOutbox,
     ) {
         let wall = self.served_until(now);
-        let reply = match found {
-            Some(Entry { version, expires_at, body: crate::value::Body::Value(value), .. })
-                if found.is_some_and(|entry| entry.is_live(wall)) =>
-            {
-                self.stats.hits += 1;
-                let body = ReplyBody::Value { version: *version, expires_at: *expires_at, value };
-                Reply { id: 0, status: Status::Ok, maybe_applied: false, worth, body }
-            }
-            Some(_) | None => {
-                self.stats.misses += 1;
-                Reply { worth, ..Reply::status(0, Status::NotFound) }
-            }
-        };
-        self.answer(origin, reply, out);
+        let hit = deliver_read(origin, found, wall, worth, out);
+        self.count_lookup(hit);
+    }
+
+    fn count_lookup(&mut self, hit: bool) {
+        if hit {
+            self.stats.hits += 1;
+        } else {
+            self.stats.misses += 1;
+        }
     }
 
     fn answer_failure(&mut self, origin: Origin, status: Status, maybe_applied: bool, out: &mut dyn ShardOutbox) {
@@ -514,6 +506,36 @@ impl Shard {
         let Some(member) = self.view.ring.as_ref().and_then(|ring| ring.index_of(from)) else { return };
         self.lose(now, id, member, out);
     }
+}
+
+/// Sends a reply to whoever asked.
+fn deliver(origin: Origin, reply: Reply<'_>, out: &mut dyn ShardOutbox) {
+    match origin {
+        Origin::Caller(caller) => out.reply(caller, &Reply { id: caller.id, ..reply }),
+        Origin::Peer(peer, id) => out.send(peer, &PeerMessage::ForwardReply(Reply { id, ..reply })),
+        Origin::Nobody => {}
+    }
+}
+
+/// Sends what a read found, if it is served at `wall`; whether it was. Apart from the shard, so that the entry may be
+/// borrowed from its memtable.
+fn deliver_read(
+    origin: Origin,
+    found: Option<&Entry<'_>>,
+    wall: Wall,
+    worth: Worth,
+    out: &mut dyn ShardOutbox,
+) -> bool {
+    let live = found.filter(|entry| entry.is_live(wall));
+    let reply = match live {
+        Some(Entry { version, expires_at, body: crate::value::Body::Value(value), .. }) => {
+            let body = ReplyBody::Value { version: *version, expires_at: *expires_at, value };
+            Reply { id: 0, status: Status::Ok, maybe_applied: false, worth, body }
+        }
+        Some(_) | None => Reply { worth, ..Reply::status(0, Status::NotFound) },
+    };
+    deliver(origin, reply, out);
+    live.is_some()
 }
 
 impl Operation {

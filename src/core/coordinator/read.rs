@@ -6,7 +6,7 @@
 //! the body fetched, from its holders in turn; gone everywhere is a miss.
 
 use super::{
-    Guarded, Operation, OperationId, Origin, Phase, Refused, Subject,
+    Guarded, Operation, OperationId, Origin, Phase, Refused, Subject, deliver_read,
     get::{Answer, Outcome, Verdict, Votes},
 };
 use crate::{
@@ -88,25 +88,9 @@ impl Shard {
             if let Verdict::Decided(outcome) = votes.verdict() {
                 if !outcome.sloppy {
                     let worth = worth(&outcome, &subject, view);
-                    let found = local.ok();
-                    // `answer_read` needs the whole shard, and `found` borrows its memtable: the reply is made here.
                     let wall = self.clock.reading(now).wall();
-                    let live = found.filter(|entry| entry.is_live(wall));
-                    let reply = read_reply(live.as_ref(), worth);
-                    match origin {
-                        Origin::Caller(caller) => {
-                            out.reply(caller, &crate::wire::client::Reply { id: caller.id, ..reply });
-                        }
-                        Origin::Peer(peer, id) => {
-                            out.send(peer, &PeerMessage::ForwardReply(crate::wire::client::Reply { id, ..reply }));
-                        }
-                        Origin::Nobody => {}
-                    }
-                    if live.is_some() {
-                        self.stats.hits += 1;
-                    } else {
-                        self.stats.misses += 1;
-                    }
+                    let hit = deliver_read(origin, local.ok().as_ref(), wall, worth, out);
+                    self.count_lookup(hit);
                     return Ok(());
                 }
             }
@@ -322,7 +306,7 @@ impl Shard {
     fn conclude_read(&mut self, now: Now, id: OperationId, arrived: Option<&Entry<'_>>, out: &mut dyn ShardOutbox) {
         let view = Rc::clone(&self.view);
         let Some(operation) = self.in_flight.get_mut(id) else { return };
-        let Phase::Read { votes, body, .. } = &operation.phase else { return };
+        let Phase::Read { votes, body, guarded, .. } = &operation.phase else { return };
         let outcome = match votes.verdict() {
             Verdict::Decided(outcome) => outcome,
             // A fetched body may come after answers were lost: what was decided then still holds.
@@ -348,8 +332,17 @@ impl Shard {
         let place = (subject.namespace, subject.slot, subject.partition, subject.hash);
         let local = Self::local(&mut self.table, &self.hints, place, &subject.key).ok();
         if let Some(entry) = local.filter(|entry| entry.version >= version) {
-            let held = OwnedEntry::from(&entry);
-            return self.end_read(now, id, Some(&OwnedOr::Owned(held)), worth, out);
+            if guarded.is_some() {
+                let held = OwnedEntry::from(&entry);
+                return self.end_read(now, id, Some(&OwnedOr::Owned(held)), worth, out);
+            }
+            // The common case: the reply borrows the value from the memtable.
+            let wall = self.clock.reading(now).wall();
+            let hit = deliver_read(operation.origin, Some(&entry), wall, worth, out);
+            self.count_lookup(hit);
+            self.stats.divergent_reads += u64::from(outcome.divergent);
+            self.take(id);
+            return;
         }
         let first = votes.holders(version).find(|at| {
             view.members.get(usize::from(votes.targets.member(*at))).is_some_and(|known| known.node != view.me)
@@ -478,17 +471,6 @@ fn worth(outcome: &Outcome, subject: &Subject, view: &View) -> Worth {
         warming: outcome.warming,
         stale: outcome.sloppy,
         superseded: false,
-    }
-}
-
-fn read_reply<'a>(live: Option<&Entry<'a>>, worth: Worth) -> crate::wire::client::Reply<'a> {
-    use crate::wire::client::{Reply, ReplyBody};
-    match live {
-        Some(Entry { version, expires_at, body: crate::value::Body::Value(value), .. }) => {
-            let body = ReplyBody::Value { version: *version, expires_at: *expires_at, value };
-            Reply { id: 0, status: Status::Ok, maybe_applied: false, worth, body }
-        }
-        Some(_) | None => Reply { worth, ..Reply::status(0, Status::NotFound) },
     }
 }
 

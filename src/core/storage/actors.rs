@@ -83,6 +83,11 @@ impl Actors {
         self.actors[usize::from(id)].0
     }
 
+    #[cfg(test)]
+    pub(super) fn references(&self, id: u16) -> u64 {
+        u64::from(self.actors[usize::from(id)].1)
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         (self.ids.allocation_size() + self.actors.capacity() * 16 + self.free.capacity() * 2) as u64
     }

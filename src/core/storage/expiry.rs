@@ -6,8 +6,8 @@
 
 use super::{
     memtable::Memtable,
-    record::{Header, UNIT},
-    segments::{Class, Handle},
+    record::Header,
+    segments::{Class, Handle, handle, slot_of},
 };
 use crate::time::Wall;
 
@@ -91,7 +91,7 @@ impl Memtable {
         let generation = self.log.segment(slot).generation;
         let (mut at, mut walked, mut earliest) = (0, 0, u64::MAX);
         while at < self.log.segment(slot).used {
-            let handle = u32::from(slot) << 16 | at / UNIT;
+            let handle = handle(slot, at);
             let record = self.log.record(handle);
             let header = Header::read(record);
             let due = header.due(record);
@@ -131,7 +131,7 @@ impl Memtable {
         if self.log.stands_alone(handle) {
             self.log.cut(handle);
             let class = if self.is_evictable(header.namespace()) { Class::Tombstones } else { Class::Held };
-            self.log.requeue(u16::try_from(handle >> 16).expect("a slot has 16 bits"), class);
+            self.log.requeue(slot_of(handle), class);
         } else {
             self.log.trim(handle, header.capacity());
         }

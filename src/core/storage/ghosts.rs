@@ -130,6 +130,15 @@ impl Ghosts {
         None
     }
 
+    /// Gives all memory back once there is no ghost left.
+    pub(super) fn release(&mut self) {
+        if self.live == 0 {
+            self.chunks = VecDeque::new();
+            (self.base, self.head) = (self.tail, self.tail);
+            self.index = Index::new(self.placement.tables());
+        }
+    }
+
     /// Forgets all of a partition; the caller releases the actors.
     pub(super) fn take_partition(&mut self, local: usize) -> Vec<Ghost> {
         let sequences = self.index.take(local);
@@ -142,6 +151,11 @@ impl Ghosts {
             *cell
         };
         sequences.into_iter().map(forget).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn actors(&self) -> Vec<u16> {
+        self.chunks.iter().flatten().filter(|ghost| ghost.live).map(|ghost| ghost.actor).collect()
     }
 
     pub(super) fn shrink(&mut self, local: usize) {
@@ -161,10 +175,11 @@ impl Ghosts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::ShardId;
 
     #[test]
     fn ghosts_leave_in_the_order_they_came_and_removed_ones_are_skipped() {
-        let mut ghosts = Ghosts::new(Placement::new(8, 2));
+        let mut ghosts = Ghosts::new(Placement::new(8, 2, ShardId(0)));
         let hash = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !(1 << 61);
         // Wrapping sequence numbers are part of the test.
         (ghosts.base, ghosts.head, ghosts.tail) = (u32::MAX - 200, u32::MAX - 200, u32::MAX - 200);

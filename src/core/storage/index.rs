@@ -4,7 +4,7 @@
 //! Growth is announced (`growth`) before it happens, because it counts against the memory limit. Iteration order
 //! follows from the history of calls alone: nothing here is seeded by chance.
 
-use crate::id::{KeyHash, PartitionId};
+use crate::id::{KeyHash, PartitionId, ShardId};
 use hashbrown::HashTable;
 
 /// Which of a shard's own tables a hash lies in: partition `p` of shard `p % shards` is its table `p / shards`.
@@ -12,20 +12,25 @@ use hashbrown::HashTable;
 pub(super) struct Placement {
     partitions: u16,
     shards: u16,
+    shard: u16,
 }
 
 impl Placement {
-    pub(super) fn new(partitions: u16, shards: u16) -> Self {
-        assert!(partitions.is_power_of_two() && shards > 0, "a ring has a power of two of partitions and a shard");
-        Self { partitions, shards }
+    pub(super) fn new(partitions: u16, shards: u16, shard: ShardId) -> Self {
+        assert!(partitions.is_power_of_two(), "a ring has a power of two of partitions");
+        assert!(shard.0 < shards, "shards are numbered from zero");
+        Self { partitions, shards, shard: shard.0 }
     }
 
     #[inline]
     pub(super) fn local(self, hash: u64) -> usize {
-        self.local_partition(KeyHash(hash).partition(self.partitions))
+        let partition = KeyHash(hash).partition(self.partitions);
+        debug_assert!(partition.0 % self.shards == self.shard, "{partition:?} is another shard's");
+        usize::from(partition.0 / self.shards)
     }
 
     pub(super) fn local_partition(self, partition: PartitionId) -> usize {
+        assert!(partition.0 % self.shards == self.shard, "{partition:?} is another shard's");
         usize::from(partition.0 / self.shards)
     }
 

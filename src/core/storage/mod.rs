@@ -9,6 +9,8 @@
 //! by the caller), it sends nothing, and it does not check floors.
 
 mod actors;
+#[cfg(test)]
+mod audit;
 mod eviction;
 mod expiry;
 mod floors;

@@ -56,6 +56,16 @@ pub(super) struct Log {
     allocated: u64,
 }
 
+/// The handle of the record `offset` bytes into a segment.
+pub(super) fn handle(slot: u16, offset: u32) -> Handle {
+    (u32::from(slot) << 16) | (offset / UNIT)
+}
+
+/// The slot of a handle's segment.
+pub(super) fn slot_of(handle: Handle) -> u16 {
+    u16::try_from(handle >> 16).expect("16 bits remain")
+}
+
 fn split(handle: Handle) -> (usize, usize) {
     ((handle >> 16) as usize, ((handle & 0xffff) * UNIT) as usize)
 }
@@ -66,6 +76,8 @@ fn length(bytes: &[u8]) -> u32 {
 
 /// Slots are made this many at a time, so that growth is small beside a segment.
 const SLOTS_STEP: usize = 64;
+/// Free slots an append needs: its own and one for the spare segment.
+const SLOTS_LEFT: usize = 2;
 /// Bytes of tables a slot costs: descriptors, a free cell and one in every queue, so that queues never grow alone.
 const SLOT_BYTES: u64 = 16 + size_of::<Segment>() as u64 + 10;
 
@@ -102,15 +114,10 @@ impl Log {
         if !jumbo && self.open_with_room(class, needed).is_some() {
             return Some(0);
         }
-        let slots = if self.free.is_empty() && self.data.len() == self.data.capacity() {
-            // The tables move: the old ones live until the new are filled, but only the difference stays.
-            SLOTS_STEP as u64 * SLOT_BYTES
-        } else {
-            0
-        };
-        if self.free.is_empty() && self.data.len() >= usize::from(u16::MAX) {
+        if self.free.len() + usize::from(u16::MAX) < self.data.len() + SLOTS_LEFT {
             return None;
         }
+        let slots = if self.lacks_slots() { SLOTS_STEP as u64 * SLOT_BYTES } else { 0 };
         let spare = if self.spare.is_none() { u64::from(self.segment_bytes) } else { 0 };
         Some(slots + spare + u64::from(if jumbo { needed } else { self.segment_bytes }))
     }
@@ -122,7 +129,11 @@ impl Log {
             self.spare = Some(vec![0; self.segment_bytes as usize].into());
             self.allocated += u64::from(self.segment_bytes);
         }
-        if self.is_jumbo(needed) {
+        let jumbo = self.is_jumbo(needed);
+        if (jumbo || self.open_with_room(class, needed).is_none()) && self.lacks_slots() {
+            self.add_slots();
+        }
+        if jumbo {
             let slot = self.insert(class, vec![0; needed as usize].into());
             self.allocated += u64::from(needed);
             return self.extend(slot, needed);
@@ -165,7 +176,22 @@ impl Log {
         let segment = &mut self.segments[usize::from(slot)];
         let offset = segment.used;
         segment.used += needed;
-        u32::from(slot) << 16 | offset / UNIT
+        handle(slot, offset)
+    }
+
+    /// Whether a new segment would leave none for the spare one, which a cleaning puts in a slot of its own.
+    fn lacks_slots(&self) -> bool {
+        self.free.len() + self.data.capacity() < self.data.len() + SLOTS_LEFT
+    }
+
+    fn add_slots(&mut self) {
+        let slots = self.data.len() + SLOTS_STEP;
+        self.data.reserve_exact(SLOTS_STEP);
+        self.segments.reserve_exact(SLOTS_STEP);
+        self.free.reserve_exact(slots - self.free.len());
+        for queue in &mut self.queues {
+            queue.reserve_exact(slots - queue.len());
+        }
     }
 
     fn insert(&mut self, class: Class, data: Box<[u8]>) -> u16 {
@@ -174,14 +200,7 @@ impl Log {
             Some(slot) => slot,
             None => {
                 let slot = u16::try_from(self.data.len()).expect("growth was asked for first");
-                if self.data.len() == self.data.capacity() {
-                    self.data.reserve_exact(SLOTS_STEP);
-                    self.segments.reserve_exact(SLOTS_STEP);
-                    self.free.reserve_exact(self.data.capacity());
-                    for queue in &mut self.queues {
-                        queue.reserve_exact(self.data.capacity() - queue.len());
-                    }
-                }
+                assert!(self.data.len() < self.data.capacity(), "a slot was kept for a cleaning");
                 self.data.push(Box::default());
                 let blank = Segment { used: 0, dead: 0, pinned: 0, generation: 0, due: u64::MAX, class };
                 self.segments.push(blank);
@@ -258,7 +277,7 @@ impl Log {
             self.segments[slot].pinned -= bytes;
         }
         self.add_dead(slot, bytes);
-        self.free_if_dead(u16::try_from(slot).expect("a slot has 16 bits"));
+        self.free_if_dead(slot_of(handle));
     }
 
     fn add_dead(&mut self, slot: usize, bytes: u32) {
@@ -388,6 +407,11 @@ impl Log {
         };
         let slot = self.queues[class as usize].iter().copied().max_by_key(share)?;
         (share(&slot) >= 1 << 13).then_some(slot)
+    }
+
+    #[cfg(test)]
+    pub(super) fn queued(&self, class: Class) -> Vec<u16> {
+        self.queues[class as usize].iter().copied().collect()
     }
 
     pub(super) fn count(&self, class: Class) -> usize {

@@ -1,0 +1,213 @@
+//! `meshwork status`, `ring` and `namespace`: what the control plane knows, asked of any node.
+//!
+//! The objects are the wire's own (`NodeStatus`, `Owners`, `Namespace`), so that the command line, the HTTP API and the
+//! client speak of the same things by the same names.
+
+use crate::{
+    args::{ClientArgs, NamespaceCommand, NamespaceCreateArgs, RingCommand},
+    failure::{Exit, Failure},
+    mesh,
+    output::{self, Output},
+};
+use meshwork_client::{ClientControl, ControlReply, NodeStatus};
+use meshwork_core::namespace::{Eviction, Mode, Namespace};
+use serde_json::json;
+use std::time::Duration;
+
+/// `meshwork status`.
+pub(crate) async fn status(args: ClientArgs, output: Output) -> Result<(), Failure> {
+    let status = fetch(&args).await?;
+    output.data(&status, |status| text_of(status, output.is_wide()))
+}
+
+async fn fetch(args: &ClientArgs) -> Result<NodeStatus, Failure> {
+    let mesh = mesh::connect(args).await?;
+    match mesh::control(&mesh, ClientControl::Status).await? {
+        ControlReply::Status(status) => Ok(*status),
+        ControlReply::Routing(_)
+        | ControlReply::Owners(_)
+        | ControlReply::Created(_)
+        | ControlReply::Namespaces(_)
+        | ControlReply::Refused { .. } => Err(mesh::strange()),
+    }
+}
+
+/// The status, asked from outside any runtime.
+pub(crate) fn ask_status(args: &ClientArgs) -> Result<NodeStatus, Failure> {
+    crate::block_on(fetch(args))
+}
+
+fn text_of(status: &NodeStatus, wide: bool) -> String {
+    let layout = status.layout.as_ref().map_or_else(|| "none yet".to_owned(), ToString::to_string);
+    let agreed = if status.layout_agreed { "" } else { " (not yet agreed by all)" };
+    let mut rows = vec![
+        ("cluster", status.cluster.clone()),
+        ("asked", format!("{} ({})", status.name, status.node)),
+        ("state", status.state.clone()),
+        ("layout", format!("{layout}{agreed}")),
+    ];
+    if let Some(fenced) = &status.fenced {
+        rows.push(("fenced", fenced.clone()));
+    }
+    if wide {
+        rows.push(("entries", status.stats.entries.to_string()));
+        rows.push(("memory", format!("{} of {} bytes", status.stats.memory_bytes, status.stats.memory_limit_bytes)));
+    }
+    let mut columns = vec!["node", "health", "role", "replica", "partitions", "zone", "address"];
+    if wide {
+        columns.extend(["shards", "weight", "clock", "id"]);
+    }
+    let mut table = output::table(&columns);
+    for member in &status.members {
+        let mut row = vec![
+            member.name.clone(),
+            member.health.clone(),
+            member.role.clone(),
+            member.replica.clone(),
+            member.partitions.to_string(),
+            member.zone.clone(),
+            member.address.to_string(),
+        ];
+        if wide {
+            let clock = member.clock_offset_ms.map_or_else(String::new, |offset| format!("{offset:+} ms"));
+            row.extend([member.shards.to_string(), member.weight.to_string(), clock, member.node.to_string()]);
+        }
+        table.add_row(row);
+    }
+    format!("{}\n\n{}", output::pairs(&rows), output::text(&table))
+}
+
+/// `meshwork ring`.
+pub(crate) async fn ring(command: RingCommand, output: Output) -> Result<(), Failure> {
+    match command {
+        RingCommand::Show(args) => ring_show(&fetch(&args).await?, output),
+        RingCommand::Owners(args) => {
+            let mesh = mesh::connect(&args.client).await?;
+            let question = ClientControl::Owners { namespace: args.namespace, key: args.key.into_bytes() };
+            let ControlReply::Owners(owners) = mesh::control(&mesh, question).await? else {
+                return Err(mesh::strange());
+            };
+            output.data(&owners, |owners| {
+                output::pairs(&[
+                    ("partition", owners.partition.to_string()),
+                    ("hash", owners.hash.clone()),
+                    ("layout", owners.layout.to_string()),
+                    ("owners", owners.owners.join(", ")),
+                    ("fallbacks", owners.fallbacks.join(", ")),
+                ])
+            })
+        }
+    }
+}
+
+fn ring_show(status: &NodeStatus, output: Output) -> Result<(), Failure> {
+    let Some(layout) = &status.layout else {
+        return Err(Failure::new(Exit::Failed, format!("there is no ring yet: {}", status.state)));
+    };
+    let members: Vec<_> = status.members.iter().filter(|member| member.partitions > 0).collect();
+    let held: u32 = members.iter().map(|member| member.partitions).sum();
+    let share = |partitions: u32| f64::from(partitions) / f64::from(held.max(1));
+    let object = json!({
+        "schema_version": 1, "layout": layout, "agreed": status.layout_agreed,
+        "members": members.iter().map(|m| json!({
+            "node": m.node.to_string(), "name": m.name, "zone": m.zone, "weight": m.weight, "shards": m.shards,
+            "partitions": m.partitions, "share": share(m.partitions),
+        })).collect::<Vec<_>>(),
+    });
+    output.data(&object, |_| {
+        let mut table = output::table(&["node", "zone", "weight", "shards", "partitions", "share"]);
+        for member in &members {
+            table.add_row([
+                member.name.clone(),
+                member.zone.clone(),
+                member.weight.to_string(),
+                member.shards.to_string(),
+                member.partitions.to_string(),
+                format!("{:.1} %", share(member.partitions) * 100.0),
+            ]);
+        }
+        output::text(&table)
+    })
+}
+
+/// `meshwork namespace`.
+pub(crate) async fn namespace(command: NamespaceCommand, output: Output) -> Result<(), Failure> {
+    match command {
+        NamespaceCommand::Create(args) => create(args, output).await,
+        NamespaceCommand::List(client) => {
+            let all = namespaces(&mesh::connect(&client).await?).await?;
+            output.list(&all, namespace_table)
+        }
+        NamespaceCommand::Show { name, client } => {
+            let all = namespaces(&mesh::connect(&client).await?).await?;
+            let found = all.into_iter().find(|namespace| namespace.name == name).ok_or_else(|| {
+                Failure::new(Exit::Failed, format!("there is no namespace {name:?}"))
+                    .next("`meshwork namespace list` lists them")
+            })?;
+            output.data(&found, |found| namespace_table(std::slice::from_ref(found)))
+        }
+    }
+}
+
+/// All namespaces of a mesh.
+pub(crate) async fn namespaces(mesh: &meshwork_client::Mesh) -> Result<Vec<Namespace>, Failure> {
+    match mesh::control(mesh, ClientControl::NamespaceList).await? {
+        ControlReply::Namespaces(all) => Ok(all),
+        ControlReply::Routing(_)
+        | ControlReply::Status(_)
+        | ControlReply::Owners(_)
+        | ControlReply::Created(_)
+        | ControlReply::Refused { .. } => Err(mesh::strange()),
+    }
+}
+
+async fn create(args: NamespaceCreateArgs, output: Output) -> Result<(), Failure> {
+    let millis = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+    let mut namespace = Namespace::new(&args.name);
+    namespace.n = args.n;
+    namespace.r = args.r;
+    namespace.w = args.w;
+    namespace.mode = if args.mode == "strict" { Mode::Strict } else { Mode::Sloppy };
+    namespace.ttl_default = args.ttl_default.map(millis);
+    namespace.ttl_max = args.ttl_max.map(millis);
+    namespace.value_max = u32::try_from(args.value_max).unwrap_or(u32::MAX);
+    namespace.eviction = if args.eviction == "none" { Eviction::None } else { Eviction::On };
+    // What makes no sense anywhere is refused here; what the cluster's own N forbids, by the node.
+    namespace.check(u8::MAX).map_err(Failure::usage)?;
+    let mesh = mesh::connect(&args.client).await?;
+    let ControlReply::Created(created) =
+        mesh::control(&mesh, ClientControl::NamespaceCreate(Box::new(namespace.clone()))).await?
+    else {
+        return Err(mesh::strange());
+    };
+    if output.is_json() {
+        return output.data(&json!({ "created": created, "namespace": namespace }), |_| String::new());
+    }
+    output.say(if created {
+        format!("created {}", args.name)
+    } else {
+        format!("{} was there already, just so", args.name)
+    });
+    Ok(())
+}
+
+fn namespace_table(all: &[Namespace]) -> String {
+    let mut table =
+        output::table(&["name", "kind", "n", "r", "w", "mode", "ttl default", "ttl max", "value max", "eviction"]);
+    let millis = |ttl: Option<u64>| ttl.map_or_else(|| "never".to_owned(), |ms| format!("{} s", ms as f64 / 1000.0));
+    for namespace in all {
+        table.add_row([
+            namespace.name.clone(),
+            format!("{:?}", namespace.kind).to_lowercase(),
+            namespace.n.to_string(),
+            namespace.r.to_string(),
+            namespace.w.to_string(),
+            format!("{:?}", namespace.mode).to_lowercase(),
+            millis(namespace.ttl_default),
+            millis(namespace.ttl_max),
+            namespace.value_max.to_string(),
+            format!("{:?}", namespace.eviction).to_lowercase(),
+        ]);
+    }
+    output::text(&table)
+}

@@ -1,0 +1,96 @@
+//! Whether this node's copies vote (PROTOCOL §6, "Replica states").
+//!
+//! A member of a first layout has everything that was acknowledged, since nothing was: it is `Ready`. Who comes back,
+//! takes another's place, or enters a layout after others agreed on one without it, may lack what was acknowledged: it is
+//! `Warming`, and `Settled` after `warming_max`. Comparing with other owners, which would make it `Ready`, is not here yet.
+//! One state stands for all of a node's partitions until comparison makes them differ.
+
+use crate::{time::Mono, wire::peer::ReplicaState};
+use std::time::Duration;
+
+/// The node's standing, and what it was told that decides the next one.
+#[derive(Debug)]
+pub struct Standing {
+    state: ReplicaState,
+    warming_max: Duration,
+    warming_since: Mono,
+    /// A process of this node was a member before this one.
+    returned: bool,
+    /// Others agreed on a layout without this node.
+    passed_over: bool,
+}
+
+impl Standing {
+    /// No member yet.
+    pub fn new(warming_max: Duration) -> Self {
+        Self {
+            state: ReplicaState::Fallback,
+            warming_max,
+            warming_since: Mono::default(),
+            returned: false,
+            passed_over: false,
+        }
+    }
+
+    /// A role of this node, written by an earlier process, is known in a mesh that has a layout.
+    pub fn on_return(&mut self) {
+        self.returned = true;
+    }
+
+    /// Looks at the newest layout: whether this node is in it, by taking another's place, and whether all its members
+    /// acknowledged it.
+    pub fn observe(&mut self, member: bool, replaces: bool, agreed: bool, now: Mono) {
+        if !member {
+            self.passed_over |= agreed;
+            self.state = ReplicaState::Fallback;
+            return;
+        }
+        if self.state == ReplicaState::Fallback {
+            let complete = !self.returned && !replaces && !self.passed_over;
+            self.state = if complete { ReplicaState::Ready } else { ReplicaState::Warming };
+            self.warming_since = now;
+        }
+        if self.state == ReplicaState::Warming && now.since(self.warming_since) >= self.warming_max {
+            self.state = ReplicaState::Settled;
+        }
+    }
+
+    /// The state of this node's copies.
+    pub fn state(&self) -> ReplicaState {
+        self.state
+    }
+
+    /// How long until a warming replica settles.
+    pub fn warming_left(&self, now: Mono) -> Duration {
+        self.warming_max.saturating_sub(now.since(self.warming_since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing() -> Standing {
+        Standing::new(Duration::from_secs(5))
+    }
+
+    #[test]
+    fn a_member_of_a_first_layout_is_ready_at_once() {
+        let mut standing = standing();
+        standing.observe(true, false, false, Mono(0));
+        assert_eq!(standing.state(), ReplicaState::Ready);
+    }
+
+    #[test]
+    fn who_returns_replaces_or_was_passed_over_warms_and_then_settles() {
+        let (mut returned, mut replaced, mut passed_over) = (standing(), standing(), standing());
+        returned.on_return();
+        passed_over.observe(false, false, true, Mono(0));
+        for (standing, replaces) in [(&mut returned, false), (&mut replaced, true), (&mut passed_over, false)] {
+            standing.observe(true, replaces, true, Mono(0));
+            assert_eq!(standing.state(), ReplicaState::Warming);
+            standing.observe(true, replaces, true, Mono(0) + Duration::from_secs(5));
+            assert_eq!(standing.state(), ReplicaState::Settled);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Answers for people and clients: status, routing, owners of a key.
+//!
+//! Everything here only reads. `Facts` is what `node` lends for one answer; the words of `state` are those that people
+//! and scripts wait for, so they change only with a note in the changelog.
+
+use super::{clock_watch::ClockWatch, replicated::Replicated, standing::Standing, succession};
+use crate::{
+    config::NodeConfig,
+    id::{KeyHasher, NamespaceId, NodeId},
+    membership::{Health, Membership},
+    ring::{Ring, RoleState},
+    stats::ShardStats,
+    time::Mono,
+    value::Hlc,
+    view::Fence,
+    wire::{
+        control::{MemberStatus, NodeStatus, Owners},
+        hello::{NodeHello, Place, Routing},
+        peer::ReplicaState,
+    },
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+/// What an answer is made of.
+pub struct Facts<'a> {
+    /// Settings.
+    pub config: &'a NodeConfig,
+    /// Who answers.
+    pub membership: &'a Membership,
+    /// What nodes said of themselves on links.
+    pub hellos: &'a BTreeMap<NodeId, NodeHello>,
+    /// Roles, layouts, namespaces.
+    pub replicated: &'a Replicated,
+    /// Owners.
+    pub ring: Option<&'a Ring>,
+    /// Whether the own copies vote.
+    pub standing: &'a Standing,
+    /// Offsets.
+    pub watch: &'a ClockWatch,
+    /// Why the node does not coordinate.
+    pub fence: Option<Fence>,
+    /// Why it cannot become a member, if a person has to do something.
+    pub obstacle: Option<&'a str>,
+}
+
+impl Facts<'_> {
+    /// Where shard 0 of `node` listens, and how many shards it has: as its running process says, else as its role does.
+    pub fn address_of(&self, node: NodeId) -> Option<(SocketAddr, u16)> {
+        if node == self.config.node {
+            return Some((self.config.address, self.config.shards));
+        }
+        let gossiped = self.membership.identity(node).map(|it| (it.incarnation, it.address, it.shards));
+        let said = self.hellos.get(&node).map(|it| (it.incarnation, it.address, it.shards));
+        let running = gossiped.into_iter().chain(said).max().map(|(_, address, shards)| (address, shards));
+        running.or_else(|| self.replicated.roles().get(node).map(|role| (role.address, role.shards)))
+    }
+
+    /// The label of `node`; its id when it has none.
+    pub fn name_of(&self, node: NodeId) -> String {
+        let role = self.replicated.roles().get(node).map(|role| &role.name);
+        role.or_else(|| self.hellos.get(&node).map(|hello| &hello.name)).cloned().unwrap_or_else(|| node.to_string())
+    }
+
+    /// Whether `node` is up; oneself always is.
+    pub fn is_up(&self, node: NodeId) -> bool {
+        node == self.config.node || self.membership.is_up(node)
+    }
+
+    /// One line for a person.
+    pub fn state(&self, now: Mono) -> String {
+        let expect = self.config.cluster.bootstrap_expect;
+        let obstacle = |text: String| match self.obstacle {
+            Some(obstacle) => format!("{text}; {obstacle}"),
+            None => text,
+        };
+        match (self.ring, self.fence) {
+            (_, Some(fence @ (Fence::Superseded | Fence::Removed))) => format!("fenced: {fence}"),
+            (None, _) => {
+                let missing = usize::from(expect).saturating_sub(self.starters());
+                obstacle(format!("waiting for {missing} more (bootstrap_expect = {expect})"))
+            }
+            (Some(_), Some(fence)) => format!("fenced: {fence}"),
+            (Some(_), None) => match self.standing.state() {
+                ReplicaState::Ready | ReplicaState::Settled => "ready".to_owned(),
+                ReplicaState::Warming => format!(
+                    "warming: takes writes, votes in sloppy requests in {} s",
+                    self.standing.warming_left(now).as_secs() + 1
+                ),
+                ReplicaState::Fallback => obstacle(self.joining()),
+            },
+        }
+    }
+
+    /// Members that a first layout would have now.
+    fn starters(&self) -> usize {
+        succession::starters(self.replicated.roles(), |node| self.is_up(node)).len()
+    }
+
+    fn joining(&self) -> String {
+        let later = "joining: moving data to new members comes in a later version";
+        if self.config.cluster.replace_by_name {
+            format!(
+                "{later}; waiting for the member called {:?} to be down for 10 s to take its place",
+                self.config.name
+            )
+        } else {
+            format!(
+                "{later}; to take the place of a dead member give this node its name and set cluster.replace_by_name"
+            )
+        }
+    }
+
+    /// Whether this node should be sent clients: it is a member that votes, and may stamp.
+    pub fn is_ready(&self) -> bool {
+        let votes = match self.standing.state() {
+            ReplicaState::Ready | ReplicaState::Settled => true,
+            ReplicaState::Warming | ReplicaState::Fallback => false,
+        };
+        self.ring.is_some() && self.fence.is_none() && votes
+    }
+
+    /// Everything, for `status`.
+    pub fn status(&self, stats: ShardStats, incarnation: Hlc, now: Mono) -> NodeStatus {
+        let layouts = self.replicated.layouts();
+        NodeStatus {
+            schema_version: 1,
+            node: self.config.node,
+            name: self.config.name.clone(),
+            cluster: self.config.cluster.name.clone(),
+            state: self.state(now),
+            ready: self.is_ready(),
+            layout: layouts.current_name(),
+            layout_agreed: layouts.all_acked(),
+            members: self.members(incarnation),
+            fenced: self.fence.map(|fence| fence.to_string()),
+            stats,
+        }
+    }
+
+    fn members(&self, incarnation: Hlc) -> Vec<MemberStatus> {
+        let roles = self.replicated.roles();
+        let shares: BTreeMap<NodeId, u32> =
+            self.ring.map(|ring| ring.shares().into_iter().collect()).unwrap_or_default();
+        let known: BTreeSet<NodeId> = roles.iter().map(|(node, _)| node).chain(self.membership.known()).collect();
+        let status = |node: NodeId| {
+            let (address, shards) = self.address_of(node)?;
+            let role = roles.get(node);
+            let hello = self.hellos.get(&node);
+            let zone = role.map(|role| &role.zone).or(hello.map(|hello| &hello.zone)).cloned().unwrap_or_default();
+            let mine = node == self.config.node;
+            let gossiped = self.membership.identity(node).map(|identity| identity.incarnation);
+            Some(MemberStatus {
+                node,
+                name: self.name_of(node),
+                zone,
+                weight: role.map_or(0, |role| role.weight),
+                address,
+                shards,
+                role: self.role_word(node).to_owned(),
+                health: self.health_word(node).to_owned(),
+                replica: if mine { replica_word(self.standing.state()).to_owned() } else { String::new() },
+                partitions: shares.get(&node).copied().unwrap_or(0),
+                clock_offset_ms: self.watch.offset(node),
+                incarnation: if mine { incarnation } else { gossiped.unwrap_or_default() },
+            })
+        };
+        known.into_iter().filter_map(status).collect()
+    }
+
+    fn role_word(&self, node: NodeId) -> &'static str {
+        let in_layout = self.ring.is_some_and(|ring| ring.index_of(node).is_some());
+        match self.replicated.roles().get(node).map(|role| role.state) {
+            Some(RoleState::Removed) => "removed",
+            Some(RoleState::Leaving) => "leaving",
+            Some(RoleState::Active) | None if in_layout => "member",
+            Some(RoleState::Active) | None => "joining",
+        }
+    }
+
+    fn health_word(&self, node: NodeId) -> &'static str {
+        if node == self.config.node {
+            return "alive";
+        }
+        match self.membership.health(node) {
+            Some(Health::Alive) => "alive",
+            Some(Health::Suspect) => "suspect",
+            Some(Health::Down) | None => "down",
+        }
+    }
+
+    /// What a client needs to route.
+    pub fn routing(&self) -> Option<Routing> {
+        let layout = self.replicated.layout()?;
+        let place = |member: &crate::ring::LayoutMember| {
+            let (address, shards) = self.address_of(member.node)?;
+            Some((member.node, Place { address, shards, zone: member.zone.clone(), up: self.is_up(member.node) }))
+        };
+        Some(Routing {
+            cluster: self.config.cluster.id,
+            layout: layout.clone(),
+            members: layout.members.iter().filter_map(place).collect(),
+        })
+    }
+
+    /// Who holds `key`.
+    ///
+    /// # Errors
+    /// Words for a person: there is no layout, or no such namespace.
+    pub fn owners(&self, hasher: &KeyHasher, namespace: &str, key: &[u8]) -> Result<Owners, String> {
+        let ring = self.ring.ok_or("there is no layout yet: see the state of `status`")?;
+        let id = NamespaceId::of(namespace);
+        let known = self.replicated.namespaces().get(id).filter(|known| known.name == namespace);
+        let known =
+            known.ok_or_else(|| format!("there is no namespace {namespace:?}: create it, or check the name"))?;
+        let hash = hasher.hash(id, key);
+        let partition = hash.partition(ring.partitions());
+        let name = |index: u16| self.name_of(ring.node(index));
+        let owners = ring.owners(partition);
+        // A namespace with fewer copies takes a prefix; owners behind it are the first to stand in.
+        let copies = owners.len().min(usize::from(known.n));
+        Ok(Owners {
+            hash: format!("{:016x}", hash.0),
+            partition: partition.0,
+            layout: ring.name(),
+            owners: owners[..copies].iter().copied().map(name).collect(),
+            fallbacks: owners[copies..].iter().copied().chain(ring.fallbacks(partition)).map(name).collect(),
+        })
+    }
+}
+
+fn replica_word(state: ReplicaState) -> &'static str {
+    match state {
+        ReplicaState::Ready => "ready",
+        ReplicaState::Warming | ReplicaState::Settled => "warming",
+        ReplicaState::Fallback => "",
+    }
+}

@@ -1,0 +1,642 @@
+//! A few nodes of one shard each in virtual time: the control plane and the network are the test's (SIMULATION §8).
+//!
+//! Every message passes through the real codec, as bytes, both ways. Time jumps to the next event: a message that
+//! arrives, or the earliest `poll_timeout`. The same seed and the same calls give the same `trace`, a hash over every
+//! input and output. After every input the rig asserts what no schedule may break: memory within its limit, requests in
+//! flight bounded, and one reply a caller, never two.
+//!
+//! What it is not: it knows no membership. Who is up, who is Ready and which layout holds is said by the test, and
+//! `publish` tells the nodes. Links are faithful with a fixed latency; with a drawn one they also reorder.
+
+use super::call::{Answer, Call, Ticket};
+use crate::{
+    config::ShardConfig,
+    id::{ActorId, ClusterId, KeyHasher, NodeId, ShardId},
+    input::{Caller, PeerShard, ShardInput},
+    limits,
+    namespace::{Namespace, NamespaceTable},
+    outbox::ShardOutbox,
+    ring::{Layout, LayoutMember, Ring},
+    rng::Rng,
+    shard::Shard,
+    stats::ShardStats,
+    time::{Mono, Now, Wall},
+    value::{Hlc, Version},
+    view::{Fence, MemberView, View},
+    wire::{
+        client::{Reply, Request},
+        frame::{Decoder, FrameType},
+        peer::{PeerMessage, ReplicaState},
+    },
+};
+use bytes::BytesMut;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Wall time when a rig starts: 2026-01-01, milliseconds.
+const START: u64 = 1_767_225_600_000;
+
+/// How a rig is made.
+#[derive(Clone, Debug)]
+pub struct RigConfig {
+    /// How many nodes.
+    pub nodes: usize,
+    /// Copies of a key.
+    pub n: u8,
+    /// Arcs of the ring.
+    pub partitions: u16,
+    /// Hard limit of each node, bytes.
+    pub memory: u64,
+    /// Shortest and longest time on the way; equal: nothing overtakes.
+    pub latency: (Duration, Duration),
+    /// Namespaces beside `default`.
+    pub namespaces: Vec<Namespace>,
+    /// Every draw comes from here.
+    pub seed: u64,
+}
+
+impl Default for RigConfig {
+    fn default() -> Self {
+        let latency = Duration::from_micros(200);
+        let memory = 16 << 20;
+        Self { nodes: 3, n: 3, partitions: 16, memory, latency: (latency, latency), namespaces: Vec::new(), seed: 1 }
+    }
+}
+
+/// What becomes of a message that is about to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It arrives after the latency.
+    Deliver,
+    /// It waits for `release`.
+    Hold,
+    /// It is lost.
+    Drop,
+    /// It arrives twice.
+    Twice,
+}
+
+type FateOf = Box<dyn FnMut(usize, usize, &PeerMessage<'_>) -> Fate>;
+
+struct RigNode {
+    /// `None`: killed.
+    shard: Option<Shard>,
+    state: ReplicaState,
+    fence: Option<Fence>,
+    /// Wall against the rig's time, milliseconds.
+    skew: i64,
+    started: Mono,
+    /// Rises with each start: what is on its way to an earlier process does not arrive.
+    life: u32,
+    confirmations: u64,
+    view: Option<Arc<View>>,
+}
+
+struct Flight {
+    from: usize,
+    to: usize,
+    life: u32,
+    frame: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Effects {
+    sends: Vec<(PeerShard, Vec<u8>)>,
+    replies: Vec<(Caller, Vec<u8>)>,
+}
+
+impl ShardOutbox for Effects {
+    fn send(&mut self, to: PeerShard, message: &PeerMessage<'_>) {
+        let mut frame = BytesMut::new();
+        message.encode(&mut frame);
+        self.sends.push((to, frame.to_vec()));
+    }
+
+    fn reply(&mut self, caller: Caller, reply: &Reply<'_>) {
+        let mut frame = BytesMut::new();
+        reply.encode(&mut frame);
+        self.replies.push((caller, frame.to_vec()));
+    }
+}
+
+enum Asked {
+    At(usize),
+    Answered(Answer),
+    /// The node was killed first.
+    Gone,
+}
+
+/// The rig. Nodes are numbered from zero.
+pub struct Rig {
+    config: RigConfig,
+    nodes: Vec<RigNode>,
+    layout: Layout,
+    ring: Arc<Ring>,
+    agreed: bool,
+    namespaces: Arc<NamespaceTable>,
+    hasher: KeyHasher,
+    now: Mono,
+    flights: BTreeMap<(Mono, u64), Flight>,
+    sequence: u64,
+    cuts: BTreeSet<(usize, usize)>,
+    /// Pairs (who, whom): who believes whom down.
+    down: BTreeSet<(usize, usize)>,
+    held: Vec<Flight>,
+    fate: Option<FateOf>,
+    asked: Vec<Asked>,
+    rng: Rng,
+    trace: blake3::Hasher,
+    inputs: u64,
+}
+
+fn node_id(node: usize) -> NodeId {
+    NodeId(node as u128 + 1)
+}
+
+impl Rig {
+    /// Running, Ready nodes that believe each other up and have agreed on a layout of all of them.
+    pub fn new(config: RigConfig) -> Self {
+        let mut namespaces = NamespaceTable::with_default(config.n);
+        for (at, namespace) in config.namespaces.iter().enumerate() {
+            let stamp = Version { hlc: Hlc(at as u64 + 1), actor: ActorId(1) };
+            namespaces.create(namespace.clone(), config.n, stamp).expect("the rig's namespaces make sense");
+        }
+        let members = (0..config.nodes).map(|node| LayoutMember {
+            node: node_id(node),
+            token_id: node_id(node),
+            zone: format!("zone-{node}"),
+            weight: 100,
+        });
+        let layout = Layout { epoch: 1, n: config.n, partitions: config.partitions, members: members.collect() };
+        let mut rig = Self {
+            nodes: Vec::new(),
+            ring: Arc::new(Ring::derive(&layout)),
+            layout,
+            agreed: true,
+            namespaces: Arc::new(namespaces),
+            hasher: KeyHasher::new(ClusterId(7)),
+            now: Mono(0),
+            flights: BTreeMap::new(),
+            sequence: 0,
+            cuts: BTreeSet::new(),
+            down: BTreeSet::new(),
+            held: Vec::new(),
+            fate: None,
+            asked: Vec::new(),
+            rng: Rng::fork(config.seed, "rig"),
+            trace: blake3::Hasher::new(),
+            inputs: 0,
+            config,
+        };
+        for node in 0..rig.config.nodes {
+            let (started, state) = (rig.now, ReplicaState::Ready);
+            let shard = Some(rig.make_shard(node, 0));
+            rig.nodes.push(RigNode {
+                shard,
+                state,
+                fence: None,
+                skew: 0,
+                started,
+                life: 0,
+                confirmations: 1,
+                view: None,
+            });
+        }
+        rig.publish();
+        rig
+    }
+
+    /// Three nodes, three copies, R = W = 2: what most schedules are about.
+    pub fn three() -> Self {
+        Self::new(RigConfig::default())
+    }
+
+    fn make_shard(&self, node: usize, life: u32) -> Shard {
+        Shard::new(ShardConfig {
+            node: node_id(node),
+            shard: ShardId(0),
+            shards: 1,
+            cluster: ClusterId(7),
+            partitions: self.config.partitions,
+            actor: ActorId(100 * (node as u64 + 1) + u64::from(life)),
+            memory: self.config.memory,
+            clock_floor: Hlc::default(),
+            seed: self.config.seed ^ ((node as u64) << 8) ^ u64::from(life),
+        })
+    }
+
+    /// Virtual time since the rig was made.
+    pub fn now(&self) -> Mono {
+        self.now
+    }
+
+    /// The wall of `node`, as it believes it.
+    pub fn wall(&self, node: usize) -> Wall {
+        let true_wall = i64::try_from(START + self.now.millis()).expect("a rig lives for days, not ages");
+        Wall(u64::try_from(true_wall + self.nodes[node].skew).expect("skews are within the epoch"))
+    }
+
+    fn now_at(&self, node: usize) -> Now {
+        Now { mono: Mono(self.now.0 - self.nodes[node].started.0), wall: self.wall(node) }
+    }
+
+    /// Owners of `call`'s key, first asked first.
+    pub fn owners(&self, call: &Call) -> Vec<usize> {
+        let (namespace, key) = call.place();
+        let partition = self.hasher.hash(namespace, key).partition(self.config.partitions);
+        self.ring.owners(partition).iter().map(|owner| usize::from(*owner)).collect()
+    }
+
+    /// Everybody else, in the order in which they stand in for an owner of `call`'s key.
+    pub fn fallbacks(&self, call: &Call) -> Vec<usize> {
+        let (namespace, key) = call.place();
+        let partition = self.hasher.hash(namespace, key).partition(self.config.partitions);
+        self.ring.fallbacks(partition).map(usize::from).collect()
+    }
+
+    /// What `node` counts.
+    ///
+    /// # Panics
+    /// If it was killed.
+    pub fn stats(&self, node: usize) -> ShardStats {
+        self.nodes[node].shard.as_ref().expect("the node runs").stats()
+    }
+
+    /// Whether `node` runs.
+    pub fn is_running(&self, node: usize) -> bool {
+        self.nodes[node].shard.is_some()
+    }
+
+    /// Inputs handled so far, all nodes together.
+    pub fn inputs(&self) -> u64 {
+        self.inputs
+    }
+
+    /// Hash of every input and output so far.
+    pub fn trace(&self) -> [u8; 32] {
+        *self.trace.finalize().as_bytes()
+    }
+
+    // --- what breaks ---
+
+    /// Nothing passes between two nodes. Membership does not notice by itself: see `believe_down`.
+    pub fn cut(&mut self, a: usize, b: usize) {
+        self.cut_one_way(a, b);
+        self.cut_one_way(b, a);
+    }
+
+    /// Nothing passes from one node to another.
+    pub fn cut_one_way(&mut self, from: usize, to: usize) {
+        self.cuts.insert((from, to));
+    }
+
+    /// Everything passes again.
+    pub fn heal(&mut self) {
+        self.cuts.clear();
+    }
+
+    /// `who` believes `whom` down, or up again; published at once.
+    pub fn believe_down(&mut self, who: usize, whom: usize, down: bool) {
+        let changed = if down { self.down.insert((who, whom)) } else { self.down.remove(&(who, whom)) };
+        if changed {
+            self.publish();
+        }
+    }
+
+    /// Everybody else believes `whom` down, or up again.
+    pub fn all_believe_down(&mut self, whom: usize, down: bool) {
+        for who in 0..self.config.nodes {
+            self.believe_down(who, whom, down && who != whom);
+        }
+    }
+
+    /// The process dies. Its links break: everybody else is told so.
+    pub fn kill(&mut self, node: usize) {
+        self.nodes[node].shard = None;
+        for asked in &mut self.asked {
+            if matches!(asked, Asked::At(at) if *at == node) {
+                *asked = Asked::Gone;
+            }
+        }
+        for other in 0..self.config.nodes {
+            self.lose_link(other, node);
+        }
+    }
+
+    /// `at` is told that every link to `node` is gone.
+    pub fn lose_link(&mut self, at: usize, node: usize) {
+        self.input(at, &node_id(node).0.to_le_bytes(), |shard, now, out| {
+            shard.handle(now, ShardInput::PeerLost(node_id(node)), out);
+        });
+    }
+
+    /// A killed node starts again, empty, as a new process in this state.
+    pub fn restart(&mut self, node: usize, state: ReplicaState) {
+        let life = self.nodes[node].life + 1;
+        let shard = self.make_shard(node, life);
+        let (started, known) = (self.now, &mut self.nodes[node]);
+        (known.shard, known.life, known.started, known.state) = (Some(shard), life, started, state);
+        (known.view, known.confirmations) = (None, 1);
+        self.publish();
+    }
+
+    /// Sets what `node`'s copies are worth.
+    pub fn set_state(&mut self, node: usize, state: ReplicaState) {
+        self.nodes[node].state = state;
+        self.publish();
+    }
+
+    /// Stops or resumes `node`'s coordinating.
+    pub fn set_fence(&mut self, node: usize, fence: Option<Fence>) {
+        self.nodes[node].fence = fence;
+        self.publish();
+    }
+
+    /// Whether all members acknowledged the layout.
+    pub fn set_agreed(&mut self, agreed: bool) {
+        self.agreed = agreed;
+        self.publish();
+    }
+
+    /// Moves `node`'s wall against the true time at once, milliseconds. A running node sees it jump.
+    pub fn jump_wall(&mut self, node: usize, millis: i64) {
+        self.nodes[node].skew += millis;
+    }
+
+    /// Moves `node`'s wall and confirms it: a node that started with this skew.
+    pub fn skew(&mut self, node: usize, millis: i64) {
+        self.nodes[node].skew = millis;
+        self.confirm_clock(node);
+    }
+
+    /// Tells `node` that its peers confirmed its wall.
+    pub fn confirm_clock(&mut self, node: usize) {
+        self.nodes[node].confirmations += 1;
+        self.publish();
+    }
+
+    /// A layout of these members replaces the one that holds, one epoch later, for everybody.
+    pub fn relayout(&mut self, members: &[usize]) {
+        self.layout.epoch += 1;
+        self.layout.members = members
+            .iter()
+            .map(|node| LayoutMember {
+                node: node_id(*node),
+                token_id: node_id(*node),
+                zone: format!("zone-{node}"),
+                weight: 100,
+            })
+            .collect();
+        self.layout.members.sort_by_key(|member| member.node);
+        self.ring = Arc::new(Ring::derive(&self.layout));
+        self.publish();
+    }
+
+    /// Decides over every message that leaves from now on; `None` as before: all arrive.
+    pub fn set_fate(&mut self, fate: impl FnMut(usize, usize, &PeerMessage<'_>) -> Fate + 'static) {
+        self.fate = Some(Box::new(fate));
+    }
+
+    /// Every message arrives again.
+    pub fn clear_fate(&mut self) {
+        self.fate = None;
+    }
+
+    /// Sends what was held, in the order in which it left.
+    pub fn release(&mut self) {
+        for flight in std::mem::take(&mut self.held) {
+            self.launch(flight);
+        }
+    }
+
+    /// How many messages are held.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Delivers a frame to `to` as if `from` had sent it: for hostile and forged ones.
+    pub fn inject(&mut self, from: usize, to: usize, message: &PeerMessage<'_>) {
+        let mut frame = BytesMut::new();
+        message.encode(&mut frame);
+        let life = self.nodes[to].life;
+        self.launch(Flight { from, to, life, frame: frame.to_vec() });
+    }
+
+    // --- views ---
+
+    fn publish(&mut self) {
+        for node in 0..self.nodes.len() {
+            let view = self.view_of(node);
+            let known = &self.nodes[node];
+            let same = known.view.as_ref().is_some_and(|old| {
+                old.ring.as_ref().map(|ring| ring.name()) == view.ring.as_ref().map(|ring| ring.name())
+                    && old.members == view.members
+                    && (old.agreed, old.state, old.fence) == (view.agreed, view.state, view.fence)
+                    && old.clock_confirmations == view.clock_confirmations
+            });
+            if same || known.shard.is_none() {
+                continue;
+            }
+            let view = Arc::new(view);
+            self.nodes[node].view = Some(Arc::clone(&view));
+            let told = format!("{:?} {:?} {:?}", view.members, view.state, view.fence);
+            self.input(node, told.as_bytes(), |shard, now, out| shard.handle(now, ShardInput::View(view), out));
+        }
+    }
+
+    fn view_of(&self, node: usize) -> View {
+        let member = |member: &LayoutMember| {
+            let whom = usize::try_from(member.node.0 - 1).expect("the rig numbers its nodes from one");
+            let up = !self.down.contains(&(node, whom));
+            MemberView { node: member.node, shards: 1, up, near: whom == node }
+        };
+        let known = &self.nodes[node];
+        let is_member = self.layout.member(node_id(node)).is_some();
+        View {
+            me: node_id(node),
+            ring: Some(Arc::clone(&self.ring)),
+            members: self.layout.members.iter().map(member).collect(),
+            agreed: self.agreed,
+            namespaces: Arc::clone(&self.namespaces),
+            state: if is_member { known.state } else { ReplicaState::Fallback },
+            fence: known.fence,
+            clock_confirmations: known.confirmations,
+        }
+    }
+
+    // --- clients ---
+
+    /// Asks `node`; the reply is found under the ticket.
+    ///
+    /// # Panics
+    /// If the node was killed.
+    pub fn ask(&mut self, node: usize, call: &Call) -> Ticket {
+        let ticket = Ticket(self.asked.len() as u64);
+        self.asked.push(Asked::At(node));
+        let mut frame = BytesMut::new();
+        call.request(ticket.0).encode(&mut frame);
+        let hasher = self.hasher.clone();
+        self.input(node, &frame, |shard, now, out| {
+            let (frame_type, id, mut decoder) = Decoder::start(&frame).expect("our own codec's frame");
+            assert_eq!(frame_type, FrameType::Request);
+            let request = Request::decode(id, &mut decoder).expect("our own codec's request");
+            let hash = hasher.hash(request.namespace, request.key);
+            shard.handle(now, ShardInput::Client { caller: Caller { link: 0, id }, hash, request }, out);
+        });
+        ticket
+    }
+
+    /// The reply, if it has come.
+    pub fn reply(&self, ticket: Ticket) -> Option<&Answer> {
+        match &self.asked[usize::try_from(ticket.0).expect("tickets are small")] {
+            Asked::Answered(answer) => Some(answer),
+            Asked::At(_) | Asked::Gone => None,
+        }
+    }
+
+    /// Whether the node that was asked died before it replied.
+    pub fn is_gone(&self, ticket: Ticket) -> bool {
+        matches!(self.asked[usize::try_from(ticket.0).expect("tickets are small")], Asked::Gone)
+    }
+
+    /// Asks and waits.
+    ///
+    /// # Panics
+    /// If no reply comes within the longest deadline.
+    pub fn call(&mut self, node: usize, call: &Call) -> Answer {
+        let ticket = self.ask(node, call);
+        self.wait(ticket)
+    }
+
+    /// Runs until the reply is there.
+    ///
+    /// # Panics
+    /// If no reply comes within a second over the longest time a request may take.
+    pub fn wait(&mut self, ticket: Ticket) -> Answer {
+        let limit = self.now + limits::WRITE_TIMEOUT + Duration::from_secs(1);
+        loop {
+            if let Some(answer) = self.reply(ticket) {
+                return answer.clone();
+            }
+            assert!(!self.is_gone(ticket), "the node that was asked was killed");
+            assert!(self.step(limit), "a request was not answered within its time");
+        }
+    }
+
+    // --- time ---
+
+    /// Runs everything that happens within `time`.
+    pub fn run_for(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.step(until) {}
+        self.now = until;
+    }
+
+    /// Handles the next event if it lies within `until`; whether there was one.
+    pub fn step(&mut self, until: Mono) -> bool {
+        let arrival = self.flights.first_key_value().map(|(key, _)| key.0);
+        let timer = (0..self.nodes.len()).filter_map(|node| Some((self.due(node)?, node))).min();
+        match (arrival, timer) {
+            (Some(at), _) if at <= until && timer.is_none_or(|(due, _)| at <= due) => {
+                self.now = self.now.max(at);
+                let (_, flight) = self.flights.pop_first().expect("it was first");
+                self.arrive(&flight);
+                true
+            }
+            (_, Some((due, node))) if due <= until => {
+                self.now = self.now.max(due);
+                self.input(node, b"timeout", |shard, now, out| shard.handle_timeout(now, out));
+                true
+            }
+            (Some(_) | None, Some(_) | None) => false,
+        }
+    }
+
+    fn due(&self, node: usize) -> Option<Mono> {
+        let known = &self.nodes[node];
+        let due = known.shard.as_ref()?.poll_timeout()?;
+        Some(Mono(due.0.saturating_add(known.started.0)))
+    }
+
+    fn arrive(&mut self, flight: &Flight) {
+        let (from, to) = (flight.from, flight.to);
+        if self.cuts.contains(&(from, to)) || self.nodes[to].life != flight.life {
+            return;
+        }
+        self.input(to, &flight.frame, |shard, now, out| {
+            let (frame_type, id, mut decoder) = Decoder::start(&flight.frame).expect("our own codec's frame");
+            let message = PeerMessage::decode(frame_type, id, &mut decoder).expect("our own codec's message");
+            let message = message.expect("a message of the data plane");
+            let from = PeerShard { node: node_id(from), shard: 0 };
+            shard.handle(now, ShardInput::Peer { from, message }, out);
+        });
+    }
+
+    /// One input to one node, then its effects; the invariants are asserted here.
+    fn input(&mut self, node: usize, bytes: &[u8], act: impl FnOnce(&mut Shard, Now, &mut Effects)) {
+        let now = self.now_at(node);
+        let Some(shard) = self.nodes[node].shard.as_mut() else { return };
+        let mut effects = Effects::default();
+        act(shard, now, &mut effects);
+        self.inputs += 1;
+        let stats = shard.stats();
+        assert!(
+            stats.memory_bytes <= stats.memory_limit_bytes,
+            "node {node} holds {} of {} bytes at {:?}",
+            stats.memory_bytes,
+            stats.memory_limit_bytes,
+            self.now
+        );
+        assert!(stats.in_flight <= limits::IN_FLIGHT_PER_SHARD as u64, "requests in flight are bounded");
+        self.note(node, bytes);
+        for (caller, frame) in effects.replies {
+            self.note(node, &frame);
+            let (_, id, mut decoder) = Decoder::start(&frame).expect("our own codec's frame");
+            let reply = Reply::decode(id, &mut decoder).expect("our own codec's reply");
+            assert_eq!(reply.id, caller.id, "a reply carries its caller's number");
+            let asked = &mut self.asked[usize::try_from(caller.id).expect("tickets are small")];
+            assert!(matches!(asked, Asked::At(at) if *at == node), "a caller gets one reply");
+            *asked = Asked::Answered(Answer::from(&reply));
+        }
+        for (to, frame) in effects.sends {
+            self.note(node, &frame);
+            self.depart(node, usize::try_from(to.node.0 - 1).expect("the rig numbers its nodes from one"), frame);
+        }
+    }
+
+    fn note(&mut self, node: usize, bytes: &[u8]) {
+        self.trace.update(&self.now.0.to_le_bytes()).update(&(node as u64).to_le_bytes()).update(bytes);
+    }
+
+    fn depart(&mut self, from: usize, to: usize, frame: Vec<u8>) {
+        let fate = match &mut self.fate {
+            None => Fate::Deliver,
+            Some(fate) => {
+                let (frame_type, id, mut decoder) = Decoder::start(&frame).expect("our own codec's frame");
+                let message = PeerMessage::decode(frame_type, id, &mut decoder).expect("our own codec's message");
+                fate(from, to, &message.expect("a message of the data plane"))
+            }
+        };
+        let life = self.nodes[to].life;
+        match fate {
+            Fate::Drop => {}
+            Fate::Deliver => self.launch(Flight { from, to, life, frame }),
+            Fate::Hold => self.held.push(Flight { from, to, life, frame }),
+            Fate::Twice => {
+                self.launch(Flight { from, to, life, frame: frame.clone() });
+                self.launch(Flight { from, to, life, frame });
+            }
+        }
+    }
+
+    fn launch(&mut self, flight: Flight) {
+        let (least, most) = self.config.latency;
+        let spread = u64::try_from((most - least).as_nanos()).expect("latencies are short");
+        let latency = least + Duration::from_nanos(self.rng.below(spread + 1));
+        self.sequence += 1;
+        self.flights.insert((self.now + latency, self.sequence), flight);
+    }
+}

@@ -1,0 +1,9 @@
+//! `GET /v1/status`: what this node knows of the mesh and of itself, as JSON.
+
+use super::Admin;
+use axum::{Json, extract::State};
+use meshwork_core::wire::control::NodeStatus;
+
+pub(super) async fn status(State(admin): State<Admin>) -> Json<NodeStatus> {
+    Json((*admin.shared.status()).clone())
+}

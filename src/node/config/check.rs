@@ -1,0 +1,96 @@
+//! What only this host can tell about a configuration: files, certificate, addresses, memory.
+//!
+//! `config check` prints all problems at once; `Node::start` refuses to start while there is one. Nothing is opened or
+//! written.
+
+use super::{Config, Origin};
+use meshwork_transport::{Identity, Role};
+use std::fmt;
+
+/// Least memory of a shard, bytes: below it segments and trees leave no room for entries.
+const SHARD_BYTES_MIN: u64 = 16 << 20;
+
+/// One thing that keeps a node from starting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Which setting.
+    pub name: &'static str,
+    /// Where it stands.
+    pub origin: Origin,
+    /// What is wrong and what to do.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.origin, self.name, self.what)
+    }
+}
+
+impl Config {
+    /// Everything that would keep a node with this configuration from starting on this host. Reads files, opens nothing.
+    pub fn check(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut add = |name: &'static str, what: String| {
+            problems.push(Problem { name, origin: self.origin(name), what });
+        };
+        match Identity::load(&self.tls.files) {
+            Err(error) => add("tls.cert", error.to_string()),
+            Ok(identity) => {
+                let own = identity.own();
+                if own.role != Role::Node {
+                    let what = format!("the certificate is for a {}; issue one with `meshwork cert node`", own.role);
+                    add("tls.cert", what);
+                }
+                if own.cluster != self.cluster.name {
+                    let what = format!(
+                        "the certificate is of cluster {:?}: set cluster.name to it, or use that cluster's certificate",
+                        own.cluster
+                    );
+                    add("cluster.name", what);
+                }
+                if own.role == Role::Node && !own.covers(&self.node.name) {
+                    let what = format!(
+                        "the certificate is for the node {:?}: set node.name to it, or issue one for {:?}",
+                        own.name, self.node.name
+                    );
+                    add("node.name", what);
+                }
+            }
+        }
+        let shards = self.node.shards;
+        let port = self.transport.listen.port();
+        if port != 0 && port.checked_add(shards.saturating_sub(1)).is_none() {
+            add("transport.listen", format!("{shards} shards need ports {port} and up: take a lower port"));
+        }
+        let memory = self.memory.bytes();
+        if memory / u64::from(shards.max(1)) < SHARD_BYTES_MIN {
+            let least = (u64::from(shards) * SHARD_BYTES_MIN) >> 20;
+            let what = format!("{memory} bytes are too little for {shards} shards: give at least {least}MiB, or fewer shards");
+            add("memory.limit", what);
+        }
+        if let Some(http) = self.http
+            && !http.ip().is_loopback()
+        {
+            let what = format!("{http} is not loopback, and there is no login yet: take 127.0.0.1:{} or \"off\"", http.port());
+            add("http.listen", what);
+        }
+        if let Some(dir) = &self.node.data_dir
+            && dir.exists()
+            && !dir.is_dir()
+        {
+            add("node.data_dir", format!("{} is not a directory", dir.display()));
+        }
+        if self.transport.listen.ip().is_unspecified()
+            && self.transport.advertise.is_none()
+            && self.transport.seeds.is_empty()
+        {
+            let what = format!(
+                "others cannot be told to reach this node at {}: set transport.advertise, name seeds, or listen on one address",
+                self.transport.listen
+            );
+            add("transport.advertise", what);
+        }
+        problems
+    }
+}

@@ -1,0 +1,262 @@
+//! The control plane's half of shard 0's thread: `core::node::Node`, its inputs, and what follows from its effects.
+//!
+//! Effects are collected while `Node` runs and carried out after it, in order: they touch links and the shard, which
+//! are borrowed elsewhere meanwhile. They are rare, so they may allocate. On other threads inputs of the control plane
+//! become letters to this one.
+
+use crate::{
+    identity::NodeIdentity,
+    letter::{AddressBook, Letter},
+    links::LinkName,
+    outbox::Target,
+    shared::Shared,
+    worker::Worker,
+};
+use meshwork_core::{
+    id::NodeId,
+    input::{Caller, NodeInput, PeerShard, ShardInput},
+    namespace::Namespace,
+    node::Node,
+    outbox::{NodeEvent, NodeOutbox},
+    time::{Mono, Now, Wall},
+    value::Hlc,
+    view::View,
+    wire::{
+        control::{self, ClientControl, ControlReply, PeerControl},
+        hello::NodeHello,
+    },
+};
+use std::{net::SocketAddr, sync::Arc};
+
+/// Id of control frames between nodes: no request has it, so an `Unsupported` for it concerns nobody.
+const NO_REQUEST: u64 = u64::MAX;
+
+/// What `Node` wants done.
+enum Effect {
+    Gossip(NodeId, SocketAddr, Vec<u8>),
+    Control(NodeId, SocketAddr, PeerControl),
+    Dial(SocketAddr),
+    Reply(Caller, ControlReply),
+    Publish(Arc<View>),
+    StoreClock(Hlc),
+}
+
+/// The control plane and what the driver keeps for it.
+pub(crate) struct ControlPlane {
+    node: Node,
+    effects: Effects,
+    identity: Arc<NodeIdentity>,
+    /// To be created once there is a layout.
+    namespaces: Vec<Namespace>,
+    /// A stored bound, from the thread that wrote it.
+    stored: (tokio::sync::mpsc::UnboundedSender<Hlc>, Option<tokio::sync::mpsc::UnboundedReceiver<Hlc>>),
+}
+
+#[derive(Default)]
+struct Effects {
+    list: Vec<Effect>,
+    stop: Option<String>,
+}
+
+impl NodeOutbox for Effects {
+    fn gossip(&mut self, to: NodeId, address: SocketAddr, packet: &[u8]) {
+        self.list.push(Effect::Gossip(to, address, packet.to_vec()));
+    }
+
+    fn control(&mut self, to: NodeId, address: SocketAddr, message: &PeerControl) {
+        self.list.push(Effect::Control(to, address, message.clone()));
+    }
+
+    fn dial(&mut self, address: SocketAddr) {
+        self.list.push(Effect::Dial(address));
+    }
+
+    fn reply(&mut self, caller: Caller, reply: &ControlReply) {
+        self.list.push(Effect::Reply(caller, reply.clone()));
+    }
+
+    fn publish(&mut self, view: Arc<View>) {
+        self.list.push(Effect::Publish(view));
+    }
+
+    fn store_clock(&mut self, bound: Hlc) {
+        self.list.push(Effect::StoreClock(bound));
+    }
+
+    fn event(&mut self, event: NodeEvent) {
+        crate::telemetry::node_event(&event);
+        if let NodeEvent::MustStop { reason } = event {
+            self.stop = Some(reason);
+        }
+    }
+}
+
+impl ControlPlane {
+    pub(crate) fn new(node: Node, identity: Arc<NodeIdentity>, namespaces: Vec<Namespace>) -> Self {
+        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+        Self { node, effects: Effects::default(), identity, namespaces, stored: (sender, Some(receiver)) }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Mono> {
+        self.node.poll_timeout()
+    }
+
+    /// Where bounds that are on disk are told; once.
+    pub(crate) fn take_stored(&mut self) -> Option<tokio::sync::mpsc::UnboundedReceiver<Hlc>> {
+        self.stored.1.take()
+    }
+
+    /// Feeds the shards' figures and shows the state to the rest of the node.
+    pub(crate) fn tick(&mut self, now: Now, shared: &Shared) {
+        self.node.handle(now, NodeInput::Stats(shared.stats()), &mut self.effects);
+        self.show(now, shared);
+        if shared.is_ready() {
+            for namespace in std::mem::take(&mut self.namespaces) {
+                let caller = Caller { link: LinkName::INTERNAL.0, id: 0 };
+                let request = ClientControl::NamespaceCreate(Box::new(namespace));
+                self.node.handle(now, NodeInput::Client { caller, admin: true, request }, &mut self.effects);
+            }
+        }
+    }
+
+    fn show(&self, now: Now, shared: &Shared) {
+        shared.routing.store(self.node.routing().map(Arc::new));
+        shared.set_status(self.node.status(now));
+    }
+}
+
+impl Worker {
+    fn on_control(&mut self, now: Now, input: NodeInput<'_>) {
+        if let Some(control) = &mut self.control {
+            control.node.handle(now, input, &mut control.effects);
+        }
+    }
+
+    pub(crate) fn on_peer_control(&mut self, now: Now, from: NodeId, message: PeerControl) {
+        self.on_control(now, NodeInput::Peer { from, message });
+    }
+
+    pub(crate) fn on_client_control(&mut self, now: Now, caller: Caller, admin: bool, request: ClientControl) {
+        self.on_control(now, NodeInput::Client { caller, admin, request });
+    }
+
+    pub(crate) fn on_gossip(&mut self, now: Now, packet: &[u8]) {
+        self.on_control(now, NodeInput::Gossip(packet));
+    }
+
+    pub(crate) fn on_peer_lost(&mut self, now: Now, node: NodeId) {
+        self.on_control(now, NodeInput::PeerLost(node));
+    }
+
+    pub(crate) fn on_seeds(&mut self, now: Now, seeds: Vec<SocketAddr>) {
+        self.on_control(now, NodeInput::Seeds(seeds));
+    }
+
+    pub(crate) fn on_clock_stored(&mut self, now: Now, bound: Hlc) {
+        self.on_control(now, NodeInput::ClockStored(bound));
+    }
+
+    /// A link to a node was set up, on whichever thread.
+    pub(crate) fn on_peer_hello(&mut self, now: Now, hello: NodeHello, wall: Wall) {
+        if self.control.is_some() {
+            self.on_control(now, NodeInput::PeerHello { hello, wall });
+        } else {
+            self.out.shared.tell(0, Letter::PeerHello { hello, wall });
+        }
+    }
+
+    pub(crate) fn control_timeout(&mut self, now: Now) {
+        if let Some(control) = &mut self.control {
+            control.node.handle_timeout(now, &mut control.effects);
+        }
+    }
+
+    /// Carries out what the control plane wants, until it wants nothing more.
+    pub(crate) fn settle_control(&mut self, now: Now) {
+        while let Some(control) = &mut self.control {
+            if let Some(reason) = control.effects.stop.take() {
+                self.out.shared.stop(crate::handle::Stopped::Refused { reason });
+            }
+            if control.effects.list.is_empty() {
+                return;
+            }
+            for effect in std::mem::take(&mut control.effects.list) {
+                self.carry_out(now, effect);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, now: Now, effect: Effect) {
+        match effect {
+            Effect::Gossip(to, address, packet) => self.out.packet(to, address, &packet),
+            Effect::Control(to, address, message) => {
+                let to = PeerShard { node: to, shard: 0 };
+                self.out.to_peer(to, Some(address), |buffer| control::encode(buffer, NO_REQUEST, &message));
+            }
+            Effect::Dial(address) => {
+                self.out.dial(Target::Anyone(address), None);
+            }
+            Effect::Reply(caller, reply) if caller.link == LinkName::INTERNAL.0 => match reply {
+                ControlReply::Created(true) => tracing::info!("a namespace of the configuration was created"),
+                ControlReply::Refused { reason, .. } => {
+                    tracing::warn!(%reason, "a namespace of the configuration could not be created");
+                }
+                ControlReply::Created(false)
+                | ControlReply::Routing(_)
+                | ControlReply::Status(_)
+                | ControlReply::Owners(_)
+                | ControlReply::Namespaces(_) => {}
+            },
+            Effect::Reply(caller, reply) => {
+                self.out.to_caller(caller.link, |buffer| control::encode(buffer, caller.id, &reply));
+            }
+            Effect::Publish(view) => self.publish(now, view),
+            Effect::StoreClock(bound) => self.store_clock(now, bound),
+        }
+    }
+
+    fn publish(&mut self, now: Now, view: Arc<View>) {
+        let Some(control) = &mut self.control else { return };
+        let members = view.members.iter().map(|member| member.node);
+        let addresses: AddressBook = members
+            .filter_map(|node| control.node.address_of(node).map(|(address, _)| (node, address)))
+            .collect();
+        let addresses = Arc::new(addresses);
+        let shared = self.out.shared.clone();
+        control.show(now, &shared);
+        for shard in 1..shared.addresses.shards {
+            shared.tell(shard, Letter::View(view.clone(), addresses.clone()));
+        }
+        self.out.addresses = addresses;
+        self.shard.handle(now, ShardInput::View(view), &mut self.out);
+    }
+
+    fn store_clock(&mut self, now: Now, bound: Hlc) {
+        let Some(control) = &self.control else { return };
+        if !control.identity.has_directory() {
+            self.on_clock_stored(now, bound);
+            return;
+        }
+        let (identity, stored) = (control.identity.clone(), control.stored.0.clone());
+        // A sync may take long on a busy disk; the shard must not wait for it.
+        tokio::task::spawn_blocking(move || match identity.store_clock(bound) {
+            // Nobody listens only when the node has ended.
+            Ok(()) => drop(stored.send(bound)),
+            Err(error) => {
+                tracing::error!(%error, "the clock bound could not be stored: this node will stop coordinating");
+            }
+        });
+    }
+}
+
+/// Tells the control plane of bounds that reached the disk.
+pub(crate) async fn run_stored(seat: crate::worker::Seat) {
+    let receiver = seat.borrow_mut().control.as_mut().and_then(ControlPlane::take_stored);
+    let Some(mut receiver) = receiver else { return };
+    while let Some(bound) = receiver.recv().await {
+        let worker = &mut *seat.borrow_mut();
+        let now = worker.begin();
+        worker.on_clock_stored(now, bound);
+        worker.finish(now, &seat);
+    }
+}
