@@ -1,0 +1,175 @@
+//! Real processes form a mesh: one layout, values and namespaces that all of them know, and members that come back.
+//!
+//! Issue 2, items 2 and 10. What a kill or a stopped process does to requests is in `faults.rs`.
+
+mod support;
+
+use meshwork_core::wire::client::{Consistency, Quorum, Status};
+use serde_json::Value;
+use std::{collections::BTreeSet, sync::Arc};
+use support::{
+    mesh::{Mesh, Plan, Shared},
+    raw,
+    wait::{LIMIT, wait_for},
+};
+
+static THREE: Shared = Shared::new();
+
+fn three() -> Arc<Mesh> {
+    THREE.get(|| Mesh::start(Plan::default()))
+}
+
+/// R = W = 2 of 3, stand-ins allowed.
+fn quorum() -> Consistency {
+    Consistency { read: Quorum::Exactly(2), write: Quorum::Exactly(2), mode: None }
+}
+
+fn members(status: &Value) -> BTreeSet<(String, String)> {
+    let all = status["members"].as_array().expect("members are a list");
+    let of = |member: &Value| (member["name"].as_str().unwrap().to_owned(), member["node"].to_string());
+    all.iter().filter(|member| member["role"] == "member").map(of).collect()
+}
+
+#[test]
+fn three_processes_agree_on_one_layout() {
+    let mesh = three();
+    let all: Vec<Value> = (0..3).map(|number| mesh.cli_at(number, &["status", "-o", "json"]).done().json()).collect();
+    for (number, status) in all.iter().enumerate() {
+        assert_eq!(status["name"], format!("node-{number}"), "the seed that was named answers: {status}");
+        assert_eq!(status["state"], "ready");
+        assert_eq!(status["cluster"], "e2e");
+        assert_eq!(status["layout"], all[0]["layout"]);
+        assert_eq!(status["layout_agreed"], true);
+        assert_eq!(members(status), members(&all[0]));
+    }
+    let names: Vec<String> = members(&all[0]).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["node-0", "node-1", "node-2"]);
+    assert!(all[0]["layout"].is_object() || all[0]["layout"].is_string(), "there is a layout: {}", all[0]);
+}
+
+#[test]
+fn a_value_written_at_one_node_is_read_through_every_node() {
+    let mesh = three();
+    mesh.cli_at(0, &["set", "greeting", "hello"]).done();
+    for node in 0..3 {
+        assert_eq!(mesh.cli_at(node, &["get", "greeting"]).done().out.trim_end(), "hello");
+        let answer = raw::get(mesh.nodes[node].address, &mesh.client, "greeting", quorum());
+        assert_eq!((answer.status, answer.value.as_deref()), (Status::Ok, Some(&b"hello"[..])));
+        assert!(answer.worth.acks >= 2, "{:?}", answer.worth);
+    }
+    for node in 0..3 {
+        let (key, value) = (format!("from-{node}"), format!("value {node}"));
+        let put = raw::put(mesh.nodes[node].address, &mesh.client, &key, &value, quorum());
+        assert_eq!(put.status, Status::Ok, "{put:?}");
+        let read = raw::get(mesh.nodes[(node + 1) % 3].address, &mesh.client, &key, quorum());
+        assert_eq!(read.value.as_deref(), Some(value.as_bytes()));
+    }
+    mesh.cli_at(1, &["del", "greeting"]).done();
+    for node in &mesh.nodes {
+        assert_eq!(raw::get(node.address, &mesh.client, "greeting", quorum()).status, Status::NotFound);
+    }
+}
+
+#[test]
+fn the_owners_of_a_key_are_the_same_everywhere() {
+    let mesh = three();
+    for key in ["a", "b", "some/longer key"] {
+        let said: Vec<Value> =
+            (0..3).map(|node| mesh.cli_at(node, &["ring", "owners", key, "-o", "json"]).done().json()).collect();
+        assert!(said.iter().all(|owners| *owners == said[0]), "{said:?}");
+        let owners: BTreeSet<&str> = said[0]["owners"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert_eq!(owners.len(), 3, "n = 3 on three nodes: {}", said[0]);
+    }
+}
+
+#[test]
+fn a_namespace_created_at_one_node_is_known_at_all() {
+    let mesh = three();
+    mesh.admin(&["namespace", "create", "users", "-r", "1", "-w", "3"]).done();
+    for node in 0..3 {
+        wait_for(LIMIT, "the namespace to spread", || {
+            let shown = mesh.cli_at(node, &["namespace", "show", "users", "-o", "json"]);
+            if shown.code() != 0 {
+                return Err(shown.err);
+            }
+            let shown = shown.json();
+            assert_eq!((&shown["name"], &shown["r"], &shown["w"]), (&"users".into(), &1.into(), &3.into()), "{shown}");
+            Ok(())
+        });
+    }
+    let listed = mesh.cli(&["namespace", "list", "-o", "json"]).done().json();
+    let names: BTreeSet<&str> = listed.as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
+    assert!(names.contains("users") && names.contains("default"), "{listed}");
+    mesh.cli_at(2, &["set", "-n", "users", "u1", "Ada"]).done();
+    assert_eq!(mesh.cli_at(1, &["get", "-n", "users", "u1"]).done().out.trim_end(), "Ada");
+    assert_eq!(mesh.cli(&["get", "u1"]).ended(1).out, "", "namespaces do not share keys");
+}
+
+#[test]
+fn a_fourth_node_stays_joining_says_so_and_still_serves_clients() {
+    let mut mesh = Mesh::planned(Plan { nodes: 1, ..Plan::default() });
+    mesh.launch(0);
+    mesh.settle();
+    let late = mesh.add("late");
+    mesh.launch(late);
+    mesh.nodes[late].becomes("joining: ");
+    let state = mesh.nodes[late].state().unwrap();
+    assert!(state.contains("later version") && state.contains("replace_by_name"), "{state}");
+    let layout = mesh.nodes[0].status().unwrap()["layout"].clone();
+    assert_eq!(mesh.nodes[late].status().unwrap()["layout"], layout, "a joiner does not change the layout");
+    mesh.cli_at(late, &["set", "k", "v"]).done();
+    assert_eq!(mesh.cli_at(0, &["get", "k"]).done().out.trim_end(), "v");
+}
+
+#[test]
+fn a_seed_that_is_down_at_first_and_named_by_dns_is_found_when_it_comes() {
+    let mut mesh = Mesh::planned(Plan { nodes: 2, ..Plan::default() });
+    let seed = format!("transport.seeds=localhost:{}", mesh.nodes[1].address.port());
+    let mut command = mesh.serve(0);
+    command.arg("--set").arg(&seed);
+    mesh.launch_as(0, command);
+    mesh.nodes[0].becomes("waiting for 1 more (bootstrap_expect = 2)");
+    // The other knows nobody: it can only be found.
+    let mut command = mesh.serve(1);
+    command.args(["--set", "transport.seeds="]);
+    mesh.launch_as(1, command);
+    mesh.settle();
+    mesh.cli_at(0, &["set", "k", "v"]).done();
+    assert_eq!(mesh.cli_at(1, &["get", "k"]).done().out.trim_end(), "v");
+}
+
+#[test]
+fn a_node_with_a_data_directory_comes_back_as_itself() {
+    let mut mesh = Mesh::start(Plan { kept: true, sets: vec!["node.warming_max=1s"], ..Plan::default() });
+    let before = members(&mesh.nodes[0].status().unwrap());
+    mesh.cli(&["set", "k", "v"]).done();
+    mesh.nodes[2].process.as_mut().unwrap().kill();
+    mesh.nodes[0].sees("node-2", "down");
+    mesh.launch(2);
+    mesh.settle();
+    assert_eq!(members(&mesh.nodes[0].status().unwrap()), before, "same ids, same members");
+    assert_eq!(members(&mesh.nodes[2].status().unwrap()), before);
+    let read = raw::get(mesh.nodes[2].address, &mesh.client, "k", quorum());
+    assert_eq!(read.value.as_deref(), Some(&b"v"[..]), "{read:?}");
+}
+
+#[test]
+fn a_diskless_node_takes_the_place_of_its_dead_namesake() {
+    let sets = vec!["cluster.replace_by_name=true", "node.warming_max=1s"];
+    let mut mesh = Mesh::start(Plan { sets, ..Plan::default() });
+    let before = members(&mesh.nodes[0].status().unwrap());
+    mesh.cli(&["set", "k", "v"]).done();
+    mesh.nodes[2].process.as_mut().unwrap().kill();
+    mesh.nodes[0].sees("node-2", "down");
+    mesh.launch(2);
+    mesh.settle();
+    let after = members(&mesh.nodes[0].status().unwrap());
+    assert_eq!(after.len(), 3, "the old one is out, the new one is in: {after:?}");
+    assert_eq!(before.intersection(&after).count(), 2, "two stayed: {before:?} {after:?}");
+    for node in 0..3 {
+        let read = raw::get(mesh.nodes[node].address, &mesh.client, "k", quorum());
+        assert_eq!(read.value.as_deref(), Some(&b"v"[..]), "through node {node}: {read:?}");
+    }
+    let put = raw::put(mesh.nodes[2].address, &mesh.client, "k2", "v2", quorum());
+    assert_eq!(put.status, Status::Ok, "{put:?}");
+}

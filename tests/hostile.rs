@@ -1,0 +1,303 @@
+//! A caller with good papers and bad manners: whatever bytes it sends, it hurts only its own connection.
+//!
+//! Issue 2, item 10 and "Bad input, everywhere": malformed, oversized, truncated, unknown and endless frames, half-open
+//! links, requests that make no sense. After each the node runs, serves somebody else on a link that was there before,
+//! and has not grown beyond a generous bound.
+
+mod support;
+
+use bytes::BytesMut;
+use meshwork_core::{
+    limits,
+    rng::Rng,
+    wire::{
+        client::{Condition, Consistency, Op, Quorum, Request, Status, Ttl},
+        frame::{Decoder, FrameType},
+    },
+};
+use std::{net::UdpSocket, sync::Arc};
+use support::{
+    mesh::{Mesh, Plan, Shared},
+    raw::{self, Raw, framed},
+    wait::{run, soon},
+};
+
+static ONE: Shared = Shared::new();
+
+/// Bytes by which hostile callers may make a node grow for good: buffers that are kept for the next connection.
+const GROWTH_MAX: u64 = 96 << 20;
+
+fn one() -> Arc<Mesh> {
+    ONE.get(|| Mesh::start(Plan { nodes: 1, memory: "32MiB", ..Plan::default() }))
+}
+
+/// Somebody well-behaved, who was there before.
+struct Bystander {
+    link: Raw,
+    resident: u64,
+}
+
+impl Bystander {
+    async fn arrive(mesh: &Mesh) -> Self {
+        let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
+        let put = Op::Put { value: b"here", ttl: Ttl::Default, condition: Condition::Always };
+        let answer = link.ask(b"bystander", put, Consistency::default()).await.expect("an answer");
+        assert_eq!(answer.status, Status::Ok, "{answer:?}");
+        Self { link, resident: mesh.nodes[0].process().resident_bytes() }
+    }
+
+    /// Is still served on its old link, and so is somebody new; the node has not grown.
+    async fn is_served(&mut self, mesh: &Mesh) {
+        let answer = self.link.ask(b"bystander", Op::Get, Consistency::default()).await.expect("the old link lives");
+        assert_eq!(answer.value.as_deref(), Some(&b"here"[..]), "{answer:?}");
+        let mut fresh = soon("a new link", async {
+            // A node that was flooded may refuse newcomers until the half-open ones have timed out.
+            loop {
+                if let Ok(link) = Raw::open(mesh.nodes[0].address, &mesh.client).await {
+                    break link;
+                }
+            }
+        })
+        .await;
+        let answer = fresh.ask(b"bystander", Op::Get, Consistency::default()).await.expect("new links are served");
+        assert_eq!(answer.value.as_deref(), Some(&b"here"[..]), "{answer:?}");
+        let resident = mesh.nodes[0].process().resident_bytes();
+        let growth = resident.saturating_sub(self.resident);
+        assert!(growth < GROWTH_MAX, "grew by {} MiB to {} MiB", growth >> 20, resident >> 20);
+    }
+}
+
+/// Sends these bytes after a proper opening; how the connection ends.
+async fn ends_after(mesh: &Mesh, bytes: &[u8], finish: bool) -> String {
+    let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
+    // The node may close before it has read all.
+    let _ = link.send_bytes(bytes).await;
+    if finish {
+        let _ = link.small.0.finish();
+    }
+    raw::end_of(&link.connection).await
+}
+
+#[test]
+fn frames_that_are_none_end_their_connection_with_a_reason() {
+    let mesh = one();
+    run("hostile frames", async {
+        let mut bystander = Bystander::arrive(&mesh).await;
+        let mut request = BytesMut::new();
+        let op = Op::Put { value: &[7; 300], ttl: Ttl::Default, condition: Condition::Always };
+        Request { id: 1, deadline_ms: 100, consistency: Consistency::default(), namespace: default(), key: b"k", op }
+            .encode(&mut request);
+        let cut_inside = framed(&request[..request.len() - 100]);
+        for (what, bytes, finish) in [
+            ("no array", framed(b"hello there"), false),
+            ("an empty array", framed(&[0x90]), false),
+            ("a cut request in a whole frame", cut_inside, false),
+            ("a length of zero", vec![0, 0, 0, 0], false),
+            ("the largest length there is", vec![0xff; 64], false),
+            ("a length just above the limit", (65_537u32).to_be_bytes().to_vec(), false),
+            ("a frame cut off by the end of the stream", framed(&request)[..50].to_vec(), true),
+            ("a header cut off by the end of the stream", vec![0, 0], true),
+        ] {
+            let why = ends_after(&mesh, &bytes, finish).await;
+            assert!(why.contains("closed by peer"), "{what}: {why}");
+            assert!(why.to_lowercase().contains("frame"), "{what}: the reason is said: {why}");
+        }
+        bystander.is_served(&mesh).await;
+    });
+}
+
+#[test]
+fn noise_of_any_kind_never_stops_the_node() {
+    let mesh = one();
+    run("noise", async {
+        let mut bystander = Bystander::arrive(&mesh).await;
+        let mut rng = Rng::new(20_261_121);
+        for round in 0..60 {
+            let noise: Vec<u8> = (0..1 + rng.below(3000)).map(|_| (rng.next() & 0xff) as u8).collect();
+            let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
+            // Raw noise, noise in frames, and a good frame with flipped bits.
+            let bytes = match round % 3 {
+                0 => noise,
+                1 => noise.chunks(70).flat_map(framed).collect(),
+                _ => {
+                    let mut request = BytesMut::new();
+                    let op = Op::Put { value: &noise, ttl: Ttl::Millis(9), condition: Condition::IfAbsent };
+                    Request { id: 9, deadline_ms: 9, consistency: Consistency::default(), namespace: default(), key: b"n", op }
+                        .encode(&mut request);
+                    let mut bytes = framed(&request);
+                    for _ in 0..5 {
+                        let at = 4 + rng.below(30) as usize;
+                        bytes[at] ^= (1 + rng.below(255)) as u8;
+                    }
+                    bytes
+                }
+            };
+            let _ = link.send_bytes(&bytes).await;
+            let _ = link.bulk.0.write_all(&bytes).await;
+            let _ = link.small.0.finish();
+            // Datagrams are gossip; a client's mean nothing.
+            let _ = link.connection.send_datagram(bytes[..bytes.len().min(1000)].to_vec().into());
+        }
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for length in [0usize, 1, 20, 1200, 9000] {
+            let noise: Vec<u8> = (0..length).map(|_| (rng.next() & 0xff) as u8).collect();
+            for _ in 0..50 {
+                let _ = udp.send_to(&noise, mesh.nodes[0].address);
+            }
+        }
+        bystander.is_served(&mesh).await;
+    });
+}
+
+#[test]
+fn a_message_of_a_newer_version_is_answered_unsupported_and_the_link_lives() {
+    let mesh = one();
+    run("a newer caller", async {
+        let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
+        // [99, 7, "x"]: a type that nobody knows; and a request (type 1) with an operation that nobody knows.
+        for unknown in [&[0x93, 99, 7, 0xa1, b'x'][..], &[0x97, 1, 7, 200, 9, 0, 0, 0xc4, 1, b'k']] {
+            link.send(unknown).await.unwrap();
+            let frame = link.frame().await.unwrap();
+            let (frame_type, id, _) = Decoder::start(&frame).unwrap();
+            assert_eq!((frame_type, id), (FrameType::Unsupported, 7));
+        }
+        let answer = link.ask(b"anything", Op::Get, Consistency::default()).await.expect("the link lives");
+        assert_eq!(answer.status, Status::NotFound, "{answer:?}");
+    });
+}
+
+#[test]
+fn requests_that_make_no_sense_get_a_status_and_words_and_the_link_lives() {
+    let mesh = one();
+    run("senseless requests", async {
+        let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
+        let usual = Consistency::default();
+        let put = |ttl| Op::Put { value: b"v", ttl, condition: Condition::Always };
+        let wide = Consistency { write: Quorum::Exactly(7), ..usual };
+        let long = vec![b'k'; limits::KEY_BYTES_MAX + 1];
+        for (what, namespace, key, op, consistency, status, words) in [
+            ("an empty key", "default", &b""[..], Op::Get, usual, Status::Invalid, "key"),
+            ("an oversized key", "default", &long, put(Ttl::Default), usual, Status::TooLarge, "1024"),
+            ("a ttl of zero", "default", b"k", put(Ttl::Millis(0)), usual, Status::Invalid, "ttl"),
+            ("a ttl past 2500", "default", b"k", put(Ttl::Millis(1 << 50)), usual, Status::Invalid, "2500"),
+            ("W > N", "default", b"k", put(Ttl::Default), wide, Status::Invalid, "7"),
+            ("an unknown namespace", "nowhere", b"k", Op::Get, usual, Status::NoSuchNamespace, "namespace"),
+        ] {
+            let answer = link.ask_in(namespace, key, op, consistency).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert_eq!(answer.status, status, "{what}: {answer:?}");
+            assert!(answer.text.to_lowercase().contains(words), "{what}: {:?} lacks {words:?}", answer.text);
+        }
+        let answer = link.ask(b"k", Op::Get, usual).await.expect("the link lives");
+        assert_eq!(answer.status, Status::NotFound, "nothing was written: {answer:?}");
+    });
+}
+
+#[test]
+fn a_value_above_the_namespaces_limit_is_refused_with_words() {
+    let mesh = one();
+    run("a large value", async {
+        let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
+        let value = vec![7; (1 << 20) + 1];
+        let mut request = BytesMut::new();
+        let op = Op::Put { value: &value, ttl: Ttl::Default, condition: Condition::Always };
+        Request { id: 3, deadline_ms: 5000, consistency: Consistency::default(), namespace: default(), key: b"k", op }
+            .encode(&mut request);
+        link.bulk.0.write_all(&framed(&request)).await.unwrap();
+        let frame = link.frame().await.expect("the link lives");
+        let (frame_type, id, mut decoder) = Decoder::start(&frame).unwrap();
+        assert_eq!((frame_type, id), (FrameType::Reply, 3));
+        let reply = meshwork_core::wire::client::Reply::decode(id, &mut decoder).unwrap();
+        assert_eq!(reply.status, Status::TooLarge, "{reply:?}");
+        let answer = link.ask(b"k", Op::Get, Consistency::default()).await.expect("the link lives");
+        assert_eq!(answer.status, Status::NotFound, "{answer:?}");
+    });
+}
+
+fn default() -> meshwork_core::id::NamespaceId {
+    meshwork_core::id::NamespaceId::of("default")
+}
+
+#[test]
+fn a_flood_of_half_open_links_costs_nobody_else_his_link() {
+    let mesh = one();
+    run("half-open links", async {
+        let mut bystander = Bystander::arrive(&mesh).await;
+        let mut open = Vec::new();
+        for number in 0..120 {
+            let Ok((endpoint, connection)) = raw::dial(mesh.nodes[0].address, &mesh.client).await else { continue };
+            // Every second one opens a stream with the first byte of a hello that never comes.
+            let mut stream = if number % 2 == 0 { connection.open_bi().await.ok() } else { None };
+            if let Some((send, _receive)) = &mut stream {
+                let _ = send.write_all(&[0]).await;
+            }
+            open.push((endpoint, connection, stream));
+        }
+        assert!(open.len() > 50, "only {} got that far", open.len());
+        let answer = bystander.link.ask(b"bystander", Op::Get, Consistency::default()).await.expect("served meanwhile");
+        assert_eq!(answer.value.as_deref(), Some(&b"here"[..]));
+        for (_endpoint, connection, _stream) in &open {
+            raw::end_of(connection).await;
+        }
+        bystander.is_served(&mesh).await;
+    });
+}
+
+#[test]
+fn a_caller_may_open_no_more_streams_than_a_link_has() {
+    let mesh = one();
+    run("streams", async {
+        let mut bystander = Bystander::arrive(&mesh).await;
+        let link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
+        let limit = std::time::Duration::from_millis(300);
+        let third = tokio::time::timeout(limit, link.connection.open_bi()).await;
+        assert!(third.is_err(), "a third stream was granted");
+        let one_way = tokio::time::timeout(limit, link.connection.open_uni()).await;
+        assert!(one_way.is_err(), "a one-way stream was granted");
+        bystander.is_served(&mesh).await;
+    });
+}
+
+#[test]
+fn announced_lengths_allocate_nothing() {
+    let mesh = one();
+    run("announcements", async {
+        let mut bystander = Bystander::arrive(&mesh).await;
+        let mut held = Vec::new();
+        for _ in 0..60 {
+            let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
+            // Eight mebibytes announced on the bulk stream, one byte sent: 480 MiB if they were believed.
+            link.bulk.0.write_all(&(8u32 << 20).to_be_bytes()).await.unwrap();
+            link.bulk.0.write_all(&[0x9c]).await.unwrap();
+            held.push(link);
+        }
+        bystander.is_served(&mesh).await;
+        drop(held);
+    });
+}
+
+#[test]
+fn a_caller_that_asks_and_never_reads_is_held_back_and_not_buffered_for() {
+    let mesh = one();
+    run("a caller that never reads", async {
+        let mut bystander = Bystander::arrive(&mesh).await;
+        let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
+        let value = vec![7; 60_000];
+        let op = Op::Put { value: &value, ttl: Ttl::Default, condition: Condition::Always };
+        let answer = link.ask_in("default", b"big", op, Consistency::default()).await.expect("an answer");
+        assert_eq!(answer.status, Status::Ok, "{answer:?}");
+        // Up to 30,000 answers of 60 kB: 1.8 GB, if the node kept them for us.
+        let asking = async {
+            for id in 0..30_000 {
+                let mut request = BytesMut::new();
+                let (consistency, namespace) = (Consistency::default(), default());
+                Request { id, deadline_ms: 1000, consistency, namespace, key: b"big", op: Op::Get }.encode(&mut request);
+                if link.send(&request).await.is_err() {
+                    break;
+                }
+            }
+        };
+        // Held back by flow control, refused, or closed: all are fine, buffering is not.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(4), asking).await;
+        bystander.is_served(&mesh).await;
+    });
+}
