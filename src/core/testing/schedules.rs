@@ -135,9 +135,12 @@ fn a_short_ttl_uncovers_no_older_value() {
 
 // --- 8: v2 acked {A, B}, C holds v1; A evicts v2; strict read {A, C}; and a slow-clock write through C ---
 
+const GHOST: u32 = 3_000;
+const FLOOR: u32 = 12_000;
+
 /// A and B hold v2, of which A keeps a ghost or a floor only; C holds v1, and its clock is 400 ms behind. No time passed
-/// since v2.
-fn evicted_at_a() -> Rig {
+/// since v2. With `GHOST` other keys a ghost remembers, with `FLOOR` the partition's floor does.
+fn evicted_at_a(others: u32) -> Rig {
     let mut rig = Rig::new(RigConfig { memory: 2 << 20, ..RigConfig::default() });
     rig.skew(C, -400);
     assert_written(&rig.call(A, &put("v1").w(3)));
@@ -149,7 +152,7 @@ fn evicted_at_a() -> Rig {
     for other in [B, C] {
         rig.believe_down(A, other, true);
     }
-    for other in 0..3_000 {
+    for other in 0..others {
         for _ in 0..2 {
             rig.call(A, &Call::put(format!("other {other}"), [7; 2_000]).w(1));
         }
@@ -165,7 +168,7 @@ fn evicted_at_a() -> Rig {
 
 #[test]
 fn a_strict_read_after_a_one_sided_eviction_never_returns_the_older_value() {
-    let mut rig = evicted_at_a();
+    let mut rig = evicted_at_a(GHOST);
     rig.run_for(Duration::from_secs(2));
     for _ in 0..4 {
         for node in [A, C] {
@@ -183,14 +186,17 @@ fn a_strict_read_after_a_one_sided_eviction_never_returns_the_older_value() {
 
 #[test]
 fn a_write_below_what_was_evicted_is_stamped_again() {
-    let mut rig = evicted_at_a();
-    rig.cut(B, A);
-    rig.cut(B, C);
-    assert_written(&rig.call(C, &put("v3")));
-    assert_eq!(rig.stats(C).restamps, 1, "A remembers v2, though it holds nothing");
-    rig.run_for(Duration::from_secs(2));
-    for node in [A, C] {
-        assert_eq!(value(&rig.call(node, &get())), Some("v3"));
+    for others in [GHOST, FLOOR] {
+        let mut rig = evicted_at_a(others);
+        rig.cut(B, A);
+        rig.cut(B, C);
+        let answer = rig.call(C, &put("v3"));
+        assert_written(&answer);
+        assert_eq!(rig.stats(C).restamps, 1, "A remembers v2, though it holds nothing: {:?}", rig.stats(A));
+        rig.run_for(Duration::from_secs(2));
+        for node in [A, C] {
+            assert_eq!(value(&rig.call(node, &get())), Some("v3"));
+        }
     }
 }
 
@@ -323,7 +329,7 @@ fn a_message_minutes_old_changes_nothing() {
 
 #[test]
 fn a_replica_that_forgot_supersedes_what_is_not_above_it() {
-    let mut rig = evicted_at_a();
+    let mut rig = evicted_at_a(GHOST);
     let v1 = rig.call(C, &Call::get("k").r(1)).version.unwrap();
     let outcomes = Rc::new(Cell::new(0));
     let count = Rc::clone(&outcomes);

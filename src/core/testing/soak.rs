@@ -165,6 +165,8 @@ impl Soak {
             assert_eq!(answer.worth.fallbacks, 0, "strict requests count no fallback");
             if !answer.worth.superseded {
                 let version = answer.version.expect("a write says its version");
+                // S2: it began after `known` was acknowledged, so it wins, whatever the clocks said.
+                assert!(known.is_none_or(|known| version > known), "{version} lost to {known:?}: {answer:?}");
                 let newest = self.acknowledged.entry(key).or_insert(version);
                 *newest = version.max(*newest);
             }
@@ -204,8 +206,14 @@ impl Soak {
             3 if faults.cuts && a != b => self.rig.believe_down(a, b, true),
             // One node in all: what W - 1 wipes may lose is not lost.
             4 if faults.wipes && self.rig.nodes() > 2 && self.wiped.is_none_or(|node| node == a) => {
-                self.rig.kill(a);
                 self.wiped = Some(a);
+                if self.rng.below(2) == 0 {
+                    self.rig.kill(a);
+                } else {
+                    // Nobody notices, not even by a broken link.
+                    self.rig.wipe(a, ReplicaState::Warming);
+                    self.judge_new();
+                }
             }
             5 => {
                 if let Some(node) = self.wiped.filter(|node| !self.rig.is_running(*node)) {
@@ -244,7 +252,10 @@ fn soak(seed: u64, requests: usize) -> (u64, u64, [u8; 32]) {
         if soak.rng.below(6) == 0 {
             soak.disturb(&faults);
         }
-        let micros = soak.rng.below(8) * soak.rng.below(400);
+        let micros = match soak.rng.below(30) {
+            0 => soak.rng.below(1_500_000),
+            _ => soak.rng.below(8) * soak.rng.below(400),
+        };
         soak.rig.run_for(Duration::from_micros(micros));
         soak.judge_new();
     }
