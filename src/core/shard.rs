@@ -15,7 +15,7 @@ use crate::{
     limits,
     namespace::{Eviction, Mode, NamespaceTable},
     outbox::ShardOutbox,
-    rng::SeededMap,
+    rng::{Rng, SeededMap},
     stats::ShardStats,
     storage::{Memtable, MemtableConfig, NamespaceSlot},
     time::{Mono, Now},
@@ -91,6 +91,7 @@ impl Shard {
             shard: config.shard,
             seed: config.seed,
         });
+        let process = Rng::fork(config.seed, &format!("requests in flight of {}", config.actor.0)).next();
         let view = View::empty(config.node, Arc::new(NamespaceTable::default()));
         Self {
             clock: Clock::new(config.clock_floor),
@@ -98,7 +99,7 @@ impl Shard {
             rules: SeededMap::with_hasher(foldhash::fast::FixedState::with_seed(config.seed)),
             table,
             hints: HintStore::new(config.memory / HINTS_SHARE),
-            in_flight: InFlight::new(config.memory / IN_FLIGHT_SHARE / 2),
+            in_flight: InFlight::new(config.memory / IN_FLIGHT_SHARE / 2, process),
             in_flight_bytes: 0,
             peers: Peers::default(),
             stats: ShardStats::default(),

@@ -1,7 +1,8 @@
 //! The requests in flight of one shard: a bounded table whose ids never come back (PROTOCOL §4).
 //!
 //! An id is a sequence number above and a slot below. A reply that comes late finds another sequence number in its slot
-//! and is known as late; ids of a table are used once, so no reply is ever matched to another request.
+//! and is known as late; ids of a table are used once, and tables of two processes begin at numbers drawn apart, so no
+//! reply is ever matched to another request.
 
 use super::{get, put, write};
 use crate::{
@@ -138,10 +139,19 @@ fn bucket(hash: KeyHash) -> usize {
 
 impl InFlight {
     /// An empty table that never takes more than `bytes`: it does not shrink, so what it once took is taken for good.
-    pub(crate) fn new(bytes: u64) -> Self {
+    /// `process` is drawn at each start and never again: its numbers begin elsewhere than those of an earlier process,
+    /// whose answers may still come.
+    pub(crate) fn new(bytes: u64, process: u64) -> Self {
         let slots = usize::try_from(bytes).unwrap_or(usize::MAX) / (size_of::<Slot>() + size_of::<u16>());
         let most = slots.clamp(FEWEST, IN_FLIGHT_PER_SHARD);
-        Self { slots: Vec::new(), free: Vec::new(), sequence: 0, len: 0, most, writes: Box::new([0; WRITES]) }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            sequence: process >> (SLOT_BITS + 1),
+            len: 0,
+            most,
+            writes: Box::new([0; WRITES]),
+        }
     }
 
     /// Whether a write to a key of this hash may be in flight; `false` is certain.
@@ -272,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_late_reply_never_finds_the_request_that_took_its_slot() {
-        let mut table = InFlight::new(1 << 16);
+        let mut table = InFlight::new(1 << 16, 0);
         let first = table.insert(operation());
         assert!(table.remove(first).is_some());
         let second = table.insert(operation());

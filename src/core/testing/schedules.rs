@@ -200,6 +200,25 @@ fn a_write_below_what_was_evicted_is_stamped_again() {
     }
 }
 
+// --- S3: found by the soak; ids began at one in every process ---
+
+#[test]
+fn a_reply_to_an_earlier_process_never_counts_for_a_request_of_this_one() {
+    let mut rig = Rig::three();
+    assert_written(&rig.call(B, &Call::put("one", "of one").w(3)));
+    rig.wipe(A, ReplicaState::Ready);
+    rig.set_fate(|from, _, _| if from == A { Fate::Hold } else { Fate::Deliver });
+    rig.ask(A, &Call::get("one"));
+    rig.wipe(A, ReplicaState::Ready);
+    // The new process asks about another key, and what it asks is lost; what the old one asked is answered.
+    rig.set_fate(|from, _, _| if from == A { Fate::Drop } else { Fate::Deliver });
+    let ticket = rig.ask(A, &Call::get("two"));
+    rig.release();
+    let answer = rig.wait(ticket);
+    assert_eq!(answer.value, None, "{answer:?}");
+    assert_eq!(rig.stats(A).late_votes, 1);
+}
+
 // --- S2: later wins over earlier, whatever the clocks did within bounds ---
 
 #[test]
