@@ -275,7 +275,7 @@ fn soak(seed: u64, requests: usize) -> (u64, u64, [u8; 32]) {
 #[test]
 fn random_schedules_break_no_promise() {
     let (mut found, mut judged) = (0, 0);
-    for seed in 0..800 {
+    for seed in 0..400 {
         let ran = std::panic::catch_unwind(|| soak(seed, 300));
         match ran {
             Ok((values, reads, _)) => (found, judged) = (found + values, judged + reads),
