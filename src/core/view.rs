@@ -35,9 +35,9 @@ pub enum Fence {
 impl std::fmt::Display for Fence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::ClockUnconfirmed => {
-                f.write_str("this node's clock started or jumped and no peer has confirmed it yet: it will, or check NTP")
-            }
+            Self::ClockUnconfirmed => f.write_str(
+                "this node's clock started or jumped and no peer has confirmed it yet: it will, or check NTP",
+            ),
             Self::ClockOffset(millis) => {
                 write!(f, "this node's clock is {millis} ms off its peers' median: check NTP on this host")
             }

@@ -186,7 +186,7 @@ impl Votes {
         if votes >= self.need {
             return Verdict::Done(Outcome { acks: votes, fallbacks: 0, warming: false, superseded: false });
         }
-        if owners_out > 0 && !(self.impatient && !self.strict) {
+        if owners_out > 0 && (self.strict || !self.impatient) {
             return Verdict::Wait;
         }
         if !self.strict && votes + newer + provisional + newer_there >= self.need {

@@ -478,11 +478,7 @@ impl<'a> Reply<'a> {
         let worth = decoder.uint()?;
         let worth = Worth::unpack(worth, decoder.uint()?);
         let body = match decoder.uint()? {
-            1 => ReplyBody::Value {
-                version: decoder.version()?,
-                expires_at: decoder.time()?,
-                value: decoder.bytes()?,
-            },
+            1 => ReplyBody::Value { version: decoder.version()?, expires_at: decoder.time()?, value: decoder.bytes()? },
             2 => ReplyBody::Written { version: decoder.version()? },
             3 => ReplyBody::Text(
                 std::str::from_utf8(decoder.bytes()?).map_err(|_| DecodeError::Malformed("a text is not UTF-8"))?,

@@ -230,11 +230,8 @@ const HEADER_FIELDS: u32 = 7;
 fn decode_header<'a>(decoder: &mut Decoder<'a>) -> Result<(Header, KeyRef<'a>), DecodeError> {
     let layout = LayoutName { epoch: decoder.uint()?, hash: decoder.uint()? };
     let header = Header { layout, hlc: Hlc(decoder.uint()?), deadline_ms: decoder.small()? };
-    let key = KeyRef {
-        namespace: NamespaceId(decoder.small()?),
-        hash: KeyHash(decoder.uint()?),
-        key: decoder.bytes()?,
-    };
+    let key =
+        KeyRef { namespace: NamespaceId(decoder.small()?), hash: KeyHash(decoder.uint()?), key: decoder.bytes()? };
     Ok((header, key))
 }
 
@@ -279,9 +276,7 @@ impl<'a> PeerMessage<'a> {
                 match found {
                     Found::Entry(entry) => encoder.uint(0).entry(entry),
                     Found::Digest { version } => encoder.uint(1).version(*version),
-                    Found::Absent { forgotten } => {
-                        encoder.uint(2).uint(forgotten.hlc.0).uint(forgotten.actor.0)
-                    }
+                    Found::Absent { forgotten } => encoder.uint(2).uint(forgotten.hlc.0).uint(forgotten.actor.0),
                     Found::Refused(refusal) => encoder.uint(3).uint(refusal.code()),
                 };
             }
