@@ -231,13 +231,13 @@ impl Shard {
                 format!("the key has {} bytes and may have {}", request.key.len(), limits::KEY_BYTES_MAX).into(),
             ));
         }
-        if let Op::Put { value, .. } = request.op {
-            if value.len() > rules.value_max as usize {
-                return Err(Refused(
-                    Status::TooLarge,
-                    format!("the value has {} bytes and may have {} (value_max)", value.len(), rules.value_max).into(),
-                ));
-            }
+        if let Op::Put { value, .. } = request.op
+            && value.len() > rules.value_max as usize
+        {
+            return Err(Refused(
+                Status::TooLarge,
+                format!("the value has {} bytes and may have {} (value_max)", value.len(), rules.value_max).into(),
+            ));
         }
         let read = votes_wanted(request.consistency.read, rules.r, rules.n)?;
         let write = votes_wanted(request.consistency.write, rules.w, rules.n)?;

@@ -84,16 +84,15 @@ impl Shard {
             }
         }
         // The common cheap case: this copy alone is enough.
-        if guarded.is_none() {
-            if let Verdict::Decided(outcome) = votes.verdict() {
-                if !outcome.sloppy {
-                    let worth = worth(&outcome, &subject, view);
-                    let wall = self.clock.reading(now).wall();
-                    let hit = deliver_read(origin, local.ok().as_ref(), wall, worth, out);
-                    self.count_lookup(hit);
-                    return Ok(());
-                }
-            }
+        if guarded.is_none()
+            && let Verdict::Decided(outcome) = votes.verdict()
+            && !outcome.sloppy
+        {
+            let worth = worth(&outcome, &subject, view);
+            let wall = self.clock.reading(now).wall();
+            let hit = deliver_read(origin, local.ok().as_ref(), wall, worth, out);
+            self.count_lookup(hit);
+            return Ok(());
         }
         self.mark_unreachable(now, view, &mut votes);
         let strict = subject.strict;
@@ -263,13 +262,13 @@ impl Shard {
             return;
         }
         if let Some(entry) = entry {
-            if guarded.is_none() && votes.newest() == Some(entry.version) {
-                if let Verdict::Decided(outcome) = votes.verdict() {
-                    if outcome.version == Some(entry.version) {
-                        self.conclude_read(now, id, Some(entry), out);
-                        return;
-                    }
-                }
+            if guarded.is_none()
+                && votes.newest() == Some(entry.version)
+                && let Verdict::Decided(outcome) = votes.verdict()
+                && outcome.version == Some(entry.version)
+            {
+                self.conclude_read(now, id, Some(entry), out);
+                return;
             }
             if body.as_ref().is_none_or(|held| held.version < entry.version) {
                 // Without room for it the body is fetched again, should it be the one.

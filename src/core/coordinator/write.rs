@@ -120,11 +120,12 @@ impl Shard {
             }
             votes.targets.add_fallback(me, owner, Answer::Applied(ReplicaState::Fallback)).expect("there is room");
         }
-        if copies == 1 && is_owner {
-            if let Verdict::Done(outcome) = votes.verdict() {
-                self.answer_write(origin, &subject, version, &outcome, out);
-                return Ok(());
-            }
+        if copies == 1
+            && is_owner
+            && let Verdict::Done(outcome) = votes.verdict()
+        {
+            self.answer_write(origin, &subject, version, &outcome, out);
+            return Ok(());
         }
         let operation = Operation {
             origin,
@@ -286,12 +287,13 @@ impl Shard {
             if operation.origin == Origin::Nobody || subject.slot != slot || *subject.key != *key.key {
                 continue;
             }
-            if let Phase::Write { version, kept, .. } = &mut operation.phase {
-                if *version == held.version && kept.is_none() {
-                    *kept = Some(held);
-                    self.in_flight_bytes += bytes;
-                    return;
-                }
+            if let Phase::Write { version, kept, .. } = &mut operation.phase
+                && *version == held.version
+                && kept.is_none()
+            {
+                *kept = Some(held);
+                self.in_flight_bytes += bytes;
+                return;
             }
         }
     }
