@@ -107,9 +107,7 @@ fn a_namespace_created_at_one_node_is_known_at_all() {
 
 #[test]
 fn a_fourth_node_stays_joining_says_so_and_still_serves_clients() {
-    let mut mesh = Mesh::planned(Plan { nodes: 1, ..Plan::default() });
-    mesh.launch(0);
-    mesh.settle();
+    let mut mesh = Mesh::start(Plan { nodes: 2, ..Plan::default() });
     let late = mesh.add("late");
     mesh.launch(late);
     mesh.nodes[late].becomes("joining: ");

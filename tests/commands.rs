@@ -164,7 +164,7 @@ fn values_go_in_and_out_unchanged_and_a_missing_one_exits_1() {
     let json = mesh.cli(&["get", "word", "-o", "json"]).done().json();
     assert_eq!(json["value"], "hello", "{json}");
     mesh.cli(&["get", "missing"]).ended(1);
-    mesh.cli(&["set", "word", "other", "--if-absent"]).ended(1);
+    mesh.cli(&["set", "word", "other", "--if-absent"]).ended(5).says(&["has a value already"]);
     assert_eq!(mesh.cli(&["get", "word"]).done().out, "hello");
     mesh.cli(&["touch", "word", "1h"]).done();
     mesh.cli(&["touch", "missing", "1h"]).ended(1);
