@@ -10,7 +10,7 @@ use crate::{
     config::ShardConfig,
     coordinator::{InFlight, OperationId, Peers},
     handoff::HintStore,
-    id::{NamespaceId, NodeId},
+    id::{KeyHash, NamespaceId, NodeId},
     input::ShardInput,
     limits,
     namespace::{Eviction, Mode, NamespaceTable},
@@ -143,6 +143,21 @@ impl Shard {
             ShardInput::CallerLost { link } => self.on_caller_lost(link),
         }
         self.reserve();
+    }
+
+    /// Fetches the memory that a request for this key will need. Called for every request of a batch before the first is
+    /// handled, the waits for memory overlap. Changes nothing.
+    #[inline]
+    pub fn warm(&self, hash: KeyHash) {
+        std::hint::black_box(self.table.warm(hash));
+    }
+
+    /// As `warm`, for the answer to the request in flight with this number.
+    #[inline]
+    pub fn warm_answer(&self, id: u64) {
+        if let Some(hash) = self.in_flight.hash_of(OperationId(id)) {
+            self.warm(hash);
+        }
     }
 
     /// Runs what is due.

@@ -108,7 +108,7 @@ impl Worker {
             self.out.answer(caller.link, |buffer| reply.encode(buffer));
             return;
         }
-        let hash = self.hasher.hash(request.namespace, request.key);
+        let hash = self.hash_ahead.take().unwrap_or_else(|| self.hasher.hash(request.namespace, request.key));
         let shard = self.shard_of(hash);
         if shard == self.out.shard {
             self.shard.handle(now, ShardInput::Client { caller, hash, request }, &mut self.out);
@@ -231,7 +231,7 @@ impl Worker {
     }
 
     #[inline]
-    fn shard_of(&self, hash: KeyHash) -> u16 {
+    pub(crate) fn shard_of(&self, hash: KeyHash) -> u16 {
         let shards = self.out.shared.addresses.shards;
         if shards == 1 { 0 } else { hash.partition(self.partitions).0 % shards }
     }

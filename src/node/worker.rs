@@ -14,17 +14,18 @@ use crate::{
 };
 use bytes::BytesMut;
 use meshwork_core::{
-    id::KeyHasher,
+    id::{KeyHash, KeyHasher},
     input::{Caller, ShardInput},
     shard::Shard,
     time::{Mono, Now},
     wire::{
-        client::{Reply, Status},
+        client::{Reply, Request, Status},
         control::{self, ClientControl, PeerControl},
         frame::Decoder,
+        peer::PeerMessage,
     },
 };
-use meshwork_transport::{Endpoint, FrameReader, Link};
+use meshwork_transport::{Endpoint, FrameReader, Frames, Link};
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
@@ -51,6 +52,10 @@ pub(crate) struct Worker {
     pub(crate) endpoint: Endpoint,
     pub(crate) offences: Seldom,
     pub(crate) refusals: Seldom,
+    /// Hashes of the keys of this batch's requests, by their place in it; see `warm`.
+    hashes: Vec<Option<KeyHash>>,
+    /// That of the frame in hand.
+    pub(crate) hash_ahead: Option<KeyHash>,
     /// When the timer's task wakes.
     armed: Mono,
     ticked: Mono,
@@ -80,6 +85,8 @@ impl Worker {
             endpoint,
             offences: Seldom::default(),
             refusals: Seldom::default(),
+            hashes: Vec::new(),
+            hash_ahead: None,
             armed: Mono(u64::MAX),
             ticked: Mono::default(),
             rearm: Rc::new(Notify::new()),
@@ -96,6 +103,32 @@ impl Worker {
         let now = self.out.shared.clocks.now();
         self.out.now = now.mono;
         now
+    }
+
+    /// Looks through a batch before it is handled: the keys' hashes are computed here, once, and the memory that each
+    /// request will need is fetched, so that the waits for it overlap instead of adding up.
+    #[inline]
+    fn warm(&mut self, name: LinkName, frames: &Frames<'_>) {
+        self.hashes.clear();
+        let Some(entry) = self.out.links.get(name) else { return };
+        let is_client = matches!(entry.kind, Kind::Client { .. });
+        let only_shard = self.out.shared.addresses.shards == 1;
+        frames.ahead(|place, frame| {
+            if is_client {
+                let hash = Request::place(frame).map(|(namespace, key)| self.hasher.hash(namespace, key));
+                if let Some(hash) = hash.filter(|hash| only_shard || self.shard_of(*hash) == self.out.shard) {
+                    self.shard.warm(hash);
+                }
+                self.hashes.resize(place, None);
+                self.hashes.push(hash);
+            } else {
+                match PeerMessage::place(frame) {
+                    Some(Ok(hash)) if only_shard || self.shard_of(hash) == self.out.shard => self.shard.warm(hash),
+                    Some(Err(id)) => self.shard.warm_answer(id),
+                    Some(Ok(_)) | None => {}
+                }
+            }
+        });
     }
 
     /// Ends a batch: what is due, what follows from it, one flush.
@@ -232,12 +265,17 @@ pub(crate) async fn read(seat: Seat, name: LinkName, link: Link, mut reader: Fra
                 let worker = &mut *seat.borrow_mut();
                 let now = worker.begin();
                 let mut offence = None;
+                worker.warm(name, &frames);
+                let mut place = 0;
                 while let Some(frame) = frames.next() {
+                    worker.hash_ahead = worker.hashes.get(place).copied().flatten();
+                    place += 1;
                     if let Err(reason) = worker.on_frame(now, name, frame) {
                         offence = Some(reason);
                         break;
                     }
                 }
+                worker.hash_ahead = None;
                 worker.finish(now, &seat);
                 offence
             }

@@ -170,6 +170,9 @@ pub struct Request<'a> {
     pub op: Op<'a>,
 }
 
+/// Integers of a request before its namespace and key.
+const PLACE_AFTER: u32 = 3;
+
 const GET: u64 = 1;
 const PUT: u64 = 2;
 const DELETE: u64 = 3;
@@ -195,6 +198,16 @@ fn decode_condition(decoder: &mut Decoder<'_>) -> Result<Condition, DecodeError>
 }
 
 impl<'a> Request<'a> {
+    /// The namespace and key of a request's frame, without reading the rest: to fetch memory early. `None`: not one.
+    #[inline]
+    pub fn place(frame: &'a [u8]) -> Option<(NamespaceId, &'a [u8])> {
+        let (FrameType::Request, _, mut decoder) = Decoder::start(frame).ok()? else { return None };
+        for _ in 0..PLACE_AFTER {
+            decoder.uint().ok()?;
+        }
+        Some((NamespaceId(decoder.small().ok()?), decoder.bytes().ok()?))
+    }
+
     /// Appends the frame.
     pub fn encode(&self, out: &mut BytesMut) {
         let fields = match self.op {
