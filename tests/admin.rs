@@ -143,7 +143,9 @@ fn a_page_of_a_stranger_in_a_browser_cannot_ask() {
 fn what_is_not_http_is_turned_away_and_the_node_stays_up() {
     let mesh = one();
     let at = mesh.nodes[0].http;
-    for noise in [&b"\x16\x03\x01\x02\x00\x01\x00\x01"[..], b"GET / HTTP/9.9\r\n\r\n", b"\r\n\r\n\r\n", b"*1\r\n$4\r\nPING\r\n"] {
+    for noise in
+        [&b"\x16\x03\x01\x02\x00\x01\x00\x01"[..], b"GET / HTTP/9.9\r\n\r\n", b"\r\n\r\n\r\n", b"*1\r\n$4\r\nPING\r\n"]
+    {
         // A reset instead of an answer is fine.
         let _ = http::exchange_closing(at, noise);
     }

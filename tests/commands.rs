@@ -6,13 +6,7 @@
 mod support;
 
 use serde_json::Value;
-use std::{
-    net::UdpSocket,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::UdpSocket, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 use support::{
     command::{Ran, alone, finish, finish_with},
     mesh::{Mesh, Plan, Shared},
@@ -84,7 +78,11 @@ fn a_configuration_with_a_typo_is_named_with_line_and_nearest_name() {
     check(&good).done();
     let line = 1 + good.lines().position(|line| line.starts_with("bootstrap_expect")).unwrap();
     let typo = good.replace("bootstrap_expect", "bootstrap_expct");
-    check(&typo).ended(2).says(&[&format!("probe.toml:{line}"), "bootstrap_expct", "did you mean cluster.bootstrap_expect"]);
+    check(&typo).ended(2).says(&[
+        &format!("probe.toml:{line}"),
+        "bootstrap_expct",
+        "did you mean cluster.bootstrap_expect",
+    ]);
     check(&good.replace("[memory]", "[memry]")).ended(2).says(&["memry", "memory"]);
     check(&good.replace("shards = 1", "shards = 0")).ended(2).says(&["node.shards = 0", "1 to 64"]);
     check(&good.replace("shards = 1", "weight = 0")).ended(2).says(&["node.weight = 0", "1 to 1000"]);
@@ -212,8 +210,18 @@ fn every_answer_for_a_program_is_json() {
     let mesh = one();
     mesh.cli(&["set", "k", "v"]).done();
     for line in [
-        "status", "ring show", "ring owners k", "namespace list", "namespace show default", "get k", "set k v", "del k",
-        "check", "version", "config init", "context ls",
+        "status",
+        "ring show",
+        "ring owners k",
+        "namespace list",
+        "namespace show default",
+        "get k",
+        "set k v",
+        "del k",
+        "check",
+        "version",
+        "config init",
+        "context ls",
     ] {
         let mut arguments: Vec<&str> = line.split(' ').collect();
         arguments.extend(["-o", "json"]);
@@ -281,7 +289,19 @@ fn dev_runs_a_command_against_a_mesh_and_ends_with_its_status() {
 fn dev_with_a_twitter_load_ends_without_errors() {
     let home = tempfile::tempdir().unwrap();
     let mut dev = binary(home.path());
-    dev.args(["dev", "--no-context", "--", "meshwork", "bench", "--like", "twitter:cluster52", "--seconds", "3", "-o", "json"]);
+    dev.args([
+        "dev",
+        "--no-context",
+        "--",
+        "meshwork",
+        "bench",
+        "--like",
+        "twitter:cluster52",
+        "--seconds",
+        "3",
+        "-o",
+        "json",
+    ]);
     let report = finish(dev, Duration::from_secs(90)).done().json();
     assert_eq!(report["errors"], 0, "{report}");
     let ratio = report["hit_ratio"].as_f64().unwrap();

@@ -86,8 +86,22 @@ fn stats(mesh: &Mesh, node: usize, name: &str) -> u64 {
 fn a_kill_half_way_through_a_bench_costs_no_error_and_no_acknowledged_write() {
     let mut mesh = Mesh::start(plan());
     let load = [
-        "bench", "--verify", "--seconds", "10", "--warmup", "0", "--keys", "2000", "--writes", "50", "--in-flight", "32",
-        "--consistency", RW2, "-o", "json",
+        "bench",
+        "--verify",
+        "--seconds",
+        "10",
+        "--warmup",
+        "0",
+        "--keys",
+        "2000",
+        "--writes",
+        "50",
+        "--in-flight",
+        "32",
+        "--consistency",
+        RW2,
+        "-o",
+        "json",
     ];
     let bench = mesh.command(&mesh.seeds(), &mesh.client, &load);
     let bench = std::thread::spawn(move || finish(bench, Duration::from_secs(90)));

@@ -122,8 +122,15 @@ fn noise_of_any_kind_never_stops_the_node() {
                 _ => {
                     let mut request = BytesMut::new();
                     let op = Op::Put { value: &noise, ttl: Ttl::Millis(9), condition: Condition::IfAbsent };
-                    Request { id: 9, deadline_ms: 9, consistency: Consistency::default(), namespace: default(), key: b"n", op }
-                        .encode(&mut request);
+                    Request {
+                        id: 9,
+                        deadline_ms: 9,
+                        consistency: Consistency::default(),
+                        namespace: default(),
+                        key: b"n",
+                        op,
+                    }
+                    .encode(&mut request);
                     let mut bytes = framed(&request);
                     for _ in 0..5 {
                         let at = 4 + rng.below(bytes.len() as u64 - 4) as usize;
@@ -290,7 +297,8 @@ fn a_caller_that_asks_and_never_reads_is_held_back_and_not_buffered_for() {
             for id in 0..30_000 {
                 let mut request = BytesMut::new();
                 let (consistency, namespace) = (Consistency::default(), default());
-                Request { id, deadline_ms: 1000, consistency, namespace, key: b"big", op: Op::Get }.encode(&mut request);
+                Request { id, deadline_ms: 1000, consistency, namespace, key: b"big", op: Op::Get }
+                    .encode(&mut request);
                 if link.send(&request).await.is_err() {
                     break;
                 }

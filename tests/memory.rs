@@ -63,7 +63,8 @@ fn resident_memory_stays_under_the_limit_and_a_margin_whatever_is_written() {
 fn a_namespace_without_eviction_refuses_writes_with_words_when_memory_is_full() {
     let mesh = Mesh::start(Plan { nodes: 1, memory: "16MiB", ..Plan::default() });
     mesh.admin(&["namespace", "create", "vault", "--eviction", "none", "-n", "1", "-r", "1", "-w", "1"]).done();
-    let fill = ["bench", "--namespace", "vault", "--load-only", "--keys", "400", "--value-size", "100KiB", "-o", "json"];
+    let fill =
+        ["bench", "--namespace", "vault", "--load-only", "--keys", "400", "--value-size", "100KiB", "-o", "json"];
     let report = finish(mesh.command(&mesh.seeds(), &mesh.client, &fill), Duration::from_secs(60)).ended(1).json();
     let refused = report["errors"].as_u64().unwrap();
     let kinds = report["errors_by_kind"].as_object().unwrap();

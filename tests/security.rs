@@ -159,7 +159,8 @@ fn a_hello_of_another_cluster_or_protocol_is_refused_with_words() {
     newer.protocol = 99;
     for (hello, word) in [(other, "cluster"), (newer, "99")] {
         let bytes = hello.to_bytes();
-        let told = run("a refusal", async { Raw::open_saying(mesh.nodes[0].address, &mesh.client, &bytes).await.err() });
+        let told =
+            run("a refusal", async { Raw::open_saying(mesh.nodes[0].address, &mesh.client, &bytes).await.err() });
         let told = told.expect("not welcome");
         assert!(told.contains(word), "{told}");
     }

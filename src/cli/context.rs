@@ -1,8 +1,9 @@
 //! Contexts: named meshes with their seeds and certificate paths, so that `meshwork get x` needs no settings.
 //!
 //! One TOML file under `$XDG_CONFIG_HOME/meshwork` (else `~/.config/meshwork`), replaced whole and atomically. It holds
-//! paths, never keys. `dev` writes the context `dev` and makes it the current one unless another is; when it stops it takes away what it wrote,
-//! unless a later `dev` has written it anew.
+//! paths, never keys. `dev` writes the context `dev` and makes it the current one unless another is; when it stops it
+//! takes away what it wrote, unless a later `dev` has written it anew, and gives an earlier one that still runs its
+//! place back.
 
 use crate::{
     args::{ClientArgs, ContextCommand},
@@ -131,6 +132,8 @@ fn choose(args: &ClientArgs, contexts: &Contexts) -> Result<Context, Failure> {
 pub(crate) struct Lent {
     path: PathBuf,
     context: Context,
+    /// What it stands in front of: another `dev` that was started before.
+    before: Option<Context>,
     /// Whether it became the current one.
     pub(crate) current: bool,
 }
@@ -145,10 +148,10 @@ pub(crate) fn lend(context: Context) -> Result<Option<Lent>, Failure> {
 
 fn lend_at(path: PathBuf, context: Context) -> Result<Lent, Failure> {
     let mut contexts = Contexts::load(&path)?;
-    contexts.contexts.insert(DEV.to_owned(), context.clone());
+    let before = contexts.contexts.insert(DEV.to_owned(), context.clone());
     let current = contexts.current.get_or_insert_with(|| DEV.to_owned()) == DEV;
     contexts.store(&path)?;
-    Ok(Lent { path, context, current })
+    Ok(Lent { path, context, before, current })
 }
 
 impl Drop for Lent {
@@ -157,7 +160,11 @@ impl Drop for Lent {
         let Ok(mut contexts) = Contexts::load(&self.path) else { return };
         if contexts.contexts.get(DEV) == Some(&self.context) {
             contexts.contexts.remove(DEV);
-            contexts.current = contexts.current.filter(|current| current != DEV);
+            // A mesh whose certificates are gone has stopped meanwhile.
+            match self.before.take().filter(|before| before.ca.exists()) {
+                Some(before) => drop(contexts.contexts.insert(DEV.to_owned(), before)),
+                None => contexts.current = contexts.current.filter(|current| current != DEV),
+            }
             let _ = contexts.store(&self.path);
         }
     }
@@ -245,7 +252,14 @@ mod tests {
         drop(lent);
         assert_eq!(Contexts::load(&path).unwrap().contexts[DEV], context("a:2"), "a later dev's context stays");
         drop(later);
-        assert_eq!(Contexts::load(&path).unwrap(), Contexts::default());
+        assert_eq!(Contexts::load(&path).unwrap(), Contexts::default(), "the first has stopped: it does not come back");
+
+        let mut alive = context("a:3");
+        alive.ca = directory.path().to_owned();
+        let first = lend_at(path.clone(), alive.clone()).unwrap();
+        drop(lend_at(path.clone(), context("a:4")).unwrap());
+        assert_eq!(Contexts::load(&path).unwrap().contexts[DEV], alive, "the first goes on, and has its context back");
+        drop(first);
 
         let mine =
             Contexts { current: Some("prod".into()), contexts: BTreeMap::from([("prod".into(), context("p:1"))]) };

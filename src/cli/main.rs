@@ -46,7 +46,8 @@ fn main() -> ExitCode {
         Err(error) => {
             let _ = error.print();
             // Nagios reads 2 as "critical"; a command line that cannot be read says nothing about the mesh.
-            let is_check = std::env::args_os().any(|word| word == "check");
+            let says = |name: &str| std::env::args_os().any(|word| word == name);
+            let is_check = says("check") && !says("config");
             return match (error.use_stderr(), is_check) {
                 (false, _) => ExitCode::SUCCESS,
                 (true, false) => ExitCode::from(Exit::Usage as u8),

@@ -57,7 +57,9 @@ pub(crate) fn strange() -> Failure {
 
 /// The client's error with the exit code that fits.
 pub(crate) fn failure(error: Error) -> Failure {
-    Failure::new(exit(&error), error)
+    let node = error.node().map(|node| format!(" (node {node})")).unwrap_or_default();
+    let applied = if error.maybe_applied() { "; the write may have been applied" } else { "" };
+    Failure::new(exit(&error), format!("{}{node}{applied}", error.message())).next(error.hint())
 }
 
 fn exit(error: &Error) -> Exit {

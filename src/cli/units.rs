@@ -85,6 +85,22 @@ pub(crate) fn consistency(text: &str) -> Result<Consistency, String> {
     Ok(consistency)
 }
 
+/// A consistency in the form that `consistency` reads; what is left to the namespace is left out.
+pub(crate) fn consistency_words(consistency: Consistency) -> String {
+    let votes = |what: &str, quorum| match quorum {
+        Quorum::Default => None,
+        Quorum::Exactly(count) => Some(format!("{what}={count}")),
+        Quorum::Majority => Some(format!("{what}=majority")),
+        Quorum::All => Some(format!("{what}=all")),
+    };
+    let mode = consistency.mode.map(|mode| match mode {
+        Mode::Sloppy => "sloppy".to_owned(),
+        Mode::Strict => "strict".to_owned(),
+    });
+    let parts = [votes("r", consistency.read), votes("w", consistency.write), mode];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(",")
+}
+
 fn quorum(what: &str, text: &str) -> Result<Quorum, String> {
     match text {
         "one" => Ok(Quorum::Exactly(1)),
@@ -134,6 +150,7 @@ mod tests {
     fn a_consistency_names_votes_and_mode() {
         let parsed = consistency("r=2,w=all,strict").unwrap();
         assert_eq!((parsed.read, parsed.write, parsed.mode), (Quorum::Exactly(2), Quorum::All, Some(Mode::Strict)));
+        assert_eq!(consistency_words(parsed), "r=2,w=all,strict");
         assert_eq!(consistency("w=majority").unwrap().read, Quorum::Default);
         assert!(consistency("r=0").unwrap_err().contains("r=1"));
         assert!(consistency("r=9").unwrap_err().contains("at most 8"));

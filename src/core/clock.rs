@@ -55,7 +55,7 @@ impl Clock {
             (self.offset, self.disciplined_at, self.started) = (offset, now.mono, true);
             return;
         }
-        if offset.abs_diff(self.offset) > CLOCK_JUMP.as_millis() as u64 {
+        if Duration::from_millis(offset.abs_diff(self.offset)) > CLOCK_JUMP {
             self.jumped = true;
         } else if !self.jumped && now.mono.since(self.disciplined_at) >= DISCIPLINE_EVERY {
             (self.offset, self.disciplined_at) = (offset, now.mono);
@@ -101,7 +101,7 @@ impl Clock {
     /// Raises the clock above `seen`, a version held here or reported by a replica. Bounded like a message.
     #[inline]
     pub fn raise(&mut self, seen: Hlc, now: Now) {
-        if seen.wall().0 <= self.wall(now).0 + CLOCK_OFFSET_MAX.as_millis() as u64 {
+        if seen.wall() <= self.wall(now) + CLOCK_OFFSET_MAX {
             self.last = self.last.max(seen);
         }
     }
@@ -112,11 +112,11 @@ impl Clock {
     /// Refused, and not folded in: too far ahead or behind.
     #[inline]
     pub fn receive(&mut self, theirs: Hlc, now: Now) -> Result<(), Skew> {
-        let (wall, theirs_wall) = (self.wall(now).0, theirs.wall().0);
-        if theirs_wall > wall + CLOCK_OFFSET_MAX.as_millis() as u64 {
+        let (wall, theirs_wall) = (self.wall(now), theirs.wall());
+        if theirs_wall > wall + CLOCK_OFFSET_MAX {
             return Err(Skew::Ahead);
         }
-        if theirs_wall + (MESSAGE_AGE_MAX.as_millis() as u64) < wall {
+        if theirs_wall + MESSAGE_AGE_MAX < wall {
             return Err(Skew::Behind);
         }
         self.last = self.last.max(theirs);

@@ -7,7 +7,7 @@ use std::fmt;
 
 /// A node's identity for ever: random, one per data directory; a node without a disk draws one at each start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct NodeId(pub u128);
+pub struct NodeId(#[serde(with = "hexadecimal")] pub u128);
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -112,6 +112,40 @@ impl KeyHasher {
 impl fmt::Debug for KeyHasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyHasher")
+    }
+}
+
+/// Integers that people and JavaScript read as hexadecimal strings, and machines as integers: JSON numbers end at 2^53.
+pub mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+    use std::fmt::LowerHex;
+
+    /// Writes `value`: a string where people read it, an integer elsewhere.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer, T: LowerHex + Serialize>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            let digits = 2 * size_of::<T>();
+            serializer.collect_str(&format_args!("{value:0digits$x}"))
+        } else {
+            value.serialize(serializer)
+        }
+    }
+
+    /// Reads what `serialize` wrote.
+    ///
+    /// # Errors
+    /// Not hexadecimal, or too large.
+    pub fn deserialize<'de, D: Deserializer<'de>, T: TryFrom<u128> + Deserialize<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        if !deserializer.is_human_readable() {
+            return T::deserialize(deserializer);
+        }
+        let text = String::deserialize(deserializer)?;
+        let value = u128::from_str_radix(&text, 16).map_err(|_| D::Error::custom("an id is hexadecimal"))?;
+        T::try_from(value).map_err(|_| D::Error::custom("the id is too large"))
     }
 }
 

@@ -164,10 +164,10 @@ impl Namespace {
         if self.ttl_default == Some(0) || self.ttl_max == Some(0) {
             return Err(NamespaceError::Ttl);
         }
-        if let (Some(default), Some(max)) = (self.ttl_default, self.ttl_max) {
-            if default > max {
-                return Err(NamespaceError::Ttl);
-            }
+        if let (Some(default), Some(max)) = (self.ttl_default, self.ttl_max)
+            && default > max
+        {
+            return Err(NamespaceError::Ttl);
         }
         Ok(())
     }

@@ -48,6 +48,8 @@ use std::{
 
 /// Pings, digests, dials and looks at what time alone changes.
 const TICK: Duration = Duration::from_secs(1);
+/// A tick that comes later than this was held up with everything else here.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Most nodes remembered from links; gossip and roles know the others.
 const HELLOS_MAX: usize = 10_000;
 /// Absent members dialed at once beside the seeds.
@@ -175,8 +177,9 @@ impl Node {
         let effects = self.membership.handle_timeout(now.mono);
         self.apply(effects, now, out);
         if self.tick_at <= now.mono {
+            let paused = now.mono.since(self.tick_at) > PAUSE;
             self.tick_at = now.mono + TICK;
-            self.tick(now, out);
+            self.tick(now, paused, out);
         }
         self.settle(now, out);
     }
@@ -374,8 +377,10 @@ impl Node {
 
     // What time brings.
 
-    fn tick(&mut self, now: Now, out: &mut dyn NodeOutbox) {
-        for peer in self.watch.newly_silent(now.mono) {
+    fn tick(&mut self, now: Now, paused: bool, out: &mut dyn NodeOutbox) {
+        // After a pause of this very process the answers wait unread: whoever seems silent is asked again first.
+        let silent = if paused { Vec::new() } else { self.watch.newly_silent(now.mono) };
+        for peer in silent {
             let effects = self.membership.suspect(peer, now.mono);
             self.apply(effects, now, out);
         }

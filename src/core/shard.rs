@@ -15,7 +15,7 @@ use crate::{
     limits,
     namespace::{Eviction, Mode, NamespaceTable},
     outbox::ShardOutbox,
-    rng::SeededMap,
+    rng::{Rng, SeededMap},
     stats::ShardStats,
     storage::{Memtable, MemtableConfig, NamespaceSlot},
     time::{Mono, Now},
@@ -31,7 +31,11 @@ const HINTS_EXPIRE_EVERY: Duration = Duration::from_secs(10);
 /// Records that one round of background work may look at: about a millisecond.
 const MAINTENANCE_RECORDS: usize = 2_000;
 /// What the shard holds beside the memtable is accounted in steps of this, rounded up: bytes.
-const RESERVE_STEP: u64 = 64 * 1024;
+const RESERVE_STEP: u64 = 16 * 1024;
+/// This share of the memory is set aside for requests in flight, one in …
+const SET_ASIDE_SHARE: u64 = 64;
+/// What a request's places in the queues of due times take, bytes; generous.
+const REQUEST_TIMERS: u64 = 256;
 /// Hints get this share of the memory, one in …
 const HINTS_SHARE: u64 = 20;
 /// Requests in flight get this share of the memory, one in …
@@ -87,6 +91,7 @@ impl Shard {
             shard: config.shard,
             seed: config.seed,
         });
+        let process = Rng::fork(config.seed, &format!("requests in flight of {}", config.actor.0)).next();
         let view = View::empty(config.node, Arc::new(NamespaceTable::default()));
         Self {
             clock: Clock::new(config.clock_floor),
@@ -94,7 +99,7 @@ impl Shard {
             rules: SeededMap::with_hasher(foldhash::fast::FixedState::with_seed(config.seed)),
             table,
             hints: HintStore::new(config.memory / HINTS_SHARE),
-            in_flight: InFlight::default(),
+            in_flight: InFlight::new(config.memory / IN_FLIGHT_SHARE / 2, process),
             in_flight_bytes: 0,
             peers: Peers::default(),
             stats: ShardStats::default(),
@@ -190,22 +195,50 @@ impl Shard {
         }
     }
 
-    /// Whether one more request is admitted.
-    pub(crate) fn has_room_in_flight(&self) -> bool {
-        let budget = self.config.memory / IN_FLIGHT_SHARE;
-        !self.in_flight.is_full() && self.in_flight.bytes() + self.in_flight_bytes < budget
+    /// Whether one more request is admitted that owns `bytes` (key, waiting value).
+    pub(crate) fn has_room_in_flight(&mut self, bytes: u64) -> bool {
+        !self.in_flight.is_full() && self.may_hold(bytes + self.in_flight.growth() + REQUEST_TIMERS)
     }
 
-    /// Tells the memtable what the shard holds beside it, so that one limit covers all.
-    fn reserve(&mut self) {
+    /// Whether requests in flight may own `bytes` more.
+    pub(crate) fn may_hold(&mut self, bytes: u64) -> bool {
+        let budget = self.config.memory / IN_FLIGHT_SHARE / 2;
+        self.in_flight_bytes + bytes <= budget && self.make_room_for(bytes)
+    }
+
+    /// Makes room in the memtable's account for `bytes` that are about to be held beside it; whether there is.
+    pub(crate) fn make_room_for(&mut self, bytes: u64) -> bool {
+        let wanted = self.rounded(self.held() + bytes);
+        if wanted <= self.reserved {
+            return true;
+        }
+        let room = self.table.room_for(wanted - self.reserved);
+        if room {
+            self.reserved = wanted;
+            self.table.set_reserved(wanted);
+        }
+        room
+    }
+
+    /// A little is set aside for good: a full memtable that may not evict must still answer.
+    fn rounded(&self, held: u64) -> u64 {
+        held.max(self.config.memory / SET_ASIDE_SHARE).div_ceil(RESERVE_STEP) * RESERVE_STEP
+    }
+
+    /// Bytes that the shard holds beside the memtable.
+    fn held(&self) -> u64 {
         let queued = self.hedges.len()
             + self.read_patience.len()
             + self.write_patience.len()
             + self.read_timeout.len()
             + self.write_timeout.len()
             + 4 * self.own_deadline.len();
-        let held = self.hints.bytes() + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64;
-        let reserved = held.div_ceil(RESERVE_STEP) * RESERVE_STEP;
+        self.hints.bytes() + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
+    }
+
+    /// Tells the memtable what the shard holds beside it, so that one limit covers all.
+    fn reserve(&mut self) {
+        let reserved = self.rounded(self.held());
         if reserved != self.reserved {
             self.reserved = reserved;
             self.table.set_reserved(reserved);

@@ -105,7 +105,7 @@ impl Worker {
             } else {
                 Reply::status(request.id, Status::Overloaded { retry_after_ms: RETRY_AFTER_MS })
             };
-            self.out.to_caller(caller.link, |buffer| reply.encode(buffer));
+            self.out.answer(caller.link, |buffer| reply.encode(buffer));
             return;
         }
         let hash = self.hasher.hash(request.namespace, request.key);
@@ -217,9 +217,10 @@ impl Worker {
     fn undecodable(&mut self, name: LinkName, error: DecodeError) -> Result<(), Offence> {
         match error {
             DecodeError::Unknown { id, .. } => {
-                if name.is_local() || matches!(self.out.links.get(name).map(|entry| entry.kind), Some(Kind::Client { .. }))
+                if name.is_local()
+                    || matches!(self.out.links.get(name).map(|entry| entry.kind), Some(Kind::Client { .. }))
                 {
-                    self.out.to_caller(name.0, |buffer| encode_unsupported(buffer, id));
+                    self.out.answer(name.0, |buffer| encode_unsupported(buffer, id));
                 } else {
                     self.out.frame(name, 1, |buffer| encode_unsupported(buffer, id));
                 }

@@ -191,7 +191,7 @@ impl Worker {
             Effect::Gossip(to, address, packet) => self.out.packet(to, address, &packet),
             Effect::Control(to, address, message) => {
                 let to = PeerShard { node: to, shard: 0 };
-                self.out.to_peer(to, Some(address), |buffer| control::encode(buffer, NO_REQUEST, &message));
+                self.out.tell_peer(to, Some(address), |buffer| control::encode(buffer, NO_REQUEST, &message));
             }
             Effect::Dial(address) => {
                 self.out.dial(Target::Anyone(address), None);
@@ -208,7 +208,7 @@ impl Worker {
                 | ControlReply::Namespaces(_) => {}
             },
             Effect::Reply(caller, reply) => {
-                self.out.to_caller(caller.link, |buffer| control::encode(buffer, caller.id, &reply));
+                self.out.answer(caller.link, |buffer| control::encode(buffer, caller.id, &reply));
             }
             Effect::Publish(view) => self.publish(now, view),
             Effect::StoreClock(bound) => self.store_clock(now, bound),
@@ -218,9 +218,8 @@ impl Worker {
     fn publish(&mut self, now: Now, view: Arc<View>) {
         let Some(control) = &mut self.control else { return };
         let members = view.members.iter().map(|member| member.node);
-        let addresses: AddressBook = members
-            .filter_map(|node| control.node.address_of(node).map(|(address, _)| (node, address)))
-            .collect();
+        let addresses: AddressBook =
+            members.filter_map(|node| control.node.address_of(node).map(|(address, _)| (node, address))).collect();
         let addresses = Arc::new(addresses);
         let shared = self.out.shared.clone();
         control.show(now, &shared);

@@ -10,12 +10,12 @@ use crate::{
     worker::{OFFENCE_CODE, STOP_CODE, Seat, Worker, read, read_gossip, spawn, spawn_guarded, watch},
 };
 use meshwork_core::{
-    input::PeerShard,
+    input::{PeerShard, ShardInput},
     limits::VALUE_BYTES_MAX,
     time::{Now, Wall},
     wire::hello::{Hello, HelloReply, NodeHello, PROTOCOL, Welcome},
 };
-use meshwork_transport::{Established, Incoming, LinkError, Role};
+use meshwork_transport::{Established, Incoming, Link, LinkError, Role};
 use std::{net::SocketAddr, time::Duration};
 
 /// How long a dial may take, handshake and `Hello` together.
@@ -52,18 +52,23 @@ async fn dial(seat: Seat, target: Target, address: SocketAddr) {
     let jitter = now.mono.0 / 1000;
     match linked {
         Ok((name, peer)) => {
-            let waiting = worker.out.dialled(target, true, now.mono, jitter);
-            // Whoever answered there may be somebody else: what waited was not for them.
+            // Whoever answered there may be somebody else: what waited was not for them, and the next try waits a while.
             let meant = match target {
                 Target::Peer(meant) => meant == peer,
-                Target::Anyone(_) => false,
+                Target::Anyone(_) => true,
             };
-            if let (true, Some(waiting)) = (meant, waiting) {
+            if let Some(waiting) = worker.out.dialled(target, meant, now.mono, jitter) {
                 worker.send_waiting(name, &waiting);
             }
         }
         Err(reason) => {
             worker.out.dialled(target, false, now.mono, jitter);
+            if let Target::Peer(peer) = target
+                && !worker.out.links.reaches(peer.node)
+            {
+                // What waited for this dial was asked and will not be answered.
+                worker.shard.handle(now, ShardInput::PeerLost(peer.node), &mut worker.out);
+            }
             worker.refusals.tell(now.mono, |suppressed| {
                 tracing::warn!(%address, %reason, suppressed, "cannot reach a node");
             });
@@ -87,12 +92,7 @@ impl Worker {
     }
 
     /// The other side answered our `Hello`.
-    fn on_answer(
-        &mut self,
-        now: Now,
-        seat: &Seat,
-        established: Established,
-    ) -> Result<(LinkName, PeerShard), String> {
+    fn on_answer(&mut self, now: Now, seat: &Seat, established: Established) -> Result<(LinkName, PeerShard), String> {
         let welcome = match HelloReply::from_bytes(&established.hello) {
             Ok(HelloReply::Welcome(welcome)) => *welcome,
             Ok(HelloReply::Refused { reason }) => {
@@ -150,14 +150,18 @@ impl Worker {
             established.link.close(OFFENCE_CODE, "a newer process of this identity is known");
             return Err(format!("a newer process of node {node} is known"));
         }
-        for (entry, other) in self.out.links.of_node(node) {
-            if other < incarnation {
+        let older: Vec<LinkName> = (self.out.links.of_node(node))
+            .filter(|(_, other)| *other < incarnation)
+            .map(|(entry, _)| {
                 entry.link.close(OFFENCE_CODE, "a newer process of this identity is known");
-            }
-        }
+                entry.name
+            })
+            .collect();
         let peer = PeerShard { node, shard };
         let gossips = self.control.is_some();
         let name = self.enter(seat, established, Kind::Node { peer, incarnation }, gossips);
+        // After the new one is in its place: the node was not lost, and nothing more is sent to its dead process.
+        older.into_iter().for_each(|name| self.on_link_lost(now, name));
         Ok((name, peer))
     }
 
@@ -177,8 +181,8 @@ impl Worker {
     }
 
     /// Somebody dialled and said `Hello`.
-    fn on_dialled(&mut self, now: Now, seat: &Seat, established: Established) -> Result<(), (Established, String)> {
-        let refuse = |established, reason: String| Err((established, reason));
+    fn on_dialled(&mut self, now: Now, seat: &Seat, established: Established) -> Result<(), (Link, String)> {
+        let refuse = |established: Established, reason: String| Err((established.link, reason));
         if self.stopping {
             return refuse(established, "this node is stopping: use another".to_owned());
         }
@@ -259,9 +263,9 @@ async fn greet(seat: Seat, incoming: Incoming) {
                     worker.finish(now, &seat);
                     return;
                 }
-                Err((established, reason)) => {
+                Err((link, reason)) => {
                     worker.log_refusal(now, address, &reason);
-                    (established.link, reason)
+                    (link, reason)
                 }
             },
             // Scanners and dying clients; a peer's refusal of our certificate belongs into the log.

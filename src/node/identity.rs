@@ -204,7 +204,12 @@ mod tests {
         drop(NodeIdentity::open(Some(dir.path())).unwrap());
         let path = dir.path().join("node.json");
         let good = std::fs::read_to_string(&path).unwrap();
-        for bad in [String::new(), "{".to_owned(), good.replace("\"clock_bound\": 0", "\"clock_bound\": 9"), good.replace(": 1", ": 2")] {
+        for bad in [
+            String::new(),
+            "{".to_owned(),
+            good.replace("\"clock_bound\": 0", "\"clock_bound\": 9"),
+            good.replace(": 1", ": 2"),
+        ] {
             std::fs::write(&path, &bad).unwrap();
             let error = NodeIdentity::open(Some(dir.path())).unwrap_err();
             assert!(matches!(error, IdentityError::Damaged { .. }), "{bad}: {error}");

@@ -59,6 +59,9 @@ pub(crate) enum Letter {
     PeerHello { hello: NodeHello, wall: Wall },
     /// Stop.
     Stop,
+    /// Panic, as a bug would.
+    #[cfg(test)]
+    Panic,
 }
 
 impl Weighed for Letter {
@@ -78,6 +81,8 @@ impl Weighed for Letter {
             | Self::View(..)
             | Self::PeerHello { .. }
             | Self::Stop => 0,
+            #[cfg(test)]
+            Self::Panic => 0,
         }
     }
 }
@@ -98,6 +103,8 @@ impl fmt::Debug for Letter {
             Self::ClientControl { .. } => "ClientControl",
             Self::PeerHello { .. } => "PeerHello",
             Self::Stop => "Stop",
+            #[cfg(test)]
+            Self::Panic => "Panic",
         };
         f.write_str(name)
     }

@@ -129,7 +129,7 @@ impl Outbox {
     }
 
     /// A frame for a client's link, of whichever thread or in this process.
-    pub(crate) fn to_caller(&mut self, link: u64, encode: impl FnOnce(&mut BytesMut)) {
+    pub(crate) fn answer(&mut self, link: u64, encode: impl FnOnce(&mut BytesMut)) {
         let name = LinkName(link);
         if name.shard() != self.shard {
             let Some(replies) = self.replies.get_mut(usize::from(name.shard())) else { return };
@@ -161,7 +161,7 @@ impl Outbox {
     pub(crate) fn deliver(&mut self, batch: &LinkFrames) {
         let mut rest = &batch.frames[..];
         while let Some(frame) = next_frame(&mut rest) {
-            self.to_caller(batch.link, |buffer| buffer.extend_from_slice(frame));
+            self.answer(batch.link, |buffer| buffer.extend_from_slice(frame));
         }
     }
 
@@ -175,7 +175,7 @@ impl Outbox {
     }
 
     /// A frame for a peer's shard: on a link, or into the queue of a dial.
-    pub(crate) fn to_peer(&mut self, to: PeerShard, address: Option<SocketAddr>, encode: impl FnOnce(&mut BytesMut)) {
+    pub(crate) fn tell_peer(&mut self, to: PeerShard, address: Option<SocketAddr>, encode: impl FnOnce(&mut BytesMut)) {
         if let Some(name) = self.links.of_peer(to) {
             self.frame(name, 1, encode);
             return;
@@ -273,7 +273,7 @@ impl Outbox {
                 for crossing in requests {
                     if let Ok((_, id, _)) = meshwork_core::wire::frame::Decoder::start(&crossing.frame) {
                         let reply = Reply::status(id, Status::Overloaded { retry_after_ms: RETRY_AFTER_MS });
-                        self.to_caller(crossing.link, |buffer| reply.encode(buffer));
+                        self.answer(crossing.link, |buffer| reply.encode(buffer));
                     }
                 }
                 // Callers of this thread only: one more round ends it.
@@ -286,7 +286,7 @@ impl Outbox {
 impl ShardOutbox for Outbox {
     #[inline]
     fn send(&mut self, to: PeerShard, message: &PeerMessage<'_>) {
-        self.to_peer(to, None, |buffer| message.encode(buffer));
+        self.tell_peer(to, None, |buffer| message.encode(buffer));
     }
 
     #[inline]
@@ -297,10 +297,10 @@ impl ShardOutbox for Outbox {
             && !self.has_room(caller.link, value.len())
         {
             let refused = Reply::status(reply.id, Status::Overloaded { retry_after_ms: RETRY_AFTER_MS });
-            self.to_caller(caller.link, |buffer| refused.encode(buffer));
+            self.answer(caller.link, |buffer| refused.encode(buffer));
             return;
         }
-        self.to_caller(caller.link, |buffer| reply.encode(buffer));
+        self.answer(caller.link, |buffer| reply.encode(buffer));
     }
 }
 

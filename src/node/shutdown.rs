@@ -71,7 +71,9 @@ pub(crate) async fn run(seat: Seat, drain: Duration) {
     let finishing: Vec<_> = links
         .into_iter()
         .map(|link| {
-            tokio::task::spawn_local(async move { link.finish(STOP_CODE, "this node is stopping", FINISH_WITHIN).await })
+            tokio::task::spawn_local(
+                async move { link.finish(STOP_CODE, "this node is stopping", FINISH_WITHIN).await },
+            )
         })
         .collect();
     for task in finishing {

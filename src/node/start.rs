@@ -57,7 +57,9 @@ pub enum StartError {
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     /// The admin address cannot be opened.
-    #[error("cannot listen on TCP {address} for http.listen: {source}; stop whoever holds it, or choose another or \"off\"")]
+    #[error(
+        "cannot listen on TCP {address} for http.listen: {source}; stop whoever holds it, or choose another or \"off\""
+    )]
     Http {
         /// Which.
         address: SocketAddr,
@@ -166,8 +168,7 @@ fn start(config: Config) -> Result<NodeHandle, StartError> {
         shards: config.node.shards,
         http: http.as_ref().and_then(|http| http.local_addr().ok()),
     };
-    let shared =
-        Arc::new(Shared::new(cluster.id, cluster.name, node.hello(), addresses, clocks, node.status(now)));
+    let shared = Arc::new(Shared::new(cluster.id, cluster.name, node.hello(), addresses, clocks, node.status(now)));
     let expires = certificate.expires_at().duration_since(UNIX_EPOCH).unwrap_or_default();
     shared.certificate_expires.store(expires.as_secs(), Ordering::Relaxed);
     let memory = config.memory.bytes();
@@ -303,8 +304,7 @@ async fn run(go: Go, endpoint: Endpoint) {
     let _end = EndGuard { shared: shared.clone(), shard: number };
     let partitions = shard.partitions;
     let first = control.is_some();
-    let worker =
-        Worker::new(shared.clone(), Shard::new(shard), number, partitions, endpoint.clone(), control);
+    let worker = Worker::new(shared.clone(), Shard::new(shard), number, partitions, endpoint.clone(), control);
     let seat = Rc::new(RefCell::new(worker));
     worker::spawn(&seat, worker::run_timer(seat.clone()));
     worker::spawn(&seat, worker::run_mailbox(seat.clone()));
@@ -323,7 +323,9 @@ async fn reload(shared: Arc<Shared>, endpoint: Endpoint, tls: TlsFiles) {
     loop {
         let identity = watch.changed().await;
         if identity.cluster_id() != shared.cluster {
-            tracing::warn!("the new certificate files are of another cluster; the old ones stay in use until a restart");
+            tracing::warn!(
+                "the new certificate files are of another cluster; the old ones stay in use until a restart"
+            );
             continue;
         }
         match endpoint.reload(&identity) {

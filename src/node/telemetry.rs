@@ -42,7 +42,14 @@ pub(crate) fn node_event(event: &NodeEvent) {
 }
 
 /// The first line of a life.
-pub(crate) fn started(node: NodeId, name: &str, zone: &str, addresses: Addresses, memory: u64, sockets: Option<String>) {
+pub(crate) fn started(
+    node: NodeId,
+    name: &str,
+    zone: &str,
+    addresses: Addresses,
+    memory: u64,
+    sockets: Option<String>,
+) {
     let http = addresses.http.map_or_else(|| "off".to_owned(), |http| http.to_string());
     let memory = crate::config::bytes_for_people(memory);
     tracing::info!(%node, name, zone, listen = %addresses.listen, advertise = %addresses.advertise,

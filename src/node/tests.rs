@@ -329,13 +329,8 @@ async fn a_client_over_quic_is_served_and_one_who_breaks_the_rules_is_closed_wit
     within("ready", node.ready()).await.unwrap();
     let identity = mint.client(Role::Client);
     let client = Endpoint::client("127.0.0.1:0".parse().unwrap(), &identity, TransportOptions::default()).unwrap();
-    let hello = Hello {
-        protocol: PROTOCOL,
-        cluster: identity.cluster_id(),
-        wall: crate::clock::wall(),
-        node: None,
-        shard: 0,
-    };
+    let hello =
+        Hello { protocol: PROTOCOL, cluster: identity.cluster_id(), wall: crate::clock::wall(), node: None, shard: 0 };
     let address = node.addresses().listen;
     let mut link = client.dial(address, &hello.to_bytes(), LIMIT).await.unwrap();
     let HelloReply::Welcome(welcome) = HelloReply::from_bytes(&link.hello).unwrap() else { panic!("refused") };
@@ -362,12 +357,18 @@ async fn a_client_over_quic_is_served_and_one_who_breaks_the_rules_is_closed_wit
         meshwork_core::wire::frame::Encoder::start(buffer, FrameType::Replicated, 1, 0);
     };
     for (words, hostile) in [
-        ("malformed frame", Box::new(|buffer: &mut BytesMut| buffer.extend_from_slice(b"nonsense")) as Box<dyn FnOnce(&mut BytesMut)>),
-        ("certificate with the role node", Box::new(move |buffer: &mut BytesMut| {
-            let mut frame = BytesMut::new();
-            replicated(&mut frame);
-            buffer.extend_from_slice(&frame);
-        })),
+        (
+            "malformed frame",
+            Box::new(|buffer: &mut BytesMut| buffer.extend_from_slice(b"nonsense")) as Box<dyn FnOnce(&mut BytesMut)>,
+        ),
+        (
+            "certificate with the role node",
+            Box::new(move |buffer: &mut BytesMut| {
+                let mut frame = BytesMut::new();
+                replicated(&mut frame);
+                buffer.extend_from_slice(&frame);
+            }),
+        ),
     ] {
         let hostile_link = client.dial(address, &hello.to_bytes(), LIMIT).await.unwrap();
         hostile_link.link.frame(hostile).unwrap();
@@ -380,7 +381,9 @@ async fn a_client_over_quic_is_served_and_one_who_breaks_the_rules_is_closed_wit
     let stranger = Hello { cluster: meshwork_core::id::ClusterId(1), ..hello.clone() };
     for (words, hello) in [("certificate is", liar), ("another cluster", stranger)] {
         let refused = client.dial(address, &hello.to_bytes(), LIMIT).await.unwrap();
-        let HelloReply::Refused { reason } = HelloReply::from_bytes(&refused.hello).unwrap() else { panic!("welcomed") };
+        let HelloReply::Refused { reason } = HelloReply::from_bytes(&refused.hello).unwrap() else {
+            panic!("welcomed")
+        };
         assert!(reason.contains(words), "{reason}");
     }
     // The well-behaved link is still served.
@@ -438,5 +441,64 @@ async fn namespaces_of_the_configuration_are_created() {
         assert!(begun.elapsed() < LIMIT, "{reply:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    within("stop", node.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_thread_that_panics_stops_the_whole_node_and_its_handle_says_so() {
+    let mint = Mint::new();
+    let node = mint.start("a", 1, &[], &["node.shards=2"]).await;
+    within("ready", node.ready()).await.unwrap();
+    node.shared.tell(1, crate::letter::Letter::Panic);
+    let why = within("the end", node.stopped()).await;
+    assert!(matches!(&why, Stopped::Panicked { thread, .. } if thread == "shard 1"), "{why}");
+    assert_eq!(node.stop().await, Err(why.clone()));
+    assert_eq!(node.ready().await, Err(why));
+}
+
+/// Not a test: prints what one caller thread gets of one shard thread with 256 gets in flight (PERFORMANCE T7).
+#[tokio::test]
+#[ignore = "it measures; run it alone, in release"]
+async fn rate_of_local_gets() {
+    let mint = Mint::new();
+    let node = mint.start("a", 1, &[], &[]).await;
+    within("ready", node.ready()).await.unwrap();
+    let mut caller = Caller::open(&node, 0);
+    for key in 0..1000u32 {
+        let frame = caller.call(&key.to_be_bytes(), put(&[7; 100])).await;
+        assert_eq!(parse(&frame).status, Status::Ok);
+    }
+    let waiting = Arc::new((Mutex::new(Vec::<Bytes>::new()), Notify::new()));
+    let queue = waiting.clone();
+    let on_frames = move |frames: Bytes| {
+        queue.0.lock().unwrap().push(frames);
+        queue.1.notify_one();
+    };
+    let sender = node.link().open(0, Arc::new(on_frames));
+    let (mut next, mut done, mut frames, begun) = (0u32, 0u64, BytesMut::new(), Instant::now());
+    let mut send = |count: u32, frames: &mut BytesMut| {
+        for _ in 0..count {
+            next = next.wrapping_add(1);
+            let key = (next % 1000).to_be_bytes();
+            append_frame(frames, |buffer| request(u64::from(next), &key, Op::Get).encode(buffer));
+        }
+        assert!(sender.send(frames.split().freeze()));
+    };
+    send(128, &mut frames);
+    send(128, &mut frames);
+    while begun.elapsed() < Duration::from_secs(3) {
+        waiting.1.notified().await;
+        let batches = std::mem::take(&mut *waiting.0.lock().unwrap());
+        for batch in batches {
+            let (mut rest, mut count) = (&batch[..], 0);
+            while let Some(frame) = next_frame(&mut rest) {
+                debug_assert_eq!(parse(frame).status, Status::Ok);
+                count += 1;
+            }
+            done += u64::from(count);
+            send(count, &mut frames);
+        }
+    }
+    println!("local gets: {:.2} M/s", done as f64 / begun.elapsed().as_secs_f64() / 1e6);
     within("stop", node.stop()).await.unwrap();
 }

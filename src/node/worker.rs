@@ -153,7 +153,7 @@ impl Worker {
                     if let Some(local) = self.out.links.local(LinkName(link)) {
                         local.in_flight += 1;
                     }
-                    self.out.to_caller(link, |buffer| reply.encode(buffer));
+                    self.out.answer(link, |buffer| reply.encode(buffer));
                 }
             }
             Letter::LocalClose { link } => {
@@ -175,13 +175,15 @@ impl Worker {
                 let Ok((_, id, mut decoder)) = Decoder::start(&frame) else { return };
                 match control::decode::<ClientControl>(id, &mut decoder) {
                     Ok(request) => self.on_client_control(now, Caller { link, id }, admin, request),
-                    Err(_) => self.out.to_caller(link, |buffer| {
+                    Err(_) => self.out.answer(link, |buffer| {
                         meshwork_core::wire::frame::encode_unsupported(buffer, id);
                     }),
                 }
             }
             Letter::PeerHello { hello, wall } => self.on_peer_hello(now, hello, wall),
             Letter::Stop => self.stopping = true,
+            #[cfg(test)]
+            Letter::Panic => panic!("as a bug would"),
         }
     }
 

@@ -2,6 +2,8 @@
 //! 100-byte values, keys drawn uniformly. Prints nanoseconds an operation; run it with
 //! `cargo bench -p meshwork-core --bench shard`.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a benchmark measures")]
+
 use bytes::BytesMut;
 use meshwork_core::{
     config::ShardConfig,

@@ -88,7 +88,10 @@ pub(crate) fn finish_with(mut command: Command, input: &[u8], limit: Duration) -
             child.try_wait().expect("our own child").ok_or_else(|| "it runs".to_owned())
         });
         let ran = Ran { status, out: out.join().expect("reads"), err: err.join().expect("reads") };
-        assert!(std::time::Instant::now() < end || ran.status.code().is_some(), "{shown}: not within {limit:?}: {ran:?}");
+        assert!(
+            std::time::Instant::now() < end || ran.status.code().is_some(),
+            "{shown}: not within {limit:?}: {ran:?}"
+        );
         ran
     })
 }

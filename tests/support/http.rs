@@ -13,11 +13,13 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Result<(u16, String), Stri
 
 /// As `get`, with another `Host`.
 pub(crate) fn get_as(address: SocketAddr, path: &str, host: &str) -> Result<(u16, String), String> {
-    let answer = exchange(address, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes());
+    let answer =
+        exchange(address, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes());
     let answer = answer.map_err(|error| format!("http://{address}{path}: {error}"))?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no HTTP: {answer:?}"))?;
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| format!("no HTTP: {head:?}"))?;
+    let status =
+        head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| format!("no HTTP: {head:?}"))?;
     Ok((status, body.to_owned()))
 }
 

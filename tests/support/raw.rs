@@ -131,9 +131,7 @@ impl Raw {
             Err(error) => return Err(format!("{error}; {}", end_of(&connection).await)),
         };
         match HelloReply::from_bytes(&answer)? {
-            HelloReply::Welcome(welcome) => {
-                Ok(Self { endpoint, connection, small, bulk, welcome: *welcome, next: 1 })
-            }
+            HelloReply::Welcome(welcome) => Ok(Self { endpoint, connection, small, bulk, welcome: *welcome, next: 1 }),
             HelloReply::Refused { reason } => Err(reason),
         }
     }

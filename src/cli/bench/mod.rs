@@ -21,11 +21,12 @@ use crate::{
 use client::{Found, Shared};
 use ledger::Findings;
 use meshwork_client::{Builder, ClientControl, ControlReply, Mesh};
-use meshwork_core::namespace::Namespace;
+use meshwork_core::{id::NodeId, namespace::Namespace};
 pub(crate) use plan::BenchArgs;
 use plan::Plan;
 use report::{LoadReport, Report, Tally};
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -40,23 +41,35 @@ pub(crate) fn run(args: &BenchArgs, output: Output) -> Result<(), Failure> {
     let runtime = crate::runtime()?;
     if !args.embedded {
         let builder = mesh::builder(&args.client)?;
-        return runtime.block_on(measure(plan, builder, None, output));
+        return runtime.block_on(measure(plan, builder, false, output));
     }
     runtime.block_on(async {
         let shape = dev::nodes::Shape { nodes: 1, shards: args.shards, memory: args.memory };
         let mut node = dev::nodes::Nodes::start(shape, None).await?;
-        let result = measure(plan, Mesh::builder().local(node.link()), Some(()), output).await;
+        let result = measure(plan, Mesh::builder().local(node.link()), true, output).await;
         node.stop().await;
         result
     })
 }
 
-async fn measure(plan: Plan, builder: Builder, embedded: Option<()>, output: Output) -> Result<(), Failure> {
+async fn measure(plan: Plan, builder: Builder, embedded: bool, output: Output) -> Result<(), Failure> {
+    let (report, sample) = find(plan, builder, embedded, output).await?;
+    output.data(&report, Report::text)?;
+    judge(&report, sample.as_deref())
+}
+
+/// Runs the plan; gives the report and one failed call's words.
+async fn find(
+    plan: Plan,
+    builder: Builder,
+    embedded: bool,
+    output: Output,
+) -> Result<(Report, Option<String>), Failure> {
     // One mesh of its own for questions; also the place where a wrong address or certificate shows first.
     let control = builder.clone().connect().await.map_err(mesh::failure)?;
     let namespace = namespace(&control, &plan).await?;
-    let evicted_before = evictions(&control).await;
-    let config = plan.describe(embedded.is_some());
+    let before = evictions(&control).await;
+    let config = plan.describe(embedded);
     let shared = Arc::new(Shared {
         barrier: Barrier::new(usize::try_from(plan.clients).expect("clients are few")),
         interrupted: AtomicBool::new(false),
@@ -65,32 +78,35 @@ async fn measure(plan: Plan, builder: Builder, embedded: Option<()>, output: Out
     });
     let begun = Instant::now();
     let all = all_clients(&builder, &shared, output).await?;
-    let evicted = evictions(&control).await > evicted_before;
+    let after = evictions(&control).await;
+    // By node: one that died has taken its count with it.
+    let evicted = after.iter().any(|(node, count)| *count > before.get(node).copied().unwrap_or(0));
     let report = sum(&shared.plan, &all, config, |findings| {
         let ttl = shared.plan.ttls.shortest().or(namespace.ttl_default.map(Duration::from_millis));
         findings.lost(evicted, ttl, begun)
     });
-    output.data(&report, Report::text)?;
-    judge(&report, &all)
+    let sample = all.iter().find_map(|found| found.tally.sample()).map(str::to_owned);
+    Ok((report, sample))
 }
 
 /// Runs all clients to their end.
 async fn all_clients(builder: &Builder, shared: &Arc<Shared>, output: Output) -> Result<Vec<Found>, Failure> {
-    let mut threads = Vec::new();
+    // Whoever fails first is heard first: the others may be waiting for it at the barrier.
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     for number in 0..shared.plan.clients {
-        let (builder, shared) = (builder.clone(), shared.clone());
-        let (told, answer) = tokio::sync::oneshot::channel();
+        let (builder, shared, tell) = (builder.clone(), shared.clone(), tell.clone());
         let thread = std::thread::Builder::new().name(format!("bench-{number}")).spawn(move || {
-            let _ = told.send(one_client(builder, number, shared));
+            // Nobody listens once another client has failed.
+            let _ = tell.send(one_client(builder, number, shared));
         });
         thread.map_err(|error| Failure::new(Exit::Failed, format!("the system refused a thread: {error}")))?;
-        threads.push(answer);
     }
+    drop(tell);
     let progress = tokio::spawn(draw_progress(shared.clone(), output));
     let interrupt = tokio::spawn(stop_early(shared.clone(), output));
     let mut all = Vec::new();
-    for thread in threads {
-        all.push(thread.await.expect("a client that panics ends the process")?);
+    while let Some(found) = told.recv().await {
+        all.push(found?);
     }
     interrupt.abort();
     progress.abort();
@@ -158,16 +174,16 @@ async fn namespace(control: &Mesh, plan: &Plan) -> Result<Namespace, Failure> {
     Ok(found)
 }
 
-/// Evictions counted by all nodes that can be asked.
-async fn evictions(control: &Mesh) -> u64 {
-    let Ok(ControlReply::Status(status)) = control.control(ClientControl::Status).await else { return 0 };
-    let mut sum = status.stats.evictions;
+/// Evictions counted so far by each node that can be asked.
+async fn evictions(control: &Mesh) -> BTreeMap<NodeId, u64> {
+    let Ok(ControlReply::Status(status)) = control.control(ClientControl::Status).await else { return BTreeMap::new() };
+    let mut counts = BTreeMap::from([(status.node, status.stats.evictions)]);
     for member in status.members.iter().filter(|member| member.node != status.node && member.health == "alive") {
         if let Ok(ControlReply::Status(other)) = control.control_at(member.address, ClientControl::Status).await {
-            sum += other.stats.evictions;
+            counts.insert(other.node, other.stats.evictions);
         }
     }
-    sum
+    counts
 }
 
 fn sum(plan: &Plan, all: &[Found], config: serde_json::Value, lost: impl FnOnce(&Findings) -> u64) -> Report {
@@ -195,13 +211,64 @@ fn sum(plan: &Plan, all: &[Found], config: serde_json::Value, lost: impl FnOnce(
     report
 }
 
-fn judge(report: &Report, all: &[Found]) -> Result<(), Failure> {
+fn judge(report: &Report, sample: Option<&str>) -> Result<(), Failure> {
     if let Some(lost @ 1..) = report.lost {
         return Err(Failure::new(Exit::Failed, format!("{lost} acknowledged keys are lost")));
     }
     if report.errors > 0 {
-        let sample = all.iter().find_map(|found| found.tally.sample()).unwrap_or_default();
+        let sample = sample.unwrap_or_default();
         return Err(Failure::new(Exit::Failed, format!("{} calls failed, one of them: {sample}", report.errors)));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Form;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        bench: BenchArgs,
+    }
+
+    /// Runs a bench against a node in this process.
+    fn embedded(line: &str) -> Report {
+        let plan = Line::try_parse_from(std::iter::once("bench").chain(line.split(' '))).unwrap().bench.plan().unwrap();
+        crate::block_on(async {
+            let shape = dev::nodes::Shape { nodes: 1, shards: 1, memory: 64 << 20 };
+            let mut node = dev::nodes::Nodes::start(shape, None).await?;
+            let output = Output::new(Form::Json, true);
+            let (report, sample) = find(plan, Mesh::builder().local(node.link()), true, output).await?;
+            node.stop().await;
+            assert_eq!(report.errors, 0, "{sample:?}");
+            Ok(report)
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_verified_run_reads_back_every_key_it_wrote() {
+        let report = embedded("--keys 500 --in-flight 20 --clients 2 --seconds 200ms --warmup 0 --writes 50 --verify");
+        assert_eq!(report.load.map(|load| load.keys), Some(500));
+        assert_eq!((report.verified, report.lost, report.gone), (Some(500), Some(0), Some(0)));
+        assert!(report.ops > 0 && report.gets > 0 && report.gets < report.ops, "{report:?}");
+        assert_eq!(report.hits, report.gets, "every key was loaded");
+    }
+
+    #[test]
+    fn an_open_loop_accounts_for_every_call_that_was_due() {
+        let report = embedded("--keys 100 --rate 2000 --seconds 250ms --warmup 0");
+        assert_eq!(report.ops + report.behind, 500, "{report:?}");
+    }
+
+    #[test]
+    fn a_cache_users_run_fills_what_it_misses() {
+        let report = embedded("--like twitter:cluster52 --keys 200 --seconds 200ms --warmup 0");
+        assert!(report.load.is_none() && report.fills > 0, "{report:?}");
+        assert_eq!(report.misses, report.gets - report.hits);
+        assert!(report.fills <= report.misses, "{report:?}");
+    }
 }

@@ -263,7 +263,7 @@ impl Plan {
                 "delete": share(Op::Delete), "increment": share(Op::Increment),
             },
             "ttl_max": self.ttls.longest().map(|ttl| ttl.as_secs_f64()),
-            "consistency": format!("{:?}", self.consistency), "fill": self.fill, "load": self.load,
+            "consistency": units::consistency_words(self.consistency), "fill": self.fill, "load": self.load,
             "verify": self.verify, "seed": self.seed,
         })
     }

@@ -20,7 +20,7 @@ use serde_json::json;
 /// `meshwork dev`; gives the exit code.
 pub(crate) async fn run(args: DevArgs, output: Output) -> Result<u8, Failure> {
     // What the nodes have to say is of interest only when something is wrong, unless asked for.
-    let level = std::env::var("MESHWORK_LOG__LEVEL").unwrap_or_else(|_| "warn".to_owned());
+    let level = std::env::var("MESHWORK_LOG__LEVEL").unwrap_or_else(|_| "error".to_owned());
     serve::log(&level, LogFormat::Auto)?;
     let mut signals = Signals::new()?;
     let shape = Shape { nodes: args.nodes, shards: args.shards, memory: args.memory };

@@ -385,6 +385,24 @@ fn a_node_that_was_cut_off_finds_back() {
 }
 
 #[test]
+fn a_process_that_stood_still_accuses_nobody_and_is_back_at_once() {
+    let mut rig = ControlRig::new(28);
+    let nodes = mesh(&mut rig, |_| {});
+    rig.run(seconds(5));
+    rig.pause(nodes[1], seconds(20));
+    rig.run(seconds(10));
+    assert!(!rig.view(nodes[0]).members[1].up);
+    let all_up = |rig: &ControlRig| nodes.iter().all(|node| rig.view(*node).members.iter().all(|member| member.up));
+    assert!(rig.run_until(seconds(60), all_up).is_some());
+    for index in [nodes[0], nodes[2]] {
+        let down = |event: &&NodeEvent| matches!(event, NodeEvent::MemberDown { node, .. } if node.0 >> 64 != 2);
+        assert_eq!(rig.events(index).iter().find(down), None);
+    }
+    assert!(agree(&rig, &nodes));
+    assert_eq!(rig.view(nodes[1]).state, ReplicaState::Ready, "its memory was never lost");
+}
+
+#[test]
 fn one_cut_link_takes_nobody_down_while_a_third_reaches_both() {
     for seed in 0..10 {
         let mut rig = ControlRig::new(seed);

@@ -36,7 +36,7 @@ impl Shard {
             return Err(refused(Status::NotOwner, "this node does not own the key: the sender's layout is old"));
         }
         self.turn = self.turn.wrapping_add(1);
-        let reach = |shard: &mut Self, owner: &u16| shard.reachable(now, view, *owner);
+        let reach = |shard: &Self, owner: &u16| shard.reachable(now, view, *owner);
         let live: Vec<u16> = owners.iter().copied().filter(|owner| reach(self, owner)).collect();
         let near = live.iter().copied().find(|owner| view.members[usize::from(*owner)].near);
         let mut to = near.or_else(|| live.get(self.turn % live.len().max(1)).copied());
@@ -51,6 +51,7 @@ impl Shard {
         let writes = !matches!(request.op, Op::Get);
         let limit = if writes { limits::WRITE_TIMEOUT } else { limits::READ_TIMEOUT };
         let deadline = now.mono + Duration::from_millis(u64::from(request.deadline_ms)).min(limit);
+        self.peers.on_ask(to, now.mono);
         let peer = Self::shard_of(view, to, &subject);
         let hash = subject.hash;
         let operation =

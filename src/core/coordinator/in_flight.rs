@@ -1,7 +1,8 @@
 //! The requests in flight of one shard: a bounded table whose ids never come back (PROTOCOL §4).
 //!
 //! An id is a sequence number above and a slot below. A reply that comes late finds another sequence number in its slot
-//! and is known as late; ids of a table are used once, so no reply is ever matched to another request.
+//! and is known as late; ids of a table are used once, and tables of two processes begin at numbers drawn apart, so no
+//! reply is ever matched to another request.
 
 use super::{get, put, write};
 use crate::{
@@ -68,6 +69,7 @@ pub(crate) enum Change {
 
 /// How far a request is.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large ones are the common ones, and live in a table, unmoved")]
 pub(crate) enum Phase {
     /// Collecting read votes.
     Read {
@@ -88,8 +90,8 @@ pub(crate) enum Phase {
         expiry: write::Expiry,
         /// Keeps the coordinator's own copy from being evicted.
         pin: Option<Pin>,
-        /// Stand-ins are asked once.
-        asked_fallbacks: bool,
+        /// The write itself, once a peer's newer one took its place in the memtable.
+        kept: Option<OwnedEntry>,
     },
     /// Sent on to an owner.
     Forwarded {
@@ -117,15 +119,65 @@ struct Slot {
 }
 
 /// The table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct InFlight {
     slots: Vec<Slot>,
     free: Vec<u16>,
     sequence: u64,
     len: usize,
+    most: usize,
+    /// How many writes are in flight by low bits of the key's hash: most keys a peer sends are written by nobody here.
+    writes: Box<[u32; WRITES]>,
+}
+
+const WRITES: usize = 1024;
+/// No memory is so small that a shard has no room for these.
+const FEWEST: usize = 8;
+
+fn bucket(hash: KeyHash) -> usize {
+    usize::try_from(hash.0 % WRITES as u64).expect("below WRITES")
 }
 
 impl InFlight {
+    /// An empty table that never takes more than `bytes`: it does not shrink, so what it once took is taken for good.
+    /// `process` is drawn at each start and never again: its numbers begin elsewhere than those of an earlier process,
+    /// whose answers may still come.
+    pub(crate) fn new(bytes: u64, process: u64) -> Self {
+        let slots = usize::try_from(bytes).unwrap_or(usize::MAX) / (size_of::<Slot>() + size_of::<u16>());
+        let most = slots.clamp(FEWEST, IN_FLIGHT_PER_SHARD);
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            sequence: process >> (SLOT_BITS + 1),
+            len: 0,
+            most,
+            writes: Box::new([0; WRITES]),
+        }
+    }
+
+    /// Whether a write to a key of this hash may be in flight; `false` is certain.
+    #[inline]
+    pub(crate) fn may_be_written(&self, hash: KeyHash) -> bool {
+        self.writes[bucket(hash)] > 0
+    }
+
+    fn count_write(&mut self, operation: &Operation, begins: bool) {
+        if let Phase::Write { .. } = operation.phase {
+            let count = &mut self.writes[bucket(operation.subject.hash)];
+            *count = if begins { *count + 1 } else { *count - 1 };
+        }
+    }
+
+    /// Bytes that one more request adds to the table.
+    pub(crate) fn growth(&self) -> u64 {
+        let full = self.free.is_empty() && self.slots.len() == self.slots.capacity();
+        if full { self.step() as u64 * (size_of::<Slot>() + size_of::<u16>()) as u64 } else { 0 }
+    }
+
+    fn step(&self) -> usize {
+        self.slots.len().clamp(FEWEST, (self.most - self.slots.len()).max(FEWEST))
+    }
+
     /// How many are in flight.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -133,7 +185,7 @@ impl InFlight {
 
     /// Whether no more is admitted.
     pub(crate) fn is_full(&self) -> bool {
-        self.len >= IN_FLIGHT_PER_SHARD
+        self.len >= self.most
     }
 
     /// Adds a request; the caller made sure that the table is not full.
@@ -141,6 +193,12 @@ impl InFlight {
         assert!(!self.is_full(), "admission refuses requests beyond the table");
         self.sequence += 1;
         self.len += 1;
+        self.count_write(&operation, true);
+        if self.free.is_empty() && self.slots.len() == self.slots.capacity() {
+            let step = self.step();
+            self.slots.reserve_exact(step);
+            self.free.reserve_exact(self.slots.capacity());
+        }
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { sequence: 0, operation: None });
             u16::try_from(self.slots.len() - 1).expect("IN_FLIGHT_PER_SHARD slots fit 16 bits")
@@ -177,6 +235,7 @@ impl InFlight {
             return None;
         }
         let operation = slot.operation.take()?;
+        self.count_write(&operation, false);
         self.free.push(u16::try_from(index).expect("16 bits"));
         self.len -= 1;
         Some(operation)
@@ -194,6 +253,7 @@ impl InFlight {
     /// Bytes of the table itself.
     pub(crate) fn bytes(&self) -> u64 {
         (self.slots.capacity() * size_of::<Slot>() + self.free.capacity() * size_of::<u16>()) as u64
+            + size_of_val(&*self.writes) as u64
     }
 }
 
@@ -223,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_late_reply_never_finds_the_request_that_took_its_slot() {
-        let mut table = InFlight::default();
+        let mut table = InFlight::new(1 << 16, 0);
         let first = table.insert(operation());
         assert!(table.remove(first).is_some());
         let second = table.insert(operation());

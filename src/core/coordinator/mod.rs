@@ -55,6 +55,7 @@ fn votes_wanted(quorum: Quorum, default: u8, n: u8) -> Result<u8, Refused> {
         Quorum::Default => Ok(default),
         Quorum::Majority => Ok(n / 2 + 1),
         Quorum::All => Ok(n),
+        Quorum::Exactly(0) => Err(refused(Status::Invalid, "no votes were asked for: ask for at least 1")),
         Quorum::Exactly(count) if count <= n => Ok(count),
         Quorum::Exactly(count) => Err(Refused(
             Status::Invalid,
@@ -128,7 +129,11 @@ impl Shard {
         if request.deadline_ms == 0 {
             return Err(refused(Status::Timeout, "the deadline had passed when the request arrived"));
         }
-        if !self.has_room_in_flight() {
+        let waits = match request.op {
+            Op::Put { value, .. } => value.len() as u64,
+            Op::Get | Op::Delete { .. } | Op::Touch { .. } => 0,
+        };
+        if !self.has_room_in_flight(request.key.len() as u64 + waits) {
             return Err(refused(Status::Overloaded { retry_after_ms: 20 }, "too many requests are in flight here"));
         }
         let owners = &ring.owners(subject.partition)[..usize::from(subject.copies)];
@@ -226,13 +231,13 @@ impl Shard {
                 format!("the key has {} bytes and may have {}", request.key.len(), limits::KEY_BYTES_MAX).into(),
             ));
         }
-        if let Op::Put { value, .. } = request.op {
-            if value.len() > rules.value_max as usize {
-                return Err(Refused(
-                    Status::TooLarge,
-                    format!("the value has {} bytes and may have {} (value_max)", value.len(), rules.value_max).into(),
-                ));
-            }
+        if let Op::Put { value, .. } = request.op
+            && value.len() > rules.value_max as usize
+        {
+            return Err(Refused(
+                Status::TooLarge,
+                format!("the value has {} bytes and may have {} (value_max)", value.len(), rules.value_max).into(),
+            ));
         }
         let read = votes_wanted(request.consistency.read, rules.r, rules.n)?;
         let write = votes_wanted(request.consistency.write, rules.w, rules.n)?;
@@ -287,7 +292,7 @@ impl Shard {
     }
 
     /// Whether this node, no owner of the key, is the first that can coordinate it all the same.
-    fn stand_in(&mut self, now: Now, view: &View, ring: &Ring, subject: &Subject, owners: &[u16], me: u16) -> bool {
+    fn stand_in(&self, now: Now, view: &View, ring: &Ring, subject: &Subject, owners: &[u16], me: u16) -> bool {
         if subject.strict || owners.iter().any(|owner| self.reachable(now, view, *owner)) {
             return false;
         }
@@ -306,7 +311,7 @@ impl Shard {
 
     /// Whether `member` can be asked: membership believes it alive and its breaker lets a request through.
     #[inline]
-    pub(crate) fn reachable(&mut self, now: Now, view: &View, member: u16) -> bool {
+    pub(crate) fn reachable(&self, now: Now, view: &View, member: u16) -> bool {
         view.members.get(usize::from(member)).is_some_and(|known| known.up && known.node != view.me)
             && self.peers.may_ask(member, now.mono)
     }
@@ -448,7 +453,7 @@ impl Shard {
                 if votes.record(at, get::Answer::Lost) {
                     self.advance_read(now, id, out);
                 } else if fetched {
-                    self.fetch_next(now, id, out);
+                    self.fetch_lost(now, id, out);
                 }
             }
             Phase::Write { votes, .. } => {
@@ -540,7 +545,7 @@ fn deliver_read(
 
 impl Operation {
     /// Bytes it owns beside its slot.
-    fn heap_bytes(&self) -> u64 {
+    pub(super) fn heap_bytes(&self) -> u64 {
         let key = self.subject.key.len();
         let phase = match &self.phase {
             Phase::Read { body, guarded, .. } => {
@@ -551,7 +556,10 @@ impl Operation {
                 };
                 body + guarded
             }
-            Phase::Write { .. } | Phase::Forwarded { .. } => 0,
+            Phase::Write { kept, .. } => {
+                kept.as_ref().and_then(|entry| entry.value.as_ref()).map_or(0, |value| value.len())
+            }
+            Phase::Forwarded { .. } => 0,
         };
         (key + phase) as u64
     }

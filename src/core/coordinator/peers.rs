@@ -37,17 +37,18 @@ impl Peers {
         self.peers = new.iter().map(|node| known.get(node).copied().unwrap_or_default()).collect();
     }
 
-    /// Whether a request may be sent to `member` now.
+    /// Whether a request may be sent to `member` now. Who sends one says so: `on_ask`.
     #[inline]
-    pub(crate) fn may_ask(&mut self, member: u16, now: Mono) -> bool {
-        let Some(peer) = self.peers.get_mut(usize::from(member)) else { return false };
-        match peer.probe_at {
-            None => true,
-            Some(at) if now >= at => {
-                peer.probe_at = Some(now + PROBE_EVERY);
-                true
-            }
-            Some(_) => false,
+    pub(crate) fn may_ask(&self, member: u16, now: Mono) -> bool {
+        self.peers.get(usize::from(member)).is_some_and(|peer| peer.probe_at.is_none_or(|at| now >= at))
+    }
+
+    /// A request goes to `member`: of an open breaker that is the probe, and the next one is a second away.
+    #[inline]
+    pub(crate) fn on_ask(&mut self, member: u16, now: Mono) {
+        let Some(peer) = self.peers.get_mut(usize::from(member)) else { return };
+        if peer.probe_at.is_some() {
+            peer.probe_at = Some(now + PROBE_EVERY);
         }
     }
 
@@ -113,7 +114,8 @@ mod tests {
         assert!(peers.may_ask(0, Mono(0)));
         peers.on_timeout(0, Mono(0));
         assert!(!peers.may_ask(0, Mono(second - 1)));
-        assert!(peers.may_ask(0, Mono(second)), "one probe");
+        assert!(peers.may_ask(0, Mono(second)) && peers.may_ask(0, Mono(second)), "asking whether costs nothing");
+        peers.on_ask(0, Mono(second));
         assert!(!peers.may_ask(0, Mono(second)), "and no second one");
         peers.on_answer(0, Mono(second), Mono(second + 1));
         assert!(peers.may_ask(0, Mono(second + 1)));

@@ -160,6 +160,8 @@ impl Votes {
     /// What the answers so far mean.
     pub(crate) fn verdict(&self) -> Verdict {
         let (mut votes, mut newer, mut provisional, mut warming) = (0u8, 0u8, 0u8, 0u8);
+        // Like `newer`, said by those whose word is provisional.
+        let mut newer_there = 0u8;
         let (mut owners_out, mut others_out) = (0u8, 0u8);
         for (position, answer) in self.targets.answers().iter().enumerate() {
             match answer {
@@ -171,7 +173,8 @@ impl Votes {
                     provisional += 1;
                     warming += u8::from(*state == ReplicaState::Warming);
                 }
-                Answer::Superseded(state) => newer += u8::from(self.eligible(position, *state)),
+                Answer::Superseded(state) if self.eligible(position, *state) => newer += 1,
+                Answer::Superseded(_) => newer_there += 1,
             }
         }
         if votes + newer >= self.need && newer > 0 {
@@ -183,18 +186,22 @@ impl Votes {
         if votes >= self.need {
             return Verdict::Done(Outcome { acks: votes, fallbacks: 0, warming: false, superseded: false });
         }
-        if owners_out > 0 && !(self.impatient && !self.strict) {
+        if owners_out > 0 && (self.strict || !self.impatient) {
             return Verdict::Wait;
         }
-        if !self.strict && votes + provisional >= self.need {
+        if !self.strict && votes + newer + provisional + newer_there >= self.need {
+            let superseded = newer + newer_there > 0;
+            if superseded && self.restamps_left > 0 {
+                return Verdict::Restamp;
+            }
             return Verdict::Done(Outcome {
                 acks: votes + provisional,
                 fallbacks: provisional,
                 warming: warming > 0,
-                superseded: newer > 0,
+                superseded,
             });
         }
-        if others_out > 0 || (owners_out > 0 && self.strict) {
+        if others_out > 0 || owners_out > 0 {
             return Verdict::Wait;
         }
         Verdict::Short { have: votes + if self.strict { 0 } else { provisional } }

@@ -84,16 +84,15 @@ impl Shard {
             }
         }
         // The common cheap case: this copy alone is enough.
-        if guarded.is_none() {
-            if let Verdict::Decided(outcome) = votes.verdict() {
-                if !outcome.sloppy {
-                    let worth = worth(&outcome, &subject, view);
-                    let wall = self.clock.reading(now).wall();
-                    let hit = deliver_read(origin, local.ok().as_ref(), wall, worth, out);
-                    self.count_lookup(hit);
-                    return Ok(());
-                }
-            }
+        if guarded.is_none()
+            && let Verdict::Decided(outcome) = votes.verdict()
+            && !outcome.sloppy
+        {
+            let worth = worth(&outcome, &subject, view);
+            let wall = self.clock.reading(now).wall();
+            let hit = deliver_read(origin, local.ok().as_ref(), wall, worth, out);
+            self.count_lookup(hit);
+            return Ok(());
         }
         self.mark_unreachable(now, view, &mut votes);
         let strict = subject.strict;
@@ -167,6 +166,7 @@ impl Shard {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let Phase::Read { votes, .. } = &operation.phase else { return };
         let subject = &operation.subject;
+        self.peers.on_ask(votes.targets.member(at), now.mono);
         let to = Self::shard_of(view, votes.targets.member(at), subject);
         let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
         out.send(to, &PeerMessage::Read { id: id.0, header, key, full });
@@ -241,12 +241,20 @@ impl Shard {
             if holder != at {
                 return;
             }
-            match entry {
-                Some(entry) if entry.version >= version => {
+            match (found, entry) {
+                (_, Some(entry)) if entry.version >= version => {
                     *fetching = None;
                     self.conclude_read(now, id, Some(entry), out);
                 }
-                Some(_) | None => self.fetch_next(now, id, out),
+                // The answer to an earlier question, come twice: the body is still on its way.
+                (Found::Digest { .. }, _) => {}
+                (Found::Absent { forgotten }, _) if operation.subject.strict && !skewed => {
+                    votes.targets.set(at, Answer::Absent(state, *forgotten));
+                    *fetching = None;
+                    self.advance_read(now, id, out);
+                }
+                (Found::Absent { .. } | Found::Entry(_), _) if !skewed => self.fetch_next(now, id, out),
+                (Found::Absent { .. } | Found::Entry(_) | Found::Refused(_), _) => self.fetch_lost(now, id, out),
             }
             return;
         }
@@ -254,19 +262,40 @@ impl Shard {
             return;
         }
         if let Some(entry) = entry {
-            if guarded.is_none() && votes.newest() == Some(entry.version) {
-                if let Verdict::Decided(outcome) = votes.verdict() {
-                    if outcome.version == Some(entry.version) {
-                        self.conclude_read(now, id, Some(entry), out);
-                        return;
-                    }
-                }
+            if guarded.is_none()
+                && votes.newest() == Some(entry.version)
+                && let Verdict::Decided(outcome) = votes.verdict()
+                && outcome.version == Some(entry.version)
+            {
+                self.conclude_read(now, id, Some(entry), out);
+                return;
             }
             if body.as_ref().is_none_or(|held| held.version < entry.version) {
-                let before = body.as_ref().and_then(|held| held.value.as_ref()).map_or(0, |value| value.len());
-                self.in_flight_bytes = self.in_flight_bytes + entry.body.len() as u64 - before as u64;
-                *body = Some(OwnedEntry::from(entry));
+                // Without room for it the body is fetched again, should it be the one.
+                let bytes = entry.body.len() as u64;
+                if self.may_hold(bytes) {
+                    self.hold_body(id, OwnedEntry::from(entry));
+                }
             }
+        }
+        self.advance_read(now, id, out);
+    }
+
+    fn hold_body(&mut self, id: OperationId, entry: OwnedEntry) {
+        let Some(operation) = self.in_flight.get_mut(id) else { return };
+        let before = operation.heap_bytes();
+        if let Phase::Read { body, .. } = &mut operation.phase {
+            *body = Some(entry);
+        }
+        self.in_flight_bytes = self.in_flight_bytes - before + operation.heap_bytes();
+    }
+
+    /// Whoever was asked for the body will not send it: its vote is lost, and the others decide.
+    pub(super) fn fetch_lost(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
+        let Some(operation) = self.in_flight.get_mut(id) else { return };
+        let Phase::Read { votes, fetching, .. } = &mut operation.phase else { return };
+        if let Some((_, holder)) = fetching.take() {
+            votes.targets.set(holder, Answer::Lost);
         }
         self.advance_read(now, id, out);
     }
@@ -437,15 +466,26 @@ impl Shard {
                 votes.targets.set(at, Answer::Lost);
             }
         }
-        let was_fetching = fetching.take().is_some();
+        let fetched = fetching.take();
+        if let Some((_, holder)) = fetched {
+            votes.targets.set(holder, Answer::Lost);
+        }
+        let need = votes.need();
+        let have = match votes.verdict() {
+            Verdict::Decided(outcome) => outcome.acks.min(need - 1),
+            Verdict::Unavailable { have } => have,
+            Verdict::Wait | Verdict::AskMore => 0,
+        };
         for member in silent {
             self.peers.on_timeout(member, now.mono);
         }
-        if was_fetching {
-            let worth = Worth { epoch: self.epoch(), acks: 1, stale: true, ..Worth::default() };
-            return self.end_read(now, id, None, worth, out);
-        }
         self.advance_read(now, id, out);
+        // No time is left to fetch a body: a value that is somewhere and does not come is no miss.
+        let starts_again = self.in_flight.get_mut(id).is_some();
+        if starts_again {
+            let Some(operation) = self.take(id) else { return };
+            self.answer_failure(operation.origin, Status::Unavailable { need, have }, false, out);
+        }
     }
 }
 

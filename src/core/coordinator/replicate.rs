@@ -16,7 +16,10 @@ use crate::{
     time::Now,
     value::{Entry, OwnedEntry, Version},
     view::View,
-    wire::peer::{KeyRef, PeerMessage, ReplicaState},
+    wire::{
+        client::Status,
+        peer::{KeyRef, PeerMessage, ReplicaState},
+    },
 };
 use std::rc::Rc;
 
@@ -43,6 +46,7 @@ impl Shard {
             let Some(operation) = self.in_flight.get_mut(id) else { return };
             let Phase::Write { votes, .. } = &mut operation.phase else { return };
             votes.targets.set(at, Answer::Pending);
+            self.peers.on_ask(member, now.mono);
             let subject = &operation.subject;
             let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
             let to = Self::shard_of(view, member, subject);
@@ -63,8 +67,8 @@ impl Shard {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let (partition, copies, deadline) =
             (operation.subject.partition, usize::from(operation.subject.copies), operation.deadline);
-        let Phase::Write { votes, asked_fallbacks, .. } = &mut operation.phase else { return };
-        if votes.is_strict() || *asked_fallbacks {
+        let Phase::Write { votes, .. } = &operation.phase else { return };
+        if votes.is_strict() {
             return;
         }
         let me = ring.index_of(view.me);
@@ -80,18 +84,19 @@ impl Shard {
         if missing.is_empty() {
             return;
         }
-        *asked_fallbacks = true;
         let header = self.header(now, view, deadline);
         let beyond: Vec<u16> =
             ring.owners(partition)[copies..].iter().copied().chain(ring.fallbacks(partition)).collect();
         let mut stand_ins = beyond.into_iter();
         for owner in missing {
-            let Some(member) = stand_ins.find(|member| self.reachable(now, view, *member)) else { return };
+            let free = |member: &u16| targets.position(*member).is_none() && self.reachable(now, view, *member);
+            let Some(member) = stand_ins.find(free) else { return };
             let Some(operation) = self.in_flight.get_mut(id) else { return };
             let Phase::Write { votes, .. } = &mut operation.phase else { return };
             if votes.targets.add_fallback(member, Some(owner), Answer::Pending).is_none() {
-                continue;
+                return;
             }
+            self.peers.on_ask(member, now.mono);
             let subject = &operation.subject;
             let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
             let to = Self::shard_of(view, member, subject);
@@ -103,7 +108,8 @@ impl Shard {
     /// Asks stand-ins for owners that were lost on the way, with the entry as it is held here.
     pub(super) fn try_fallbacks(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) -> bool {
         let view = Rc::clone(&self.view);
-        let Some(held) = self.held_entry(id) else { return false };
+        // A newer write that took its place here does as well: whoever holds that one holds nothing older.
+        let Some(held) = self.held_entry(id).or_else(|| self.successor(id)) else { return false };
         self.send_to_fallbacks(now, &view, id, &held.as_entry(), out);
         true
     }
@@ -112,16 +118,21 @@ impl Shard {
     pub(super) fn restamp(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
         let view = Rc::clone(&self.view);
         let held = self.held_entry(id);
+        let replaced = self.successor(id).is_some();
         let Some(mut operation) = self.take(id) else { return };
-        let Phase::Write { votes, version, expiry, pin, .. } = &mut operation.phase else { return };
+        let Phase::Write { votes, version, expiry, pin, kept } = &mut operation.phase else { return };
+        *kept = None;
         let subject = &operation.subject;
         let Some(held) = held else {
-            // A later write of this very coordinator took its place: that one goes on, this one lost to it.
             if let Some(pin) = pin.take() {
                 self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
             }
             let outcome = Outcome { acks: votes.applied(), fallbacks: 0, warming: false, superseded: true };
             let (origin, version) = (operation.origin, *version);
+            if !replaced {
+                return self.answer_failure(origin, Status::OutOfMemory, true, out);
+            }
+            // A concurrent write of this very coordinator took its place: that one goes on, this one lost to it.
             self.answer_write(origin, &operation.subject, version, &outcome, out);
             return;
         };
@@ -176,6 +187,7 @@ impl Shard {
         let id = self.park(now, operation);
         let header = self.header(now, &view, deadline);
         for (member, covers) in asked {
+            self.peers.on_ask(member, now.mono);
             let Some(operation) = self.in_flight.get_mut(id) else { return };
             let subject = &operation.subject;
             let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };

@@ -17,7 +17,7 @@ use crate::{
     outbox::ShardOutbox,
     ring::Ring,
     shard::Shard,
-    storage::{Lookup, Put},
+    storage::{Lookup, NamespaceSlot, Put},
     time::{Mono, Now, Wall},
     value::{Body, Entry, Hlc, OwnedEntry, Version},
     view::View,
@@ -120,18 +120,19 @@ impl Shard {
             }
             votes.targets.add_fallback(me, owner, Answer::Applied(ReplicaState::Fallback)).expect("there is room");
         }
-        if copies == 1 && is_owner {
-            if let Verdict::Done(outcome) = votes.verdict() {
-                self.answer_write(origin, &subject, version, &outcome, out);
-                return Ok(());
-            }
+        if copies == 1
+            && is_owner
+            && let Verdict::Done(outcome) = votes.verdict()
+        {
+            self.answer_write(origin, &subject, version, &outcome, out);
+            return Ok(());
         }
         let operation = Operation {
             origin,
             subject,
             started: now.mono,
             deadline,
-            phase: Phase::Write { votes, version, expiry, pin, asked_fallbacks: false },
+            phase: Phase::Write { votes, version, expiry, pin, kept: None },
         };
         let id = self.park(now, operation);
         self.send_to_owners(now, view, id, &entry, me, out);
@@ -147,8 +148,8 @@ impl Shard {
     }
 
     pub(crate) fn keep_hint_for(&mut self, wall: Wall, target: NodeId, key: &KeyRef<'_>, entry: &Entry<'_>) -> bool {
-        let room = self.table.room_for(HintStore::cost(key.key, entry));
-        let kept = room && self.hints.store(wall, target, key.namespace, key.hash, key.key, entry).is_ok();
+        let kept = self.make_room_for(HintStore::cost(key.key, entry))
+            && self.hints.store(wall, target, key.namespace, key.hash, key.key, entry).is_ok();
         if kept {
             self.stats.hints_stored += 1;
         }
@@ -240,14 +241,61 @@ impl Shard {
         }
     }
 
-    /// The entry of a write in flight, as it lies in the memtable or among the hints; `None`: a newer one took its place.
+    /// The entry of a write in flight, as it lies in the memtable or among the hints, or as it was kept when a peer's
+    /// newer one took its place; `None`: a newer one of this coordinator did.
     pub(super) fn held_entry(&mut self, id: OperationId) -> Option<OwnedEntry> {
         let operation = self.in_flight.get_mut(id)?;
+        let Phase::Write { version, kept, .. } = &operation.phase else { return None };
+        if let Some(kept) = kept {
+            return Some(kept.clone());
+        }
+        let version = *version;
+        self.local_entry(id).filter(|held| held.version == version)
+    }
+
+    /// The newer entry that took the place of a write in flight.
+    pub(super) fn successor(&mut self, id: OperationId) -> Option<OwnedEntry> {
+        let operation = self.in_flight.get_mut(id)?;
         let Phase::Write { version, .. } = &operation.phase else { return None };
-        let subject = &operation.subject;
+        let version = *version;
+        self.local_entry(id).filter(|held| held.version > version)
+    }
+
+    fn local_entry(&mut self, id: OperationId) -> Option<OwnedEntry> {
+        let subject = &self.in_flight.get_mut(id)?.subject;
         let place = (subject.namespace, subject.slot, subject.partition, subject.hash);
-        let held = Self::local(&mut self.table, &self.hints, place, &subject.key).ok()?;
-        (held.version == *version).then(|| OwnedEntry::from(&held))
+        Self::local(&mut self.table, &self.hints, place, &subject.key).ok().map(|held| OwnedEntry::from(&held))
+    }
+
+    /// A peer's entry of `version` is about to replace what is held of this key. If that is a write in flight here, it
+    /// is kept: it may yet be stamped above the peer's, since it may have begun after that one was acknowledged.
+    pub(crate) fn keep_displaced(&mut self, slot: NamespaceSlot, key: &KeyRef<'_>, version: Version) {
+        if !self.in_flight.may_be_written(key.hash) {
+            return;
+        }
+        let held = match self.table.peek(slot, key.hash, key.key) {
+            Lookup::Found(held) if held.version < version => OwnedEntry::from(&held),
+            Lookup::Found(_) | Lookup::Ghost(_) | Lookup::Absent => return,
+        };
+        let bytes = held.value.as_ref().map_or(0, |value| value.len() as u64);
+        if !self.may_hold(bytes) {
+            return;
+        }
+        for id in self.in_flight.ids() {
+            let Some(operation) = self.in_flight.get_mut(id) else { continue };
+            let subject = &operation.subject;
+            if operation.origin == Origin::Nobody || subject.slot != slot || *subject.key != *key.key {
+                continue;
+            }
+            if let Phase::Write { version, kept, .. } = &mut operation.phase
+                && *version == held.version
+                && kept.is_none()
+            {
+                *kept = Some(held);
+                self.in_flight_bytes += bytes;
+                return;
+            }
+        }
     }
 
     /// Everybody answered or was given up: unpins, and keeps hints for owners that do not hold the write.

@@ -87,6 +87,7 @@ impl Shard {
                 Lookup::Absent => return Replicated::Superseded { version: floor, hold_until: None },
             }
         }
+        self.keep_displaced(slot, key, entry.version);
         match self.table.put(wall, slot, key.hash, key.key, entry, false) {
             Put::Applied { .. } => Replicated::Applied,
             Put::Superseded { version, hold_until } => Replicated::Superseded { version, hold_until },

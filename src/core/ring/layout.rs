@@ -34,6 +34,7 @@ pub struct LayoutName {
     /// Number, from 1.
     pub epoch: u64,
     /// First 8 bytes of blake3 over the content.
+    #[serde(with = "crate::id::hexadecimal")]
     pub hash: u64,
 }
 

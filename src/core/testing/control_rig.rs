@@ -48,6 +48,7 @@ struct Process {
     bound: Hlc,
     /// Whether clock bounds reach the disk.
     disk: bool,
+    paused_until: Mono,
 }
 
 #[derive(Debug)]
@@ -167,6 +168,7 @@ impl ControlRig {
             armed: None,
             bound: Hlc::default(),
             disk: true,
+            paused_until: Mono::default(),
         });
         let index = self.processes.len() - 1;
         self.arm(index);
@@ -190,6 +192,11 @@ impl ControlRig {
     pub fn config_from_disk(&self, index: Index) -> NodeConfig {
         let process = &self.processes[index];
         NodeConfig { known: true, clock_floor: process.bound, ..process.config.clone() }
+    }
+
+    /// The process stands still for so long, as under SIGSTOP; what arrives waits, and its timers come first.
+    pub fn pause(&mut self, index: Index, time: Duration) {
+        self.processes[index].paused_until = self.now + time;
     }
 
     /// Nothing passes between these two any more.
@@ -329,6 +336,12 @@ impl ControlRig {
             | Event::Stored { to, .. } => *to,
         };
         if !self.processes[to].alive {
+            return;
+        }
+        let resumes = self.processes[to].paused_until;
+        if resumes > self.now {
+            let reads = Duration::from_micros(u64::from(!matches!(event, Event::Timeout(_))));
+            self.push(resumes + reads, event);
             return;
         }
         match event {

@@ -3,12 +3,16 @@
 //! - `rig`: a few shards, messages on their way, cuts, clocks, and the loop that jumps from one event to the next.
 //! - `call`: what clients ask and what they are told.
 //! - `control_rig`: the same for the control plane.
-//! - `schedules` and `soak` (tests): the schedules that broke earlier rules, by name; and random ones, many.
+//! - `faults`: what a test does to them.
+//! - `schedules`, `promises` and `soak` (tests): the schedules that broke earlier rules, by name; and random ones, many.
 //!
 //! Nothing here is part of a node. It is behind the feature `testing`, which only tests turn on.
 
 mod call;
 pub mod control_rig;
+mod faults;
+#[cfg(test)]
+mod promises;
 mod rig;
 #[cfg(test)]
 mod schedules;

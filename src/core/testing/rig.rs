@@ -79,31 +79,31 @@ pub enum Fate {
     Twice,
 }
 
-type FateOf = Box<dyn FnMut(usize, usize, &PeerMessage<'_>) -> Fate>;
+pub(super) type FateOf = Box<dyn FnMut(usize, usize, &PeerMessage<'_>) -> Fate>;
 
-struct RigNode {
+pub(super) struct RigNode {
     /// `None`: killed.
-    shard: Option<Shard>,
-    state: ReplicaState,
-    fence: Option<Fence>,
+    pub(super) shard: Option<Shard>,
+    pub(super) state: ReplicaState,
+    pub(super) fence: Option<Fence>,
     /// Wall against the rig's time, milliseconds.
-    skew: i64,
-    started: Mono,
+    pub(super) skew: i64,
+    pub(super) started: Mono,
     /// Rises with each start: what is on its way to an earlier process does not arrive.
-    life: u32,
-    confirmations: u64,
-    view: Option<Arc<View>>,
+    pub(super) life: u32,
+    pub(super) confirmations: u64,
+    pub(super) view: Option<Arc<View>>,
 }
 
-struct Flight {
-    from: usize,
-    to: usize,
-    life: u32,
-    frame: Vec<u8>,
+pub(super) struct Flight {
+    pub(super) from: usize,
+    pub(super) to: usize,
+    pub(super) life: u32,
+    pub(super) frame: Vec<u8>,
 }
 
 #[derive(Default)]
-struct Effects {
+pub(super) struct Effects {
     sends: Vec<(PeerShard, Vec<u8>)>,
     replies: Vec<(Caller, Vec<u8>)>,
 }
@@ -122,7 +122,7 @@ impl ShardOutbox for Effects {
     }
 }
 
-enum Asked {
+pub(super) enum Asked {
     At(usize),
     Answered(Answer),
     /// The node was killed first.
@@ -131,28 +131,28 @@ enum Asked {
 
 /// The rig. Nodes are numbered from zero.
 pub struct Rig {
-    config: RigConfig,
-    nodes: Vec<RigNode>,
-    layout: Layout,
-    ring: Arc<Ring>,
-    agreed: bool,
-    namespaces: Arc<NamespaceTable>,
-    hasher: KeyHasher,
-    now: Mono,
-    flights: BTreeMap<(Mono, u64), Flight>,
-    sequence: u64,
-    cuts: BTreeSet<(usize, usize)>,
+    pub(super) config: RigConfig,
+    pub(super) nodes: Vec<RigNode>,
+    pub(super) layout: Layout,
+    pub(super) ring: Arc<Ring>,
+    pub(super) agreed: bool,
+    pub(super) namespaces: Arc<NamespaceTable>,
+    pub(super) hasher: KeyHasher,
+    pub(super) now: Mono,
+    pub(super) flights: BTreeMap<(Mono, u64), Flight>,
+    pub(super) sequence: u64,
+    pub(super) cuts: BTreeSet<(usize, usize)>,
     /// Pairs (who, whom): who believes whom down.
-    down: BTreeSet<(usize, usize)>,
-    held: Vec<Flight>,
-    fate: Option<FateOf>,
-    asked: Vec<Asked>,
-    rng: Rng,
-    trace: blake3::Hasher,
-    inputs: u64,
+    pub(super) down: BTreeSet<(usize, usize)>,
+    pub(super) held: Vec<Flight>,
+    pub(super) fate: Option<FateOf>,
+    pub(super) asked: Vec<Asked>,
+    pub(super) rng: Rng,
+    pub(super) trace: blake3::Hasher,
+    pub(super) inputs: u64,
 }
 
-fn node_id(node: usize) -> NodeId {
+pub(super) fn node_id(node: usize) -> NodeId {
     NodeId(node as u128 + 1)
 }
 
@@ -214,7 +214,7 @@ impl Rig {
         Self::new(RigConfig::default())
     }
 
-    fn make_shard(&self, node: usize, life: u32) -> Shard {
+    pub(super) fn make_shard(&self, node: usize, life: u32) -> Shard {
         Shard::new(ShardConfig {
             node: node_id(node),
             shard: ShardId(0),
@@ -265,6 +265,11 @@ impl Rig {
         self.nodes[node].shard.as_ref().expect("the node runs").stats()
     }
 
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.config.nodes
+    }
+
     /// Whether `node` runs.
     pub fn is_running(&self, node: usize) -> bool {
         self.nodes[node].shard.is_some()
@@ -280,154 +285,9 @@ impl Rig {
         *self.trace.finalize().as_bytes()
     }
 
-    // --- what breaks ---
-
-    /// Nothing passes between two nodes. Membership does not notice by itself: see `believe_down`.
-    pub fn cut(&mut self, a: usize, b: usize) {
-        self.cut_one_way(a, b);
-        self.cut_one_way(b, a);
-    }
-
-    /// Nothing passes from one node to another.
-    pub fn cut_one_way(&mut self, from: usize, to: usize) {
-        self.cuts.insert((from, to));
-    }
-
-    /// Everything passes again.
-    pub fn heal(&mut self) {
-        self.cuts.clear();
-    }
-
-    /// `who` believes `whom` down, or up again; published at once.
-    pub fn believe_down(&mut self, who: usize, whom: usize, down: bool) {
-        let changed = if down { self.down.insert((who, whom)) } else { self.down.remove(&(who, whom)) };
-        if changed {
-            self.publish();
-        }
-    }
-
-    /// Everybody else believes `whom` down, or up again.
-    pub fn all_believe_down(&mut self, whom: usize, down: bool) {
-        for who in 0..self.config.nodes {
-            self.believe_down(who, whom, down && who != whom);
-        }
-    }
-
-    /// The process dies. Its links break: everybody else is told so.
-    pub fn kill(&mut self, node: usize) {
-        self.nodes[node].shard = None;
-        for asked in &mut self.asked {
-            if matches!(asked, Asked::At(at) if *at == node) {
-                *asked = Asked::Gone;
-            }
-        }
-        for other in 0..self.config.nodes {
-            self.lose_link(other, node);
-        }
-    }
-
-    /// `at` is told that every link to `node` is gone.
-    pub fn lose_link(&mut self, at: usize, node: usize) {
-        self.input(at, &node_id(node).0.to_le_bytes(), |shard, now, out| {
-            shard.handle(now, ShardInput::PeerLost(node_id(node)), out);
-        });
-    }
-
-    /// A killed node starts again, empty, as a new process in this state.
-    pub fn restart(&mut self, node: usize, state: ReplicaState) {
-        let life = self.nodes[node].life + 1;
-        let shard = self.make_shard(node, life);
-        let (started, known) = (self.now, &mut self.nodes[node]);
-        (known.shard, known.life, known.started, known.state) = (Some(shard), life, started, state);
-        (known.view, known.confirmations) = (None, 1);
-        self.publish();
-    }
-
-    /// Sets what `node`'s copies are worth.
-    pub fn set_state(&mut self, node: usize, state: ReplicaState) {
-        self.nodes[node].state = state;
-        self.publish();
-    }
-
-    /// Stops or resumes `node`'s coordinating.
-    pub fn set_fence(&mut self, node: usize, fence: Option<Fence>) {
-        self.nodes[node].fence = fence;
-        self.publish();
-    }
-
-    /// Whether all members acknowledged the layout.
-    pub fn set_agreed(&mut self, agreed: bool) {
-        self.agreed = agreed;
-        self.publish();
-    }
-
-    /// Moves `node`'s wall against the true time at once, milliseconds. A running node sees it jump.
-    pub fn jump_wall(&mut self, node: usize, millis: i64) {
-        self.nodes[node].skew += millis;
-    }
-
-    /// Moves `node`'s wall and confirms it: a node that started with this skew.
-    pub fn skew(&mut self, node: usize, millis: i64) {
-        self.nodes[node].skew = millis;
-        self.confirm_clock(node);
-    }
-
-    /// Tells `node` that its peers confirmed its wall.
-    pub fn confirm_clock(&mut self, node: usize) {
-        self.nodes[node].confirmations += 1;
-        self.publish();
-    }
-
-    /// A layout of these members replaces the one that holds, one epoch later, for everybody.
-    pub fn relayout(&mut self, members: &[usize]) {
-        self.layout.epoch += 1;
-        self.layout.members = members
-            .iter()
-            .map(|node| LayoutMember {
-                node: node_id(*node),
-                token_id: node_id(*node),
-                zone: format!("zone-{node}"),
-                weight: 100,
-            })
-            .collect();
-        self.layout.members.sort_by_key(|member| member.node);
-        self.ring = Arc::new(Ring::derive(&self.layout));
-        self.publish();
-    }
-
-    /// Decides over every message that leaves from now on; `None` as before: all arrive.
-    pub fn set_fate(&mut self, fate: impl FnMut(usize, usize, &PeerMessage<'_>) -> Fate + 'static) {
-        self.fate = Some(Box::new(fate));
-    }
-
-    /// Every message arrives again.
-    pub fn clear_fate(&mut self) {
-        self.fate = None;
-    }
-
-    /// Sends what was held, in the order in which it left.
-    pub fn release(&mut self) {
-        for flight in std::mem::take(&mut self.held) {
-            self.launch(flight);
-        }
-    }
-
-    /// How many messages are held.
-    pub fn held(&self) -> usize {
-        self.held.len()
-    }
-
-    /// Delivers a frame to `to` as if `from` had sent it: for hostile and forged ones.
-    pub fn inject(&mut self, from: usize, to: usize, message: &PeerMessage<'_>) {
-        let mut frame = BytesMut::new();
-        message.encode(&mut frame);
-        let life = self.nodes[to].life;
-        self.launch(Flight { from, to, life, frame: frame.to_vec() });
-    }
-
     // --- views ---
 
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         for node in 0..self.nodes.len() {
             let view = self.view_of(node);
             let known = &self.nodes[node];
@@ -576,7 +436,7 @@ impl Rig {
     }
 
     /// One input to one node, then its effects; the invariants are asserted here.
-    fn input(&mut self, node: usize, bytes: &[u8], act: impl FnOnce(&mut Shard, Now, &mut Effects)) {
+    pub(super) fn input(&mut self, node: usize, bytes: &[u8], act: impl FnOnce(&mut Shard, Now, &mut Effects)) {
         let now = self.now_at(node);
         let Some(shard) = self.nodes[node].shard.as_mut() else { return };
         let mut effects = Effects::default();
@@ -632,7 +492,7 @@ impl Rig {
         }
     }
 
-    fn launch(&mut self, flight: Flight) {
+    pub(super) fn launch(&mut self, flight: Flight) {
         let (least, most) = self.config.latency;
         let spread = u64::try_from((most - least).as_nanos()).expect("latencies are short");
         let latency = least + Duration::from_nanos(self.rng.below(spread + 1));

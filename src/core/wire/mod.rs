@@ -16,6 +16,8 @@ pub mod frame;
 pub mod hello;
 pub mod local;
 pub mod peer;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Condition, Consistency, Op, Quorum, Reply, ReplyBody, Request, Status, Ttl, Worth};
 pub use frame::{DecodeError, FrameType};

@@ -90,9 +90,7 @@ fn float(value: u64) -> f64 {
 }
 
 fn feed_stats(stats: &ShardStats) {
-    for (op, count) in
-        [("get", stats.gets), ("put", stats.puts), ("delete", stats.deletes), ("touch", stats.touches)]
-    {
+    for (op, count) in [("get", stats.gets), ("put", stats.puts), ("delete", stats.deletes), ("touch", stats.touches)] {
         counter!("meshwork_requests_total", "op" => op, "api" => "mesh").absolute(count);
     }
     counter!("meshwork_lookups_total", "result" => "hit").absolute(stats.hits);

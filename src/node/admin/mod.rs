@@ -98,7 +98,8 @@ fn is_loopback(host: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 async fn check_host(request: Request, next: Next) -> Response {
@@ -118,10 +119,13 @@ mod tests {
 
     #[test]
     fn only_names_of_loopback_are_answered() {
-        for good in ["localhost", "localhost:7480", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:7480", "[::1]:7480", "[::1]"] {
+        for good in ["localhost", "localhost:7480", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:7480", "[::1]:7480", "[::1]"]
+        {
             assert!(is_loopback(good), "{good}");
         }
-        for bad in ["", "evil.example", "evil.example:7480", "127.0.0.1.evil.example", "10.0.0.1:7480", "[::2]:1", "::1"] {
+        for bad in
+            ["", "evil.example", "evil.example:7480", "127.0.0.1.evil.example", "10.0.0.1:7480", "[::2]:1", "::1"]
+        {
             assert!(!is_loopback(bad), "{bad}");
         }
     }

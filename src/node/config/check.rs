@@ -66,13 +66,15 @@ impl Config {
         let memory = self.memory.bytes();
         if memory / u64::from(shards.max(1)) < SHARD_BYTES_MIN {
             let least = (u64::from(shards) * SHARD_BYTES_MIN) >> 20;
-            let what = format!("{memory} bytes are too little for {shards} shards: give at least {least}MiB, or fewer shards");
+            let what =
+                format!("{memory} bytes are too little for {shards} shards: give at least {least}MiB, or fewer shards");
             add("memory.limit", what);
         }
         if let Some(http) = self.http
             && !http.ip().is_loopback()
         {
-            let what = format!("{http} is not loopback, and there is no login yet: take 127.0.0.1:{} or \"off\"", http.port());
+            let what =
+                format!("{http} is not loopback, and there is no login yet: take 127.0.0.1:{} or \"off\"", http.port());
             add("http.listen", what);
         }
         if let Some(dir) = &self.node.data_dir

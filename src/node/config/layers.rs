@@ -274,7 +274,8 @@ fn from_toml(setting: &Setting, value: &DeValue<'_>, origin: &Origin) -> Result<
         Kind::Boolean => value.as_bool().map(Value::Boolean).ok_or_else(wrong),
         Kind::Texts => {
             let items = value.as_array().ok_or_else(wrong)?;
-            let texts: Option<Vec<String>> = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
+            let texts: Option<Vec<String>> =
+                items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
             texts.map(Value::Texts).ok_or_else(wrong)
         }
     }

@@ -272,7 +272,9 @@ impl Config {
             // What must be set stands uncommented, so that the file works once its names are right.
             let _ = match setting.default {
                 Some(default) => writeln!(text, "{} = {default}", setting.key()),
-                None if setting.doc.starts_with("Required") => writeln!(text, "{} = {}", setting.key(), setting.example),
+                None if setting.doc.starts_with("Required") => {
+                    writeln!(text, "{} = {}", setting.key(), setting.example)
+                }
                 None => writeln!(text, "# {} = {}", setting.key(), setting.example),
             };
         }
@@ -293,7 +295,8 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn host_and_port(text: &str) -> Result<String, String> {
-    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+    let port =
+        text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
     port.map(|_| text.to_owned()).ok_or_else(|| format!("{text:?} is no host:port, like mesh-0.mesh:7400"))
 }
 
@@ -312,7 +315,8 @@ fn fill_from_host(layers: &mut Layers, zone: Option<String>) {
     fill("node.zone", zone.filter(|zone| !zone.is_empty()).map(Value::Text), "MESHWORK_ZONE");
     fill("node.zone", file("/etc/podinfo/zone"), "/etc/podinfo/zone");
     fill("node.zone", Some(Value::Text("unknown".to_owned())), "nothing: copies cannot spread over zones");
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(usize::from(limits::SHARDS_MAX)));
+    let cores =
+        std::thread::available_parallelism().map_or(1, |cores| cores.get().min(usize::from(limits::SHARDS_MAX)));
     fill("node.shards", i64::try_from(cores).ok().map(Value::Integer), "the cores");
 }
 

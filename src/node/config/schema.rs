@@ -187,7 +187,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "",
         "error, warn, info, debug, trace, or a filter like \"info,meshwork_transport=debug\".",
     ),
-    setting("log.format", Kind::Text, Some("\"auto\""), "", "\"text\", \"json\", or \"auto\": text on a terminal, else JSON."),
+    setting(
+        "log.format",
+        Kind::Text,
+        Some("\"auto\""),
+        "",
+        "\"text\", \"json\", or \"auto\": text on a terminal, else JSON.",
+    ),
 ];
 
 /// Keys of a `[[namespace]]` table.

@@ -9,7 +9,8 @@ fn file(text: &str) -> tempfile::NamedTempFile {
     file
 }
 
-const GOOD: &str = "[cluster]\nname = \"prod\"\n[node]\nname = \"a\"\nweight = 50\n[tls]\nca = \"c\"\ncert = \"d\"\nkey = \"e\"\n";
+const GOOD: &str =
+    "[cluster]\nname = \"prod\"\n[node]\nname = \"a\"\nweight = 50\n[tls]\nca = \"c\"\ncert = \"d\"\nkey = \"e\"\n";
 
 fn load(text: &str) -> Result<Config, String> {
     let file = file(text);
@@ -41,7 +42,10 @@ fn a_typo_is_named_with_its_line_and_the_nearest_setting() {
         load("[cluster]\nname = \"x\"\nbootstrap_expct = 3\n").unwrap_err(),
         "FILE:3: unknown setting cluster.bootstrap_expct; did you mean cluster.bootstrap_expect?"
     );
-    assert_eq!(load("[clustr]\n").unwrap_err(), "FILE:1: unknown section [clustr]; did you mean [cluster]?".replace("[cluster]?", "cluster?"));
+    assert_eq!(
+        load("[clustr]\n").unwrap_err(),
+        "FILE:1: unknown section [clustr]; did you mean [cluster]?".replace("[cluster]?", "cluster?")
+    );
     let wrong = Config::load(None, [("MESHWORK_NODE__WIEGHT".to_owned(), "1".to_owned())], &[]).unwrap_err();
     assert_eq!(wrong.to_string(), "MESHWORK_NODE__WIEGHT: unknown setting node.wieght; did you mean node.weight?");
     let wrong = Config::load(None, [], &strings(&["node.shard=2"])).unwrap_err();
@@ -59,8 +63,14 @@ fn a_bad_value_is_named_with_its_line_and_what_would_do() {
         ("[cluster]\nn = \"three\"", "FILE:2: cluster.n must be an integer, not string"),
         ("[cluster]\nname = \"a b\"", "FILE:2: cluster.name = \"a b\": take 1 to 64 letters, digits, '.', '-', '_'"),
         ("[memory]\nlimit = \"lots\"", "FILE:2: memory.limit = \"lots\": write a size like 256MiB or 2GiB"),
-        ("[transport]\nseeds = \"a:1\"", "FILE:2: transport.seeds must be a list of strings, like [\"a\", \"b\"], not string"),
-        ("[transport]\nlisten = \"7400\"", "FILE:2: transport.listen = \"7400\": write an IP address and a port, like 0.0.0.0:7400 or [::]:7400"),
+        (
+            "[transport]\nseeds = \"a:1\"",
+            "FILE:2: transport.seeds must be a list of strings, like [\"a\", \"b\"], not string",
+        ),
+        (
+            "[transport]\nlisten = \"7400\"",
+            "FILE:2: transport.listen = \"7400\": write an IP address and a port, like 0.0.0.0:7400 or [::]:7400",
+        ),
         ("[tls]\npq = \"yes\"", "FILE:2: tls.pq = \"yes\": take \"preferred\" or \"required\""),
     ] {
         let mut text = GOOD.to_owned();

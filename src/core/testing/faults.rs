@@ -1,0 +1,170 @@
+//! What a test does to a rig: cuts, deaths, clocks, beliefs, layouts, and the fate of single messages.
+//!
+//! Nothing is noticed by itself. A killed node's links break, so its peers hear of that; whether anybody believes it down
+//! is the test's to say, as membership would. Views that change are published at once.
+
+use super::rig::{Asked, Fate, Flight, Rig, node_id};
+use crate::{
+    input::ShardInput,
+    ring::{LayoutMember, Ring},
+    view::Fence,
+    wire::peer::{PeerMessage, ReplicaState},
+};
+use bytes::BytesMut;
+use std::sync::Arc;
+
+impl Rig {
+    /// Nothing passes between two nodes. Membership does not notice by itself: see `believe_down`.
+    pub fn cut(&mut self, a: usize, b: usize) {
+        self.cut_one_way(a, b);
+        self.cut_one_way(b, a);
+    }
+
+    /// Nothing passes from one node to another.
+    pub fn cut_one_way(&mut self, from: usize, to: usize) {
+        self.cuts.insert((from, to));
+    }
+
+    /// Everything passes again.
+    pub fn heal(&mut self) {
+        self.cuts.clear();
+    }
+
+    /// `who` believes `whom` down, or up again; published at once.
+    pub fn believe_down(&mut self, who: usize, whom: usize, down: bool) {
+        let changed = if down { self.down.insert((who, whom)) } else { self.down.remove(&(who, whom)) };
+        if changed {
+            self.publish();
+        }
+    }
+
+    /// Everybody else believes `whom` down, or up again.
+    pub fn all_believe_down(&mut self, whom: usize, down: bool) {
+        for who in 0..self.config.nodes {
+            self.believe_down(who, whom, down && who != whom);
+        }
+    }
+
+    /// The process dies. Its links break: everybody else is told so.
+    pub fn kill(&mut self, node: usize) {
+        self.nodes[node].shard = None;
+        for asked in &mut self.asked {
+            if matches!(asked, Asked::At(at) if *at == node) {
+                *asked = Asked::Gone;
+            }
+        }
+        for other in 0..self.config.nodes {
+            self.lose_link(other, node);
+        }
+    }
+
+    /// `at` is told that every link to `node` is gone.
+    pub fn lose_link(&mut self, at: usize, node: usize) {
+        self.input(at, &node_id(node).0.to_le_bytes(), |shard, now, out| {
+            shard.handle(now, ShardInput::PeerLost(node_id(node)), out);
+        });
+    }
+
+    /// The process is replaced by an empty one so quickly that nobody's links notice.
+    pub fn wipe(&mut self, node: usize, state: ReplicaState) {
+        self.nodes[node].shard = None;
+        for asked in &mut self.asked {
+            if matches!(asked, Asked::At(at) if *at == node) {
+                *asked = Asked::Gone;
+            }
+        }
+        self.restart(node, state);
+    }
+
+    /// A killed node starts again, empty, as a new process in this state.
+    pub fn restart(&mut self, node: usize, state: ReplicaState) {
+        let life = self.nodes[node].life + 1;
+        let shard = self.make_shard(node, life);
+        let (started, known) = (self.now, &mut self.nodes[node]);
+        (known.shard, known.life, known.started, known.state) = (Some(shard), life, started, state);
+        (known.view, known.confirmations) = (None, 1);
+        self.publish();
+    }
+
+    /// Sets what `node`'s copies are worth.
+    pub fn set_state(&mut self, node: usize, state: ReplicaState) {
+        self.nodes[node].state = state;
+        self.publish();
+    }
+
+    /// Stops or resumes `node`'s coordinating.
+    pub fn set_fence(&mut self, node: usize, fence: Option<Fence>) {
+        self.nodes[node].fence = fence;
+        self.publish();
+    }
+
+    /// Whether all members acknowledged the layout.
+    pub fn set_agreed(&mut self, agreed: bool) {
+        self.agreed = agreed;
+        self.publish();
+    }
+
+    /// Moves `node`'s wall against the true time at once, milliseconds. A running node sees it jump.
+    pub fn jump_wall(&mut self, node: usize, millis: i64) {
+        self.nodes[node].skew += millis;
+    }
+
+    /// Moves `node`'s wall and confirms it: a node that started with this skew.
+    pub fn skew(&mut self, node: usize, millis: i64) {
+        self.nodes[node].skew = millis;
+        self.confirm_clock(node);
+    }
+
+    /// Tells `node` that its peers confirmed its wall.
+    pub fn confirm_clock(&mut self, node: usize) {
+        self.nodes[node].confirmations += 1;
+        self.publish();
+    }
+
+    /// A layout of these members replaces the one that holds, one epoch later, for everybody.
+    pub fn relayout(&mut self, members: &[usize]) {
+        self.layout.epoch += 1;
+        self.layout.members = members
+            .iter()
+            .map(|node| LayoutMember {
+                node: node_id(*node),
+                token_id: node_id(*node),
+                zone: format!("zone-{node}"),
+                weight: 100,
+            })
+            .collect();
+        self.layout.members.sort_by_key(|member| member.node);
+        self.ring = Arc::new(Ring::derive(&self.layout));
+        self.publish();
+    }
+
+    /// Decides over every message that leaves from now on; `None` as before: all arrive.
+    pub fn set_fate(&mut self, fate: impl FnMut(usize, usize, &PeerMessage<'_>) -> Fate + 'static) {
+        self.fate = Some(Box::new(fate));
+    }
+
+    /// Every message arrives again.
+    pub fn clear_fate(&mut self) {
+        self.fate = None;
+    }
+
+    /// Sends what was held, in the order in which it left.
+    pub fn release(&mut self) {
+        for flight in std::mem::take(&mut self.held) {
+            self.launch(flight);
+        }
+    }
+
+    /// How many messages are held.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Delivers a frame to `to` as if `from` had sent it: for hostile and forged ones.
+    pub fn inject(&mut self, from: usize, to: usize, message: &PeerMessage<'_>) {
+        let mut frame = BytesMut::new();
+        message.encode(&mut frame);
+        let life = self.nodes[to].life;
+        self.launch(Flight { from, to, life, frame: frame.to_vec() });
+    }
+}
