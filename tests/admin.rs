@@ -83,7 +83,11 @@ fn nobody_on_the_port_is_critical() {
 fn metrics_are_named_as_ours_and_count_what_happened() {
     let mesh = one();
     mesh.cli(&["set", "counted", "v"]).done();
-    let before = scrape(&mesh);
+    // Shards show their figures twice a second.
+    let before = wait_for(LIMIT, "the entry to be counted", || {
+        let samples = scrape(&mesh);
+        if sum(&samples, "meshwork_entries") > Some(0.0) { Ok(samples) } else { Err(format!("{samples:?}")) }
+    });
     for (name, _) in before.iter().filter(|(name, _)| !name.starts_with("process_")) {
         assert!(name.starts_with("meshwork_"), "{name}");
     }
@@ -114,7 +118,10 @@ fn status_is_one_json_object_with_a_version() {
         assert!(status.get(key).is_some(), "{key} is missing: {status}");
     }
     assert_eq!(status["members"][0]["address"], mesh.nodes[0].address.to_string());
-    assert!(status["stats"]["memory_limit_bytes"].as_u64().unwrap() >= 60 << 20, "{status}");
+    wait_for(LIMIT, "the shards to show their figures", || {
+        let stats = mesh.nodes[0].status()?["stats"].clone();
+        if stats["memory_limit_bytes"].as_u64() >= Some(60 << 20) { Ok(()) } else { Err(stats.to_string()) }
+    });
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn noise_of_any_kind_never_stops_the_node() {
                     .encode(&mut request);
                     let mut bytes = framed(&request);
                     for _ in 0..5 {
-                        let at = 4 + rng.below(30) as usize;
+                        let at = 4 + rng.below(bytes.len() as u64 - 4) as usize;
                         bytes[at] ^= (1 + rng.below(255)) as u8;
                     }
                     bytes
@@ -162,7 +162,7 @@ fn a_message_of_a_newer_version_is_answered_unsupported_and_the_link_lives() {
     run("a newer caller", async {
         let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
         // [99, 7, "x"]: a type that nobody knows; and a request (type 1) with an operation that nobody knows.
-        for unknown in [&[0x93, 99, 7, 0xa1, b'x'][..], &[0x97, 1, 7, 200, 9, 0, 0, 0xc4, 1, b'k']] {
+        for unknown in [&[0x93, 99, 7, 0xa1, b'x'][..], &[0x97, 1, 7, 0xcc, 200, 9, 0, 0, 0xc4, 1, b'k']] {
             link.send(unknown).await.unwrap();
             let frame = link.frame().await.unwrap();
             let (frame_type, id, _) = Decoder::start(&frame).unwrap();

@@ -27,8 +27,7 @@ fn resident_memory_stays_under_the_limit_and_a_margin_whatever_is_written() {
         ["--value-size", "4KiB", "--keys", "60000", "--ttl", "2s"],
         ["--value-size", "100KiB", "--keys", "4000", "--ttl", "1m"],
     ];
-    let mut peak = 0;
-    let mut written = 0;
+    let (mut peaks, mut written) = (Vec::new(), 0);
     for load in loads {
         let length = (seconds / loads.len() as u64).to_string();
         let mut arguments = vec!["bench", "--clients", "4", "--in-flight", "64", "--writes", "90", "--no-load"];
@@ -36,10 +35,12 @@ fn resident_memory_stays_under_the_limit_and_a_margin_whatever_is_written() {
         arguments.extend(load);
         let command = mesh.command(&mesh.seeds(), &mesh.client, &arguments);
         let bench = std::thread::spawn(move || finish(command, Duration::from_secs(150)));
+        let mut peak = 0;
         support::wait::wait_for(Duration::from_secs(150), "the bench to end", || {
             peak = peak.max(mesh.nodes[0].process().resident_bytes());
             if bench.is_finished() { Ok(()) } else { Err("it runs".to_owned()) }
         });
+        peaks.push(peak);
         let report = bench.join().unwrap().json();
         let size = report["config"]["value_size"].as_u64().unwrap();
         // Overload and refusals would be honest answers; a load that never got through would prove nothing.
@@ -53,8 +54,9 @@ fn resident_memory_stays_under_the_limit_and_a_margin_whatever_is_written() {
     let evictions = mesh.nodes[0].status().unwrap()["stats"]["evictions"].as_u64().unwrap();
     assert!(evictions > 0, "something had to go");
     let bound = limit * 115 / 100 + 64 * MIB;
-    println!("peak resident memory {} MiB, bound {} MiB, written {} MiB", peak / MIB, bound / MIB, written / MIB);
-    assert!(peak <= bound, "peak {} MiB, bound {} MiB", peak / MIB, bound / MIB);
+    let peaks: Vec<u64> = peaks.into_iter().map(|peak| peak / MIB).collect();
+    println!("peak resident memory {peaks:?} MiB, bound {} MiB, written {} MiB", bound / MIB, written / MIB);
+    assert!(peaks.iter().all(|peak| *peak <= bound / MIB), "peaks {peaks:?} MiB, bound {} MiB", bound / MIB);
 }
 
 #[test]
