@@ -108,6 +108,14 @@ impl Worker {
             self.out.answer(caller.link, |buffer| reply.encode(buffer));
             return;
         }
+        let late = self.out.links.get(name).map_or(0, |entry| entry.lateness.of(now.mono, request.sent));
+        let request = Request { deadline_ms: request.deadline_ms.saturating_sub(late), ..request };
+        if late > 0 && request.deadline_ms == 0 {
+            let reply =
+                Reply::text(request.id, Status::Timeout, "the request arrived after its sender had given it up");
+            self.out.answer(caller.link, |buffer| reply.encode(buffer));
+            return;
+        }
         let hash = self.hash_ahead.take().unwrap_or_else(|| self.hasher.hash(request.namespace, request.key));
         let shard = self.shard_of(hash);
         if shard == self.out.shard {
@@ -176,6 +184,7 @@ impl Worker {
             | FrameType::ForwardReply
             | FrameType::Unsupported => match PeerMessage::decode(frame_type, id, &mut decoder) {
                 Ok(Some(message)) => {
+                    let message = self.on_time(now, name, message);
                     self.on_peer_message(now, from, message, frame);
                     Ok(())
                 }
@@ -183,6 +192,14 @@ impl Worker {
                 Err(error) => self.undecodable(name, error),
             },
         }
+    }
+
+    /// A forwarded request with what it is late taken off its deadline, and every other message as it is.
+    fn on_time<'a>(&mut self, now: Now, name: LinkName, message: PeerMessage<'a>) -> PeerMessage<'a> {
+        let PeerMessage::Forward { id, hash, request } = message else { return message };
+        let late = self.out.links.get(name).map_or(0, |entry| entry.lateness.of(now.mono, request.sent));
+        let request = Request { deadline_ms: request.deadline_ms.saturating_sub(late), ..request };
+        PeerMessage::Forward { id, hash, request }
     }
 
     #[inline]
