@@ -152,12 +152,10 @@ impl Shard {
         std::hint::black_box(self.table.warm(hash));
     }
 
-    /// As `warm`, for the answer to the request in flight with this number.
+    /// The key of the request in flight with this number, to warm it for the answer.
     #[inline]
-    pub fn warm_answer(&self, id: u64) {
-        if let Some(hash) = self.in_flight.hash_of(OperationId(id)) {
-            self.warm(hash);
-        }
+    pub fn hash_of_answer(&self, id: u64) -> Option<KeyHash> {
+        self.in_flight.hash_of(OperationId(id))
     }
 
     /// Runs what is due.

@@ -24,6 +24,10 @@ use meshwork_core::{
     },
 };
 
+/// Callers in this process get their replies after so many requests, not only at the end of a batch: two threads then
+/// work at the same time.
+const LOCAL_FLUSH_EVERY: u32 = 32;
+
 /// Why a link is closed.
 pub(crate) type Offence = String;
 
@@ -44,8 +48,12 @@ impl Worker {
 
     /// A batch of a caller in this process.
     pub(crate) fn on_local(&mut self, now: Now, name: LinkName, frames: &Bytes) {
-        let mut rest = &frames[..];
+        let (mut rest, mut handled) = (&frames[..], 0u32);
         while let Some(frame) = next_frame(&mut rest) {
+            handled += 1;
+            if handled.is_multiple_of(LOCAL_FLUSH_EVERY) {
+                self.out.flush_locals();
+            }
             if let Err(reason) = self.on_client_frame(now, name, true, frame) {
                 tracing::warn!(%reason, "a caller in this process sent what is not a request; it is ignored");
                 return;

@@ -54,6 +54,8 @@ pub(crate) struct Worker {
     pub(crate) refusals: Seldom,
     /// Hashes of the keys of this batch's requests, by their place in it; see `warm`.
     hashes: Vec<Option<KeyHash>>,
+    /// Hashes of the keys that this batch needs, whoever sent it.
+    wanted: Vec<KeyHash>,
     /// That of the frame in hand.
     pub(crate) hash_ahead: Option<KeyHash>,
     /// When the timer's task wakes.
@@ -86,6 +88,7 @@ impl Worker {
             offences: Seldom::default(),
             refusals: Seldom::default(),
             hashes: Vec::new(),
+            wanted: Vec::new(),
             hash_ahead: None,
             armed: Mono(u64::MAX),
             ticked: Mono::default(),
@@ -113,22 +116,28 @@ impl Worker {
         let Some(entry) = self.out.links.get(name) else { return };
         let is_client = matches!(entry.kind, Kind::Client { .. });
         let only_shard = self.out.shared.addresses.shards == 1;
+        self.wanted.clear();
         frames.ahead(|place, frame| {
-            if is_client {
+            let hash = if is_client {
                 let hash = Request::place(frame).map(|(namespace, key)| self.hasher.hash(namespace, key));
-                if let Some(hash) = hash.filter(|hash| only_shard || self.shard_of(*hash) == self.out.shard) {
-                    self.shard.warm(hash);
-                }
                 self.hashes.resize(place, None);
                 self.hashes.push(hash);
+                hash
             } else {
                 match PeerMessage::place(frame) {
-                    Some(Ok(hash)) if only_shard || self.shard_of(hash) == self.out.shard => self.shard.warm(hash),
-                    Some(Err(id)) => self.shard.warm_answer(id),
-                    Some(Ok(_)) | None => {}
+                    Some(Ok(hash)) => Some(hash),
+                    Some(Err(id)) => self.shard.hash_of_answer(id),
+                    None => None,
                 }
-            }
+            };
+            self.wanted.extend(hash);
         });
+        // A loop of nothing but look-ups: the processor then runs several at once.
+        for hash in &self.wanted {
+            if only_shard || self.shard_of(*hash) == self.out.shard {
+                self.shard.warm(*hash);
+            }
+        }
     }
 
     /// Ends a batch: what is due, what follows from it, one flush.
