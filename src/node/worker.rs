@@ -251,7 +251,7 @@ pub(crate) async fn read(seat: Seat, name: LinkName, link: Link, mut reader: Fra
         if let Some(reason) = offence {
             let worker = &mut *seat.borrow_mut();
             let now = worker.begin();
-            worker.offences.tell(now.mono, |suppressed| {
+            worker.offences.tell(now.mono, &reason, |suppressed| {
                 tracing::warn!(peer = %link.peer(), address = %link.remote_address(), %reason, suppressed,
                     "link closed: its other side broke the rules");
             });
