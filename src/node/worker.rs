@@ -30,6 +30,8 @@ use tokio::sync::Notify;
 
 /// A client's link that queues more than this is not read until it drained.
 const CLIENT_PAUSE_BYTES: usize = 4 << 20;
+/// How many of a client's frames are handled before its queue is looked at again.
+const PAUSE_CHECK_EVERY: u32 = 8;
 /// How often figures are shown to the rest of the node.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
 /// Close code of a link whose other side broke the rules.
@@ -231,10 +233,16 @@ pub(crate) async fn read(seat: Seat, name: LinkName, link: Link, mut reader: Fra
             Ok(Some(mut frames)) => {
                 let worker = &mut *seat.borrow_mut();
                 let now = worker.begin();
-                let mut offence = None;
+                let (mut offence, mut handled) = (None, 0u32);
                 while let Some(frame) = frames.next() {
                     if let Err(reason) = worker.on_frame(now, name, frame) {
                         offence = Some(reason);
+                        break;
+                    }
+                    // A batch may hold thousands of small requests for large values; what is left of it comes next.
+                    handled += 1;
+                    if pauses && handled.is_multiple_of(PAUSE_CHECK_EVERY) && worker.out.is_behind(name, CLIENT_PAUSE_BYTES)
+                    {
                         break;
                     }
                 }
