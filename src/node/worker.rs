@@ -241,7 +241,9 @@ pub(crate) async fn read(seat: Seat, name: LinkName, link: Link, mut reader: Fra
                     }
                     // A batch may hold thousands of small requests for large values; what is left of it comes next.
                     handled += 1;
-                    if pauses && handled.is_multiple_of(PAUSE_CHECK_EVERY) && worker.out.is_behind(name, CLIENT_PAUSE_BYTES)
+                    if pauses
+                        && handled.is_multiple_of(PAUSE_CHECK_EVERY)
+                        && worker.out.is_behind(name, CLIENT_PAUSE_BYTES)
                     {
                         break;
                     }
