@@ -9,7 +9,7 @@ use crate::{
     mesh,
     output::Output,
 };
-use meshwork_client::{Entry, Namespace, SetOutcome, Worth};
+use meshwork_client::{Entry, Error, ErrorKind, Namespace, SetOutcome, Worth};
 use meshwork_core::limits::VALUE_BYTES_MAX;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Read};
@@ -23,7 +23,7 @@ pub(crate) async fn get(args: GetArgs, output: Output) -> Result<(), Failure> {
     let args = args.key;
     let namespace = open(&args).await?;
     let entry = namespace.get_entry(&args.key).consistency(args.consistency.unwrap_or_default()).await;
-    match entry.map_err(mesh::failure)? {
+    match entry.map_err(|error| failure(&args, error))? {
         Some(entry) if output.is_json() => output.data(&of_entry(&args, &entry), |_| String::new()),
         Some(entry) => output.bytes(&entry.value),
         None => {
@@ -34,6 +34,15 @@ pub(crate) async fn get(args: GetArgs, output: Output) -> Result<(), Failure> {
             Err(missing(&args))
         }
     }
+}
+
+/// The client's error; a node knows a namespace by its id only, so its name is said here.
+fn failure(args: &KeyArgs, error: Error) -> Failure {
+    if *error.kind() == ErrorKind::NoSuchNamespace {
+        return Failure::new(Exit::Failed, format!("there is no namespace {:?}", args.namespace))
+            .next("`meshwork namespace list` lists them, `meshwork namespace create` makes one");
+    }
+    mesh::failure(error)
 }
 
 fn missing(args: &KeyArgs) -> Failure {
@@ -72,7 +81,7 @@ pub(crate) async fn set(args: SetArgs, output: Output) -> Result<(), Failure> {
     if args.if_absent {
         set = set.if_absent();
     }
-    let outcome = set.await.map_err(mesh::failure)?;
+    let outcome = set.await.map_err(|error| failure(&key, error))?;
     done(&key, &outcome, output)?;
     if outcome.applied {
         return Ok(());
@@ -101,7 +110,7 @@ fn from_stdin() -> Result<Vec<u8>, Failure> {
 pub(crate) async fn delete(args: KeyArgs, output: Output) -> Result<(), Failure> {
     let namespace = open(&args).await?;
     let outcome = namespace.delete(&args.key).consistency(args.consistency.unwrap_or_default()).await;
-    done(&args, &outcome.map_err(mesh::failure)?, output)
+    done(&args, &outcome.map_err(|error| failure(&args, error))?, output)
 }
 
 /// `meshwork touch`.
@@ -109,7 +118,7 @@ pub(crate) async fn touch(args: TouchArgs, output: Output) -> Result<(), Failure
     let key = args.key;
     let namespace = open(&key).await?;
     let touch = namespace.touch(&key.key, args.ttl).consistency(key.consistency.unwrap_or_default());
-    let found = touch.await.map_err(mesh::failure)?;
+    let found = touch.await.map_err(|error| failure(&key, error))?;
     if output.is_json() {
         let object = json!({ "key": key.key, "namespace": key.namespace, "found": found });
         output.data(&object, |_| String::new())?;

@@ -2,7 +2,7 @@
 //!
 //! TLS has judged cluster and role already; here the `Hello`s meet: protocol, cluster id, the name the certificate
 //! covers, and whether this is the newest process of its identity. A refusal is told to the other side in its
-//! `HelloReply`, and here in the log, at most one line in ten seconds.
+//! `HelloReply`, and here in the log, each reason at most once in ten seconds.
 
 use crate::{
     links::{Kind, LinkName},
@@ -69,7 +69,7 @@ async fn dial(seat: Seat, target: Target, address: SocketAddr) {
                 // What waited for this dial was asked and will not be answered.
                 worker.shard.handle(now, ShardInput::PeerLost(peer.node), &mut worker.out);
             }
-            worker.refusals.tell(now.mono, |suppressed| {
+            worker.refusals.tell(now.mono, (address, &reason), |suppressed| {
                 tracing::warn!(%address, %reason, suppressed, "cannot reach a node");
             });
         }
@@ -220,7 +220,7 @@ impl Worker {
         match hello.node {
             Some(node) => {
                 if let Err(reason) = self.link_node(now, seat, established, node, hello.shard, hello.wall) {
-                    self.refusals.tell(now.mono, |suppressed| {
+                    self.refusals.tell(now.mono, &reason, |suppressed| {
                         tracing::warn!(%reason, suppressed, "a node's link was closed");
                     });
                 }
@@ -237,7 +237,7 @@ impl Worker {
     }
 
     fn log_refusal(&mut self, now: Now, address: SocketAddr, reason: &str) {
-        self.refusals.tell(now.mono, |suppressed| {
+        self.refusals.tell(now.mono, reason, |suppressed| {
             tracing::warn!(%address, %reason, suppressed, "refused who dialled");
         });
     }

@@ -310,6 +310,12 @@ impl ShardOutbox for Outbox {
 }
 
 impl Outbox {
+    /// Whether this batch found or left more than `bytes` queued for a client's link.
+    pub(crate) fn is_behind(&mut self, name: LinkName, bytes: usize) -> bool {
+        let most = CLIENT_QUEUE_BYTES_MAX - bytes;
+        self.links.get(name).is_some_and(|entry| entry.touched && entry.room < most)
+    }
+
     /// Whether a client's link may queue so many bytes more. Links of other threads are judged there, by their reads.
     fn has_room(&mut self, link: u64, bytes: usize) -> bool {
         let name = LinkName(link);

@@ -1,29 +1,42 @@
 //! What an operator reads: events with fields, and no flood of them.
 //!
 //! The binary installs the subscriber; a node in another process logs wherever that one does. A line that the outside
-//! can cause at will comes at most once in ten seconds, with how many were left out.
+//! can cause at will comes at most once in ten seconds, with how many were left out; another reason is another line, up
+//! to a bound.
 
 use crate::handle::Addresses;
 use meshwork_core::{id::NodeId, outbox::NodeEvent, time::Mono};
-use std::time::Duration;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
 
 const SELDOM: Duration = Duration::from_secs(10);
 
-/// Lets one line through in ten seconds.
+/// Different lines let through in ten seconds: callers choose the words of some.
+const KINDS_MAX: usize = 16;
+
+/// Lets one line of a kind through in ten seconds, and a few kinds.
 #[derive(Debug, Default)]
 pub(crate) struct Seldom {
-    last: Option<Mono>,
+    /// Hashes of the kinds let through in the last ten seconds.
+    said: Vec<(u64, Mono)>,
     suppressed: u64,
 }
 
 impl Seldom {
-    /// Calls `log` with how many were left out since the last, or leaves this one out.
-    pub(crate) fn tell(&mut self, now: Mono, log: impl FnOnce(u64)) {
-        if self.last.is_some_and(|last| now.since(last) < SELDOM) {
+    /// Calls `log` with how many lines were left out since the last that was not, or leaves this one out. `kind` is what
+    /// makes a line a repeat.
+    pub(crate) fn tell(&mut self, now: Mono, kind: impl Hash, log: impl FnOnce(u64)) {
+        let mut hasher = DefaultHasher::new();
+        kind.hash(&mut hasher);
+        let kind = hasher.finish();
+        self.said.retain(|(_, at)| now.since(*at) < SELDOM);
+        if self.said.len() >= KINDS_MAX || self.said.iter().any(|(said, _)| *said == kind) {
             self.suppressed += 1;
             return;
         }
-        self.last = Some(now);
+        self.said.push((kind, now));
         log(std::mem::take(&mut self.suppressed));
     }
 }
@@ -71,8 +84,23 @@ mod tests {
         let mut seldom = Seldom::default();
         let mut lines = Vec::new();
         for second in [0, 1, 2, 9, 10, 25] {
-            seldom.tell(Mono(second * 1_000_000_000), |suppressed| lines.push((second, suppressed)));
+            seldom.tell(Mono(second * 1_000_000_000), "expired", |suppressed| lines.push((second, suppressed)));
         }
         assert_eq!(lines, [(0, 0), (10, 3), (25, 0)]);
+    }
+
+    #[test]
+    fn another_reason_is_another_line_but_not_without_end() {
+        let mut seldom = Seldom::default();
+        let mut lines = Vec::new();
+        for reason in ["expired", "wrong cluster", "expired"] {
+            seldom.tell(Mono(0), reason, |suppressed| lines.push((reason, suppressed)));
+        }
+        assert_eq!(lines, [("expired", 0), ("wrong cluster", 0)]);
+        let mut count = 0;
+        for reason in 0..1000 {
+            seldom.tell(Mono(1), reason, |_| count += 1);
+        }
+        assert_eq!(count, KINDS_MAX - 2);
     }
 }

@@ -31,6 +31,8 @@ use tokio::sync::Notify;
 
 /// A client's link that queues more than this is not read until it drained.
 const CLIENT_PAUSE_BYTES: usize = 4 << 20;
+/// How many of a client's frames are handled before its queue is looked at again.
+const PAUSE_CHECK_EVERY: usize = 8;
 /// How often figures are shown to the rest of the node.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
 /// Close code of a link whose other side broke the rules.
@@ -273,14 +275,20 @@ pub(crate) async fn read(seat: Seat, name: LinkName, link: Link, mut reader: Fra
             Ok(Some(mut frames)) => {
                 let worker = &mut *seat.borrow_mut();
                 let now = worker.begin();
-                let mut offence = None;
+                let (mut offence, mut handled) = (None, 0);
                 worker.warm(name, &frames);
-                let mut place = 0;
                 while let Some(frame) = frames.next() {
-                    worker.hash_ahead = worker.hashes.get(place).copied().flatten();
-                    place += 1;
+                    worker.hash_ahead = worker.hashes.get(handled).copied().flatten();
                     if let Err(reason) = worker.on_frame(now, name, frame) {
                         offence = Some(reason);
+                        break;
+                    }
+                    // A batch may hold thousands of small requests for large values; what is left of it comes next.
+                    handled += 1;
+                    if pauses
+                        && handled.is_multiple_of(PAUSE_CHECK_EVERY)
+                        && worker.out.is_behind(name, CLIENT_PAUSE_BYTES)
+                    {
                         break;
                     }
                 }
@@ -298,7 +306,7 @@ pub(crate) async fn read(seat: Seat, name: LinkName, link: Link, mut reader: Fra
         if let Some(reason) = offence {
             let worker = &mut *seat.borrow_mut();
             let now = worker.begin();
-            worker.offences.tell(now.mono, |suppressed| {
+            worker.offences.tell(now.mono, &reason, |suppressed| {
                 tracing::warn!(peer = %link.peer(), address = %link.remote_address(), %reason, suppressed,
                     "link closed: its other side broke the rules");
             });
