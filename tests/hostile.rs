@@ -85,8 +85,16 @@ fn frames_that_are_none_end_their_connection_with_a_reason() {
         let mut bystander = Bystander::arrive(&mesh).await;
         let mut request = BytesMut::new();
         let op = Op::Put { value: &[7; 300], ttl: Ttl::Default, condition: Condition::Always };
-        Request { id: 1, deadline_ms: 100, consistency: Consistency::default(), namespace: default(), key: b"k", op }
-            .encode(&mut request);
+        Request {
+            id: 1,
+            deadline_ms: 100,
+            sent: 0,
+            consistency: Consistency::default(),
+            namespace: default(),
+            key: b"k",
+            op,
+        }
+        .encode(&mut request);
         let cut_inside = framed(&request[..request.len() - 100]);
         for (what, bytes, finish) in [
             ("no array", framed(b"hello there"), false),
@@ -125,6 +133,7 @@ fn noise_of_any_kind_never_stops_the_node() {
                     Request {
                         id: 9,
                         deadline_ms: 9,
+                        sent: 0,
                         consistency: Consistency::default(),
                         namespace: default(),
                         key: b"n",
@@ -207,8 +216,16 @@ fn a_value_above_the_namespaces_limit_is_refused_with_words() {
         let value = vec![7; (1 << 20) + 1];
         let mut request = BytesMut::new();
         let op = Op::Put { value: &value, ttl: Ttl::Default, condition: Condition::Always };
-        Request { id: 3, deadline_ms: 5000, consistency: Consistency::default(), namespace: default(), key: b"k", op }
-            .encode(&mut request);
+        Request {
+            id: 3,
+            deadline_ms: 5000,
+            sent: 0,
+            consistency: Consistency::default(),
+            namespace: default(),
+            key: b"k",
+            op,
+        }
+        .encode(&mut request);
         link.bulk.0.write_all(&framed(&request)).await.unwrap();
         let frame = link.frame().await.expect("the link lives");
         let (frame_type, id, mut decoder) = Decoder::start(&frame).unwrap();
@@ -297,7 +314,7 @@ fn a_caller_that_asks_and_never_reads_is_held_back_and_not_buffered_for() {
             for id in 0..30_000 {
                 let mut request = BytesMut::new();
                 let (consistency, namespace) = (Consistency::default(), default());
-                Request { id, deadline_ms: 1000, consistency, namespace, key: b"big", op: Op::Get }
+                Request { id, deadline_ms: 1000, sent: 0, consistency, namespace, key: b"big", op: Op::Get }
                     .encode(&mut request);
                 if link.send(&request).await.is_err() {
                     break;

@@ -279,7 +279,7 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
                 Payload::Touch { ttl } => Op::Touch { ttl: *ttl },
                 Payload::Control(message) => return control::encode(out, id, message),
             };
-            Request { id, deadline_ms, consistency, namespace, key, op }.encode(out);
+            Request { id, deadline_ms, sent: now.max(1), consistency, namespace, key, op }.encode(out);
         };
         match link.submit(now, end, bytes, context.waker(), encode) {
             Ok(ticket) => {

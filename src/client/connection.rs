@@ -33,6 +33,8 @@ use std::{
 };
 use tokio::{sync::Notify, task::AbortHandle};
 
+/// A node in this process is handed requests in batches of about this: two threads then work at the same time.
+const LOCAL_BATCH_BYTES: usize = 2 << 10;
 /// Milliseconds without a frame, while answers are awaited, after which other nodes are asked first.
 const SILENCE_MS: u64 = 100;
 /// Milliseconds between probes of a silent link.
@@ -188,12 +190,20 @@ impl Connection {
                 }
                 ticket
             }
-            Phase::Up(Wire::Local { buffer, .. }) => {
+            Phase::Up(Wire::Local { sender, buffer }) => {
                 if bytes > COUNTED_BYTES_MIN && buffer.len() > QUEUED_BYTES_MAX {
                     return Err(Refused::Full);
                 }
                 let ticket = state.slots.wait(waker.clone(), state.batch, due);
                 append(buffer, |out| encode(out, ticket.0));
+                if buffer.len() >= LOCAL_BATCH_BYTES {
+                    // Handed over before the flush: the node works on these while this thread makes the next.
+                    let batch = buffer.split().freeze();
+                    if !sender.send(batch.clone()) {
+                        // The flush to come will find it there and learn that the node has stopped.
+                        buffer.extend_from_slice(&batch);
+                    }
+                }
                 ticket
             }
             Phase::Idle => {

@@ -10,7 +10,7 @@ use crate::{
     config::ShardConfig,
     coordinator::{InFlight, OperationId, Peers},
     handoff::HintStore,
-    id::{NamespaceId, NodeId},
+    id::{KeyHash, NamespaceId, NodeId},
     input::ShardInput,
     limits,
     namespace::{Eviction, Mode, NamespaceTable},
@@ -143,6 +143,19 @@ impl Shard {
             ShardInput::CallerLost { link } => self.on_caller_lost(link),
         }
         self.reserve();
+    }
+
+    /// Fetches the memory that a request for this key will need. Called for every request of a batch before the first is
+    /// handled, the waits for memory overlap. Changes nothing.
+    #[inline]
+    pub fn warm(&self, hash: KeyHash) {
+        std::hint::black_box(self.table.warm(hash));
+    }
+
+    /// The key of the request in flight with this number, to warm it for the answer.
+    #[inline]
+    pub fn hash_of_answer(&self, id: u64) -> Option<KeyHash> {
+        self.in_flight.hash_of(OperationId(id))
     }
 
     /// Runs what is due.

@@ -24,6 +24,10 @@ use meshwork_core::{
     },
 };
 
+/// Callers in this process get their replies after so many requests, not only at the end of a batch: two threads then
+/// work at the same time.
+const LOCAL_FLUSH_EVERY: u32 = 32;
+
 /// Why a link is closed.
 pub(crate) type Offence = String;
 
@@ -44,8 +48,12 @@ impl Worker {
 
     /// A batch of a caller in this process.
     pub(crate) fn on_local(&mut self, now: Now, name: LinkName, frames: &Bytes) {
-        let mut rest = &frames[..];
+        let (mut rest, mut handled) = (&frames[..], 0u32);
         while let Some(frame) = next_frame(&mut rest) {
+            handled += 1;
+            if handled.is_multiple_of(LOCAL_FLUSH_EVERY) {
+                self.out.flush_locals();
+            }
             if let Err(reason) = self.on_client_frame(now, name, true, frame) {
                 tracing::warn!(%reason, "a caller in this process sent what is not a request; it is ignored");
                 return;
@@ -108,7 +116,15 @@ impl Worker {
             self.out.answer(caller.link, |buffer| reply.encode(buffer));
             return;
         }
-        let hash = self.hasher.hash(request.namespace, request.key);
+        let late = self.out.links.get(name).map_or(0, |entry| entry.lateness.of(now.mono, request.sent));
+        let request = Request { deadline_ms: request.deadline_ms.saturating_sub(late), ..request };
+        if late > 0 && request.deadline_ms == 0 {
+            let reply =
+                Reply::text(request.id, Status::Timeout, "the request arrived after its sender had given it up");
+            self.out.answer(caller.link, |buffer| reply.encode(buffer));
+            return;
+        }
+        let hash = self.hash_ahead.take().unwrap_or_else(|| self.hasher.hash(request.namespace, request.key));
         let shard = self.shard_of(hash);
         if shard == self.out.shard {
             self.shard.handle(now, ShardInput::Client { caller, hash, request }, &mut self.out);
@@ -176,6 +192,7 @@ impl Worker {
             | FrameType::ForwardReply
             | FrameType::Unsupported => match PeerMessage::decode(frame_type, id, &mut decoder) {
                 Ok(Some(message)) => {
+                    let message = self.on_time(now, name, message);
                     self.on_peer_message(now, from, message, frame);
                     Ok(())
                 }
@@ -183,6 +200,14 @@ impl Worker {
                 Err(error) => self.undecodable(name, error),
             },
         }
+    }
+
+    /// A forwarded request with what it is late taken off its deadline, and every other message as it is.
+    fn on_time<'a>(&mut self, now: Now, name: LinkName, message: PeerMessage<'a>) -> PeerMessage<'a> {
+        let PeerMessage::Forward { id, hash, request } = message else { return message };
+        let late = self.out.links.get(name).map_or(0, |entry| entry.lateness.of(now.mono, request.sent));
+        let request = Request { deadline_ms: request.deadline_ms.saturating_sub(late), ..request };
+        PeerMessage::Forward { id, hash, request }
     }
 
     #[inline]
@@ -231,7 +256,7 @@ impl Worker {
     }
 
     #[inline]
-    fn shard_of(&self, hash: KeyHash) -> u16 {
+    pub(crate) fn shard_of(&self, hash: KeyHash) -> u16 {
         let shards = self.out.shared.addresses.shards;
         if shards == 1 { 0 } else { hash.partition(self.partitions).0 % shards }
     }

@@ -32,6 +32,7 @@ mod dial;
 mod discovery;
 mod handle;
 mod identity;
+mod lateness;
 mod letter;
 mod links;
 mod local;

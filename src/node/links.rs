@@ -4,6 +4,7 @@
 //! not its successor. Several links to one (node, shard) may exist, when both sides dialled at once: the oldest serves.
 //! Callers in this process have names too, and no slot.
 
+use crate::lateness::Lateness;
 use bytes::BytesMut;
 use meshwork_core::{id::NodeId, input::PeerShard, value::Hlc, wire::local::OnFrames};
 use meshwork_transport::Link;
@@ -61,6 +62,8 @@ pub(crate) struct Entry {
     pub(crate) name: LinkName,
     pub(crate) link: Link,
     pub(crate) kind: Kind,
+    /// How late its requests are.
+    pub(crate) lateness: Lateness,
     /// Requests that came in on it and are not answered.
     pub(crate) in_flight: usize,
     /// Written to since the last flush.
@@ -107,7 +110,8 @@ impl Links {
         let place = &mut self.slots[slot as usize];
         place.generation += 1;
         let name = LinkName::slot(self.shard, place.generation, slot);
-        place.entry = Some(Entry { name, link, kind, in_flight: 0, touched: false, room: 0 });
+        place.entry =
+            Some(Entry { name, link, kind, lateness: Lateness::default(), in_flight: 0, touched: false, room: 0 });
         if let Kind::Node { peer, .. } = kind {
             self.peers.entry(peer).or_default().push(name);
         }

@@ -246,13 +246,18 @@ impl Outbox {
                 entry.link.flush();
             }
         }
+        self.flush_locals();
+        while let Some(shard) = self.letters.pop() {
+            self.send_letters(shard);
+        }
+    }
+
+    /// Hands callers in this process the replies so far: one call for each.
+    pub(crate) fn flush_locals(&mut self) {
         while let Some(name) = self.touched_locals.pop() {
             if let Some(local) = self.links.local(name) {
                 (local.on_frames)(local.replies.split().freeze());
             }
-        }
-        while let Some(shard) = self.letters.pop() {
-            self.send_letters(shard);
         }
     }
 

@@ -145,7 +145,7 @@ impl Caller {
 
 fn request<'a>(id: u64, key: &'a [u8], op: Op<'a>) -> Request<'a> {
     let namespace = NamespaceId::of("default");
-    Request { id, deadline_ms: 5_000, consistency: Consistency::default(), namespace, key, op }
+    Request { id, deadline_ms: 5_000, sent: 0, consistency: Consistency::default(), namespace, key, op }
 }
 
 fn put(value: &[u8]) -> Op<'_> {

@@ -75,8 +75,16 @@ fn main() {
             let key = format_key(key_of(number));
             let encoding = Instant::now();
             frame.clear();
-            Request { id: number, deadline_ms: 300, consistency: Consistency::default(), namespace, key: &key, op }
-                .encode(&mut frame);
+            Request {
+                id: number,
+                deadline_ms: 300,
+                sent: 0,
+                consistency: Consistency::default(),
+                namespace,
+                key: &key,
+                op,
+            }
+            .encode(&mut frame);
             spent_encoding += encoding.elapsed().as_nanos();
             let (_, id, mut decoder) = Decoder::start(&frame).expect("our own frame");
             let request = Request::decode(id, &mut decoder).expect("our own request");

@@ -167,7 +167,7 @@ impl Raw {
         let id = self.next_id();
         let mut payload = BytesMut::new();
         let namespace = NamespaceId::of(namespace);
-        Request { id, deadline_ms: 2000, consistency, namespace, key, op }.encode(&mut payload);
+        Request { id, deadline_ms: 2000, sent: 0, consistency, namespace, key, op }.encode(&mut payload);
         self.send(&payload).await?;
         let frame = self.frame().await?;
         let (frame_type, of, mut decoder) = Decoder::start(&frame).map_err(|error| error.to_string())?;

@@ -58,7 +58,9 @@ impl Shard {
             Operation { origin, subject, started: now.mono, deadline, phase: Phase::Forwarded { to, writes } };
         let id = self.park(now, operation);
         self.stats.forwarded += 1;
-        out.send(peer, &PeerMessage::Forward { id: id.0, hash, request: *request });
+        let deadline_ms = u32::try_from(deadline.since(now.mono).as_millis()).unwrap_or(u32::MAX);
+        let request = Request { deadline_ms, sent: now.mono.millis(), ..*request };
+        out.send(peer, &PeerMessage::Forward { id: id.0, hash, request });
         Ok(())
     }
 

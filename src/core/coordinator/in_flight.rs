@@ -227,6 +227,14 @@ impl InFlight {
         if slot.sequence == id.0 >> SLOT_BITS { slot.operation.as_mut() } else { None }
     }
 
+    /// The key of the request, unless it is over.
+    #[inline]
+    pub(crate) fn hash_of(&self, id: OperationId) -> Option<KeyHash> {
+        let slot = self.slots.get(Self::slot(id))?;
+        let operation = slot.operation.as_ref().filter(|_| slot.sequence == id.0 >> SLOT_BITS)?;
+        Some(operation.subject.hash)
+    }
+
     /// Takes the request out: it is over.
     pub(crate) fn remove(&mut self, id: OperationId) -> Option<Operation> {
         let index = Self::slot(id);

@@ -124,7 +124,7 @@ impl Call {
             Change::Touch { ttl } => Op::Touch { ttl: *ttl },
         };
         let (deadline_ms, consistency) = (self.deadline_ms, self.consistency);
-        Request { id, deadline_ms, consistency, namespace: self.namespace, key: &self.key, op }
+        Request { id, deadline_ms, sent: 0, consistency, namespace: self.namespace, key: &self.key, op }
     }
 }
 

@@ -226,6 +226,8 @@ fn encode_header(encoder: &mut Encoder<'_>, header: &Header, key: &KeyRef<'_>) {
 }
 
 const HEADER_FIELDS: u32 = 7;
+/// Integers of a header before the key's hash.
+const HASH_AFTER: u32 = 5;
 
 fn decode_header<'a>(decoder: &mut Decoder<'a>) -> Result<(Header, KeyRef<'a>), DecodeError> {
     let layout = LayoutName { epoch: decoder.uint()?, hash: decoder.uint()? };
@@ -236,6 +238,29 @@ fn decode_header<'a>(decoder: &mut Decoder<'a>) -> Result<(Header, KeyRef<'a>), 
 }
 
 impl<'a> PeerMessage<'a> {
+    /// The hash of the key that a frame asks about, or the number of the request that it answers, without reading the
+    /// rest: to fetch memory early.
+    #[inline]
+    pub fn place(frame: &'a [u8]) -> Option<Result<KeyHash, u64>> {
+        let (frame_type, id, mut decoder) = Decoder::start(frame).ok()?;
+        match frame_type {
+            FrameType::Replicate | FrameType::Read => {
+                for _ in 0..HASH_AFTER {
+                    decoder.uint().ok()?;
+                }
+                Some(Ok(KeyHash(decoder.uint().ok()?)))
+            }
+            FrameType::Forward => Some(Ok(KeyHash(decoder.uint().ok()?))),
+            FrameType::ReadReply => Some(Err(id)),
+            FrameType::Replicated
+            | FrameType::ForwardReply
+            | FrameType::Unsupported
+            | FrameType::Request
+            | FrameType::Reply
+            | FrameType::Control => None,
+        }
+    }
+
     /// Appends the frame.
     pub fn encode(&self, out: &mut BytesMut) {
         match self {

@@ -70,7 +70,7 @@ impl<'a> Draw<'a> {
         let put = Op::Put { value: self.value, ttl, condition };
         let op = self.pick(&[Op::Get, put, Op::Delete { condition }, Op::Touch { ttl }]);
         let (id, namespace) = (self.number(), NamespaceId(self.small()));
-        Request { id, deadline_ms: self.small(), consistency, namespace, key: self.key, op }
+        Request { id, deadline_ms: self.small(), sent: self.number(), consistency, namespace, key: self.key, op }
     }
 
     fn reply(&mut self) -> Reply<'a> {
