@@ -170,10 +170,19 @@ fn a_message_of_a_newer_version_is_answered_unsupported_and_the_link_lives() {
     let mesh = one();
     run("a newer caller", async {
         let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
-        // [99, 7, "x"]: a type that nobody knows; and a request (type 1) with an operation that nobody knows.
-        for unknown in [&[0x93, 99, 7, 0xa1, b'x'][..], &[0x97, 1, 7, 0xcc, 200, 9, 0, 0, 0xc4, 1, b'k']] {
+        // [99, 7, "x"]: a type that nobody knows; and a get whose operation is another that nobody knows.
+        let mut request = BytesMut::new();
+        let (consistency, namespace) = (Consistency::default(), default());
+        Request { id: 7, deadline_ms: 1000, sent: 0, consistency, namespace, key: b"k", op: Op::Get }
+            .encode(&mut request);
+        assert_eq!(request[..4], [request[0], FrameType::Request as u8, 7, 1], "array, type, id, operation");
+        request[3] = 99;
+        for unknown in [&[0x93, 99, 7, 0xa1, b'x'][..], &request] {
             link.send(unknown).await.unwrap();
-            let frame = link.frame().await.unwrap();
+            let frame = match link.frame().await {
+                Ok(frame) => frame,
+                Err(error) => panic!("{unknown:?}: {error}: {}", raw::end_of(&link.connection).await),
+            };
             let (frame_type, id, _) = Decoder::start(&frame).unwrap();
             assert_eq!((frame_type, id), (FrameType::Unsupported, 7));
         }
