@@ -275,19 +275,18 @@ pub(crate) async fn read(seat: Seat, name: LinkName, link: Link, mut reader: Fra
             Ok(Some(mut frames)) => {
                 let worker = &mut *seat.borrow_mut();
                 let now = worker.begin();
-                let mut offence = None;
+                let (mut offence, mut handled) = (None, 0);
                 worker.warm(name, &frames);
-                let mut place = 0usize;
                 while let Some(frame) = frames.next() {
-                    worker.hash_ahead = worker.hashes.get(place).copied().flatten();
-                    place += 1;
+                    worker.hash_ahead = worker.hashes.get(handled).copied().flatten();
                     if let Err(reason) = worker.on_frame(now, name, frame) {
                         offence = Some(reason);
                         break;
                     }
                     // A batch may hold thousands of small requests for large values; what is left of it comes next.
+                    handled += 1;
                     if pauses
-                        && place.is_multiple_of(PAUSE_CHECK_EVERY)
+                        && handled.is_multiple_of(PAUSE_CHECK_EVERY)
                         && worker.out.is_behind(name, CLIENT_PAUSE_BYTES)
                     {
                         break;
