@@ -10,7 +10,7 @@
 //! - bytes: `endpoint` (sockets), `link` (connections), `frames` (reading), `outbox` (writing)
 //!
 //! Payloads mean nothing here; the messages are `meshwork_core`'s. Nothing is retried or redialled here either.
-
+#![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod activity;

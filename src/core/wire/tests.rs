@@ -264,7 +264,7 @@ fn an_unknown_type_is_known_by_its_id() {
 #[test]
 fn an_unknown_operation_is_answered_and_closes_no_link() {
     let mut frame = BytesMut::new();
-    Encoder::start(&mut frame, FrameType::Request, 5, 5).uint(99).uint(10).uint(0).uint(1).bytes(b"k");
+    Encoder::start(&mut frame, FrameType::Request, 5, 6).uint(99).uint(10).uint(0).uint(0).uint(1).bytes(b"k");
     let unknown = DecodeError::Unknown { frame_type: FrameType::Request as u8, id: 5 };
     assert_eq!(decode(&frame), Err(unknown));
 }
