@@ -448,7 +448,7 @@ impl<'p> Cluster<'p> {
         let now = on.clock.now(self.at, self.at);
         on.process = Some(process);
         let continues = std::mem::replace(&mut on.whole, true) && config.disks;
-        self.sight.on_start(node, actor, shards, continues);
+        self.sight.on_start(node, actor, bound, shards, continues);
         self.processes.push(Process::start(machine, settings, config.memory, now, self.at));
         let at = self.at;
         if let Some(timeline) = &mut self.timeline {

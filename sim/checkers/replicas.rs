@@ -27,7 +27,8 @@ use meshwork_core::{
 };
 use std::collections::BTreeMap;
 
-type Key = (NamespaceId, KeyHash);
+/// A namespace and a key's hash.
+pub type Key = (NamespaceId, KeyHash);
 
 /// Clocks of one process may differ from the machine's wall by a jump that is not followed, or by rounding.
 const CLOCK_SLACK_MS: u64 = 200;
@@ -65,9 +66,10 @@ struct Incoming {
 pub struct Replicas {
     ledger: Ledger,
     skew_max_ms: u64,
-    nodes: Vec<(NodeId, ActorId)>,
+    nodes: Vec<(NodeId, ActorId, Hlc)>,
     kept: BTreeMap<(u32, Key), Kept>,
-    dots: BTreeMap<Version, Dot>,
+    /// Shards of one node have clocks of their own and share an actor: a version names one write of a key.
+    dots: BTreeMap<(Version, Key), Dot>,
     clocks: BTreeMap<Site, Hlc>,
     stamps: BTreeMap<(NodeId, u16), (ActorId, Hlc)>,
     incoming: Option<Incoming>,
@@ -102,9 +104,9 @@ impl Replicas {
         }
     }
 
-    /// The next process starts; without the disk of the last one it owes nothing to its stamps.
-    pub fn on_start(&mut self, node: NodeId, actor: ActorId, continues: bool) {
-        self.nodes.push((node, actor));
+    /// The next process starts, its clock not below `floor`; without the disk of the last one it owes nothing to its stamps.
+    pub fn on_start(&mut self, node: NodeId, actor: ActorId, floor: Hlc, continues: bool) {
+        self.nodes.push((node, actor, floor));
         if !continues {
             self.stamps.retain(|(of, _), _| *of != node);
         }
@@ -156,15 +158,15 @@ impl Replicas {
             PeerMessage::Replicate { header, .. } | PeerMessage::Read { header, .. } => header.hlc,
             PeerMessage::Replicated { hlc, .. } | PeerMessage::ReadReply { hlc, .. } => *hlc,
             PeerMessage::Forward { .. } => return None,
-            PeerMessage::ForwardReply(reply) => return self.on_reply(reply),
+            PeerMessage::ForwardReply(_) => return None,
             PeerMessage::Unsupported { .. } => return None,
         };
         if let Some(broken) = self.clock(at, site, hlc) {
             return Some(broken);
         }
         match message {
-            PeerMessage::Replicate { entry, .. } => {
-                self.stamp(site, entry.version).or_else(|| self.dot(entry.version, entry.body, entry.expires_at))
+            PeerMessage::Replicate { key, entry, .. } => {
+                self.stamp(site, entry.version).or_else(|| self.dot((key.namespace, key.hash), entry.version, entry.body, entry.expires_at))
             }
             PeerMessage::Replicated { id, outcome, .. } => self.replicated(site, *id, outcome),
             PeerMessage::ReadReply { id, found, .. } => self.read_reply(site, *id, found),
@@ -175,10 +177,10 @@ impl Replicas {
         }
     }
 
-    /// A value reaches a client.
-    pub fn on_reply(&mut self, reply: &Reply<'_>) -> Option<(Invariant, String)> {
+    /// A value of a key reaches a client.
+    pub fn on_reply(&mut self, key: Key, reply: &Reply<'_>) -> Option<(Invariant, String)> {
         match reply.body {
-            ReplyBody::Value { version, expires_at, value } => self.dot(version, Body::Value(value), expires_at),
+            ReplyBody::Value { version, expires_at, value } => self.dot(key, version, Body::Value(value), expires_at),
             ReplyBody::Empty | ReplyBody::Written { .. } | ReplyBody::Text(_) => None,
         }
     }
@@ -190,12 +192,15 @@ impl Replicas {
         }
         *last = hlc;
         let most = EPOCH_MS + at / MS + limits::CLOCK_OFFSET_MAX.as_millis() as u64 + self.skew_max_ms + CLOCK_SLACK_MS;
+        // A process that starts on a stored bound reads that bound, and is refused and fenced until it has passed.
+        let floor = self.nodes.get(site.process as usize).map_or(0, |(_, _, floor)| floor.wall().0);
+        let most = most.max(floor + CLOCK_SLACK_MS);
         (self.ledger.clocks && hlc.wall().0 > most)
             .then(|| (Invariant::S13, format!("the clock of {site:?} is {} ms ahead of the bound", hlc.wall().0 - most)))
     }
 
     fn stamp(&mut self, site: Site, version: Version) -> Option<(Invariant, String)> {
-        let (node, actor) = self.nodes[site.process as usize];
+        let (node, actor, _) = self.nodes[site.process as usize];
         if version.actor != actor || !self.ledger.identities {
             return None;
         }
@@ -208,13 +213,13 @@ impl Replicas {
         None
     }
 
-    fn dot(&mut self, version: Version, body: Body<'_>, expires_at: Option<Wall>) -> Option<(Invariant, String)> {
+    fn dot(&mut self, key: Key, version: Version, body: Body<'_>, expires_at: Option<Wall>) -> Option<(Invariant, String)> {
         let value = match body {
             Body::Value(value) => Some(value),
             Body::Tombstone => None,
         };
         let seen = dot_of(value, expires_at);
-        let known = *self.dots.entry(version).or_insert(seen);
+        let known = *self.dots.entry((version, key)).or_insert(seen);
         if known.value != seen.value {
             // A value whose hold outlived it has become a tombstone under its own version: that is not another value.
             let ended = value.is_none();
@@ -253,7 +258,7 @@ impl Replicas {
             return Some((Invariant::S14, format!("{site:?} answered a read from a message more than 30 s old")));
         }
         if let Found::Entry(entry) = found {
-            if let Some(broken) = self.dot(entry.version, entry.body, entry.expires_at) {
+            if let Some(broken) = self.dot(incoming.key, entry.version, entry.body, entry.expires_at) {
                 return Some(broken);
             }
         }
@@ -291,7 +296,7 @@ mod tests {
 
     fn replicas() -> Replicas {
         let mut replicas = Replicas::new(Ledger { clocks: true, memories: true, identities: true }, 50);
-        replicas.on_start(NodeId(1), ActorId(1), false);
+        replicas.on_start(NodeId(1), ActorId(1), Hlc(0), false);
         replicas
     }
 
@@ -366,9 +371,9 @@ mod tests {
         let mut replicas = replicas();
         let value = |value, expires| ReplyBody::Value { version: version(10), expires_at: Some(Wall(expires)), value };
         let reply = |body| Reply { body, ..Reply::status(0, meshwork_core::wire::Status::Ok) };
-        assert_eq!(replicas.on_reply(&reply(value(b"v", 5))), None);
-        assert_eq!(replicas.on_reply(&reply(value(b"v", 5))), None);
-        assert!(matches!(replicas.on_reply(&reply(value(b"w", 5))), Some((Invariant::S9, _))));
-        assert!(matches!(replicas.on_reply(&reply(value(b"v", 6))), Some((Invariant::S18, _))));
+        assert_eq!(replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"v", 5))), None);
+        assert_eq!(replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"v", 5))), None);
+        assert!(matches!(replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"w", 5))), Some((Invariant::S9, _))));
+        assert!(matches!(replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"v", 6))), Some((Invariant::S18, _))));
     }
 }

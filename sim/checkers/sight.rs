@@ -20,7 +20,7 @@ use meshwork_core::{
     namespace::Mode,
     stats::ShardStats,
     time::Wall,
-    value::Version,
+    value::{Hlc, Version},
     view::View,
     wire::{
         client::{Op, Quorum, Reply, ReplyBody, Request, Status},
@@ -136,10 +136,10 @@ impl Sight {
     }
 
     /// The next process starts. `continues`: it has the disk of the last process of this node, whole.
-    pub fn on_start(&mut self, node: NodeId, actor: ActorId, shards: u16, continues: bool) {
+    pub fn on_start(&mut self, node: NodeId, actor: ActorId, floor: Hlc, shards: u16, continues: bool) {
         let process = self.nodes.len() as u32;
         self.nodes.push((node, actor));
-        self.replicas.on_start(node, actor, continues);
+        self.replicas.on_start(node, actor, floor, continues);
         for shard in 0..shards {
             self.seen.insert(Site { process, shard }, Seen { view: None, asks: BTreeMap::new(), tallies: BTreeMap::new() });
         }
@@ -324,9 +324,6 @@ impl Sight {
 
     /// A shard replies to a client.
     pub fn on_reply(&mut self, at: Time, site: Site, caller: Caller, reply: &Reply<'_>) {
-        if let Some((invariant, what)) = self.replicas.on_reply(reply) {
-            self.blame(invariant, at, what);
-        }
         self.finish(at, site, Origin::Client(caller), reply);
     }
 
@@ -340,6 +337,9 @@ impl Sight {
             return;
         };
         let view = seen.view.clone();
+        if let Some((invariant, what)) = self.replicas.on_reply(ask.key, reply) {
+            self.findings.push(Finding { invariant, t: at / 1_000, what, ops: Vec::new() });
+        }
         let mut applied: BTreeMap<NodeId, ReplicaState> = BTreeMap::new();
         let written = match reply.body {
             ReplyBody::Written { version } => Some(version),

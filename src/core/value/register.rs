@@ -58,8 +58,9 @@ impl Entry<'_> {
         const NEVER: Wall = Wall(u64::MAX);
         let mine = match self.body {
             Body::Value(_) => self.expires_at.unwrap_or(NEVER).max(self.hold_until.unwrap_or_default()),
-            // A tombstone shows nothing, but what it buried may still be held elsewhere.
-            Body::Tombstone => self.hold_until.unwrap_or_default(),
+            // A tombstone shows nothing, but what it buried may still be held elsewhere, and it would have stayed until it
+            // is collected: so must what takes its place. One with an expiry is a value that was held beyond its end.
+            Body::Tombstone => self.expires_at.map_or(NEVER, |at| at.max(self.hold_until.unwrap_or_default())),
         };
         (mine > expires_at.unwrap_or(NEVER)).then_some(mine)
     }
@@ -93,5 +94,32 @@ impl From<&Entry<'_>> for OwnedEntry {
             Body::Tombstone => None,
         };
         Self { version: entry.version, expires_at: entry.expires_at, hold_until: entry.hold_until, value }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(expires_at: Option<u64>, hold_until: Option<u64>, body: Body<'_>) -> Entry<'_> {
+        Entry { version: Version::ZERO, expires_at: expires_at.map(Wall), hold_until: hold_until.map(Wall), body }
+    }
+
+    /// Found by seed 1: value without TTL, deleted, then put with a TTL. When that ended all was forgotten, and a replica
+    /// that had missed the delete brought the first value back.
+    #[test]
+    fn what_replaces_a_tombstone_is_held_as_long_as_the_tombstone_would_have_been() {
+        let deleted = entry(None, None, Body::Tombstone);
+        assert_eq!(deleted.hold_for_successor(Some(Wall(5))), Some(Wall(u64::MAX)));
+        let held_beyond_its_end = entry(Some(3), Some(9), Body::Tombstone);
+        assert_eq!(held_beyond_its_end.hold_for_successor(Some(Wall(5))), Some(Wall(9)));
+        assert_eq!(held_beyond_its_end.hold_for_successor(Some(Wall(9))), None);
+    }
+
+    #[test]
+    fn a_shorter_life_carries_the_end_of_the_longer_one_it_replaces() {
+        assert_eq!(entry(None, None, Body::Value(b"v")).hold_for_successor(Some(Wall(5))), Some(Wall(u64::MAX)));
+        assert_eq!(entry(Some(7), None, Body::Value(b"v")).hold_for_successor(Some(Wall(5))), Some(Wall(7)));
+        assert_eq!(entry(Some(7), None, Body::Value(b"v")).hold_for_successor(None), None);
     }
 }
