@@ -456,7 +456,7 @@ impl Shard {
                 if votes.record(at, get::Answer::Lost) {
                     self.advance_read(now, id, out);
                 } else if fetched {
-                    self.fetch_next(now, id, out);
+                    self.fetch_next(now, id, true, out);
                 }
             }
             Phase::Write { votes, .. } => {
