@@ -20,7 +20,7 @@ use crate::{
 use bytes::BytesMut;
 use meshwork_core::{
     config::NodeConfig,
-    id::{ActorId, ClusterId, KeyHasher, NodeId},
+    id::{ActorId, ClusterId, KeyHasher, NamespaceId, NodeId},
     input::{NodeInput, PeerShard, ShardInput},
     node::Node,
     outbox::NodeEvent,
@@ -36,7 +36,12 @@ use meshwork_core::{
         peer::PeerMessage,
     },
 };
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    sync::Arc,
+    time::Duration,
+};
 
 /// The cluster's id: nothing depends on it but the placement of keys.
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x006d_6573_6877_6f72_6b00);
@@ -114,6 +119,8 @@ pub(crate) struct Cluster<'p> {
     pub(crate) trace: Trace,
     pub(crate) timeline: Option<Timeline>,
     pub(crate) chaos_from: Time,
+    /// By paused process: what arrived meanwhile.
+    held: BTreeMap<u32, Vec<Event>>,
     /// Healing has begun: no fault does anything any more.
     pub(crate) faults_over: bool,
     pub(crate) replies: Vec<ControlReply>,
@@ -144,6 +151,7 @@ impl<'p> Cluster<'p> {
         });
         let machines: Vec<Machine> = machines.collect();
         let ledger = Ledger::of(config, &plan.faults);
+        let evictable = config.spaces.iter().filter(|space| space.eviction).map(|space| NamespaceId::of(&space.name)).collect();
         Self {
             network: Network::new(plan.seed, config.network.clone(), machines.len()),
             machines,
@@ -155,11 +163,12 @@ impl<'p> Cluster<'p> {
             pushed: 0,
             processes: Vec::new(),
             clients: Clients::default(),
-            sight: Sight::new(ledger, config.skew_max_ms(), config.memory),
+            sight: Sight::new(ledger, config.skew_max_ms(), config.memory, evictable),
             recorded: Vec::new(),
             trace: Trace::new(window),
             timeline: timeline.then(Timeline::default),
             chaos_from: 0,
+            held: BTreeMap::new(),
             faults_over: false,
             replies: Vec::new(),
             totals: ShardStats::default(),
@@ -230,8 +239,8 @@ impl<'p> Cluster<'p> {
                 return;
             }
             if process.paused_until > self.at {
-                let until = process.paused_until;
-                return self.push(until, event);
+                self.held.entry(holder).or_default().push(event);
+                return;
             }
         }
         self.trace.add(self.at);
@@ -269,6 +278,16 @@ impl<'p> Cluster<'p> {
             Event::Reply { op, frame } => self.on_client_reply(op, &frame),
             Event::GiveUp { op } => self.on_give_up(op),
             Event::Fault { index, step } => self.on_fault(index, step),
+        }
+    }
+
+    /// A process that stood still goes on, if no other pause holds it: what arrived meanwhile arrives now, in order.
+    pub(crate) fn resume(&mut self, process: u32) {
+        if self.processes[process as usize].paused_until <= self.at {
+            self.sight.on_pause(process);
+            for event in self.held.remove(&process).unwrap_or_default() {
+                self.push(self.at, event);
+            }
         }
     }
 

@@ -96,7 +96,7 @@ impl Cluster<'_> {
             }
             (FaultKind::Pause { machine }, Step::End) => {
                 if let Some(process) = self.machines[usize::from(*machine)].process {
-                    self.sight.on_pause(process);
+                    self.resume(process);
                 }
             }
             (FaultKind::Crash { machine }, Step::Begin) => self.kill(*machine),
@@ -220,6 +220,7 @@ impl Cluster<'_> {
                 Some(process) => {
                     let paused = &mut self.processes[process as usize].paused_until;
                     *paused = (*paused).min(at);
+                    self.resume(process);
                 }
                 None => self.revive(machine),
             }

@@ -90,6 +90,8 @@ enum Log {
     Full,
     /// Operations and faults.
     Ops,
+    /// Faults, phases and what nodes tell their watchers.
+    News,
 }
 
 impl Of {
@@ -163,6 +165,12 @@ fn replay(of: &Of, log: Option<Log>, history: Option<&PathBuf>) -> Result<u8, St
     }
     if matches!(log, Some(Log::Ops)) {
         print!("{}", outcome.history.to_jsonl());
+    }
+    if let (Some(Log::News), Some(timeline)) = (log, &outcome.timeline) {
+        for (at, machine, what) in &timeline.notes {
+            let lane = machine.map_or(String::new(), |machine| format!("n{machine}"));
+            println!("{} {lane:>4} {what}", meshwork_sim::timeline::clock(*at));
+        }
     }
     if let Some(path) = history {
         fs::write(path, outcome.history.to_jsonl()).map_err(|error| format!("{}: {error}", path.display()))?;

@@ -199,15 +199,22 @@ impl Cluster<'_> {
         if self.broken() {
             return;
         }
-        let statuses: Vec<_> = self
-            .live()
-            .iter()
-            .filter(|process| !self.processes[**process as usize].stopping)
-            .map(|process| self.processes[*process as usize].node.status(self.now_of(*process)))
-            .collect();
-        if let Some(finding) = layout::agreement(self.at, &statuses) {
-            self.sight.findings.push(finding);
+        // A suspicion may be young: a broken agreement must last.
+        if self.disagreement().is_some() {
+            self.sight.probe("membership had not settled when it was first asked");
+            self.run_until(self.at + 10_000 * MS);
+            if let Some(finding) = self.disagreement() {
+                self.sight.findings.push(finding);
+            }
         }
+    }
+
+    fn disagreement(&self) -> Option<Finding> {
+        let running = |process: &u32| !self.processes[*process as usize].stopping;
+        let live: Vec<u32> = self.live().into_iter().filter(running).collect();
+        let statuses: Vec<_> =
+            live.iter().map(|process| self.processes[*process as usize].node.status(self.now_of(*process))).collect();
+        layout::agreement(self.at, &statuses)
     }
 
     fn read_everything(&mut self) {

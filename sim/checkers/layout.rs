@@ -70,7 +70,8 @@ pub fn agreement(at: Time, statuses: &[NodeStatus]) -> Option<Finding> {
             **node != status.node && !status.members.iter().any(|member| member.node == **node && member.health == "alive")
         });
         if let Some(missing) = missing {
-            return blame(format!("{} does not see {missing} alive", status.name));
+            let health = status.members.iter().find(|member| member.node == *missing).map(|member| member.health.as_str());
+            return blame(format!("{} does not see {missing} alive, but {}", status.name, health.unwrap_or("not at all")));
         }
         let ghost = status.members.iter().find(|member| member.health == "alive" && !live.contains(&member.node));
         if let Some(ghost) = ghost {

@@ -25,7 +25,7 @@ use meshwork_core::{
         peer::{Found, PeerMessage, Replicated},
     },
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A namespace and a key's hash.
 pub type Key = (NamespaceId, KeyHash);
@@ -66,6 +66,8 @@ struct Incoming {
 pub struct Replicas {
     ledger: Ledger,
     skew_max_ms: u64,
+    /// Namespaces in which memory may be taken from entries.
+    evictable: BTreeSet<NamespaceId>,
     nodes: Vec<(NodeId, ActorId, Hlc)>,
     kept: BTreeMap<(u32, Key), Kept>,
     /// Shards of one node have clocks of their own and share an actor: a version names one write of a key.
@@ -91,10 +93,11 @@ fn dot_of(value: Option<&[u8]>, expires_at: Option<Wall>) -> Dot {
 
 impl Replicas {
     /// Nothing seen.
-    pub fn new(ledger: Ledger, skew_max_ms: u64) -> Self {
+    pub fn new(ledger: Ledger, skew_max_ms: u64, evictable: BTreeSet<NamespaceId>) -> Self {
         Self {
             ledger,
             skew_max_ms,
+            evictable,
             nodes: Vec::new(),
             kept: BTreeMap::new(),
             dots: BTreeMap::new(),
@@ -272,7 +275,9 @@ impl Replicas {
             }
             Found::Refused(_) => return None,
         };
+        // What is over and may be evicted goes first, before its minute of grace: nothing it said can be missed by then.
         let grace = limits::EXPIRY_GRACE.as_millis() as u64;
+        let grace = if self.evictable.contains(&incoming.key.0) { 0 } else { grace };
         let over = kept.end.0.saturating_add(grace) <= incoming.wall.0 + CLOCK_SLACK_MS;
         // A wall that jumped may have ended entries early; what is kept is then not judged.
         if has < kept.version && !over && self.ledger.clocks {
@@ -295,7 +300,7 @@ mod tests {
     const FROM: PeerShard = PeerShard { node: NodeId(2), shard: 0 };
 
     fn replicas() -> Replicas {
-        let mut replicas = Replicas::new(Ledger { clocks: true, memories: true, identities: true }, 50);
+        let mut replicas = Replicas::new(Ledger { clocks: true, memories: true, identities: true }, 50, BTreeSet::new());
         replicas.on_start(NodeId(1), ActorId(1), Hlc(0), false);
         replicas
     }

@@ -27,7 +27,10 @@ use meshwork_core::{
         peer::{PeerMessage, ReplicaState, Replicated},
     },
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Timers and the drift of clocks.
 const SLACK: Time = 5 * MS;
@@ -110,11 +113,11 @@ pub struct Sight {
 
 impl Sight {
     /// Nothing seen yet.
-    pub fn new(ledger: Ledger, skew_max_ms: u64, memory: u64) -> Self {
+    pub fn new(ledger: Ledger, skew_max_ms: u64, memory: u64, evictable: BTreeSet<NamespaceId>) -> Self {
         Self {
             findings: Vec::new(),
             probes: BTreeMap::new(),
-            replicas: Replicas::new(ledger, skew_max_ms),
+            replicas: Replicas::new(ledger, skew_max_ms, evictable),
             bounds: Bounds::new(memory),
             layouts: Layouts::default(),
             nodes: Vec::new(),
