@@ -199,8 +199,9 @@ impl Cluster<'_> {
         if self.broken() {
             return;
         }
-        // A suspicion may be young: a broken agreement must last.
-        if self.disagreement().is_some() {
+        // A suspicion may be young: a broken agreement must last. Of an identity that ran twice nobody promises anything.
+        let identities = Ledger::of(&self.plan.config, &self.plan.faults).identities;
+        if identities && self.disagreement().is_some() {
             self.sight.probe("membership had not settled when it was first asked");
             self.run_until(self.at + 10_000 * MS);
             if let Some(finding) = self.disagreement() {

@@ -10,7 +10,7 @@ use crate::{
     network::Site,
     trace::Trace,
 };
-use meshwork_core::{id::PartitionId, ring::LayoutName, view::View, wire::control::NodeStatus};
+use meshwork_core::{id::PartitionId, ring::LayoutName, view::View, wire::control::{MemberStatus, NodeStatus}};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// A snapshot's way to the shards, and a second to settle.
@@ -67,7 +67,10 @@ pub fn agreement(at: Time, statuses: &[NodeStatus]) -> Option<Finding> {
     let blame = |what: String| Some(Finding { invariant: Invariant::L6, t: at / 1_000, what, ops: Vec::new() });
     for status in statuses {
         let missing = live.iter().find(|node| {
-            **node != status.node && !status.members.iter().any(|member| member.node == **node && member.health == "alive")
+            // Routing takes a suspect for up. One that was suspected by a process which then died stays so without end:
+            // nobody is left to confirm it, and nobody tells it, so that it never refutes.
+            let seen = |member: &MemberStatus| member.node == **node && (member.health == "alive" || member.health == "suspect");
+            **node != status.node && !status.members.iter().any(seen)
         });
         if let Some(missing) = missing {
             let health = status.members.iter().find(|member| member.node == *missing).map(|member| member.health.as_str());
