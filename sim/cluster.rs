@@ -5,7 +5,10 @@
 //! as encoded bytes. This file drives; `links` carries frames, `injury` breaks, `clients` ask, `phases` says when what.
 
 use crate::{
-    checkers::sight::{Given, Sight},
+    checkers::{
+        Invariant,
+        sight::{Given, Sight},
+    },
     clients::Clients,
     clock::{MS, MachineClock, Time},
     history::Event as Recorded,
@@ -526,9 +529,12 @@ impl<'p> Cluster<'p> {
                 let mut answer = BytesMut::new();
                 PeerMessage::Unsupported { id }.encode(&mut answer);
                 self.transmit(link, end, answer.into());
-                #[cfg(feature = "canaries")]
                 if meshwork_core::canary::is_planted(meshwork_core::canary::Canary::K26) {
                     self.close(link, "an unknown message (planted)");
+                }
+                if self.network.links[link as usize].state == crate::network::LinkState::Gone {
+                    let at = self.at;
+                    self.sight.blame(Invariant::S24, at, format!("{to:?} closed its link to {} for a message it does not know", from.node));
                 }
             }
             Err(DecodeError::Malformed(why)) => {

@@ -16,6 +16,7 @@
 //! Start at [`phases::run`]. `history` and `checkers` are also for histories of real processes.
 #![forbid(unsafe_code)]
 
+pub mod canaries;
 pub mod checkers;
 mod clients;
 pub mod clock;

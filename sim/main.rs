@@ -4,7 +4,9 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
+use meshwork_core::canary::Canary;
 use meshwork_sim::{
+    canaries,
     checkers::{CHECKERS, Finding, Verdict},
     history::History,
     phases::Keep,
@@ -62,6 +64,18 @@ enum Command {
         /// JSON lines, of the simulator or of real processes.
         history: PathBuf,
     },
+    /// Plant each known bug and show that it is found (a build with `--features canaries`).
+    Canaries {
+        /// Only these.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// Seeds to spend on each.
+        #[arg(long, default_value_t = 500)]
+        seeds: u64,
+        /// The first.
+        #[arg(long, default_value = "0", value_parser = parse_seed)]
+        from: u64,
+    },
     /// Print or write the plan of a seed.
     Plan {
         #[command(flatten)]
@@ -115,6 +129,7 @@ fn main() -> ExitCode {
         }
         Command::Replay { of, log, history } => replay(&of, log, history.as_ref()),
         Command::Check { history } => check(&history),
+        Command::Canaries { only, seeds, from } => hunt(&only, seeds, from),
         Command::Plan { of, output } => show_plan(&of, output.as_ref()),
     };
     match done {
@@ -203,6 +218,34 @@ fn check(path: &PathBuf) -> Result<u8, String> {
         }
     }
     Ok(code)
+}
+
+/// Exit code of a planted bug that was not found: the tester is not to be trusted.
+const BLIND: u8 = 13;
+
+fn hunt(only: &[String], seeds: u64, from: u64) -> Result<u8, String> {
+    if !meshwork_core::canary::CANARIES {
+        return Err("this build cannot plant bugs: build with `--features canaries`".to_owned());
+    }
+    let all: Vec<Canary> = Canary::ALL.to_vec();
+    let chosen: Vec<Canary> =
+        all.into_iter().filter(|canary| only.is_empty() || only.iter().any(|name| format!("{canary:?}").eq_ignore_ascii_case(name))).collect();
+    if chosen.is_empty() {
+        return Err(format!("there is no such canary among {:?}", Canary::ALL));
+    }
+    let mut missed = Vec::new();
+    for canary in &chosen {
+        let hunt = canaries::hunt(*canary, from, seeds);
+        match hunt.killed {
+            Some((seeds, seed, invariant)) => println!("{canary:?} killed by {invariant} after {seeds} seeds (seed {seed:x}): {}", canary.words()),
+            None => {
+                println!("{canary:?} NOT FOUND in {seeds} seeds ({:?}): {}", hunt.otherwise, canary.words());
+                missed.push(*canary);
+            }
+        }
+    }
+    println!("{} of {} planted bugs found", chosen.len() - missed.len(), chosen.len());
+    Ok(if missed.is_empty() { 0 } else { BLIND })
 }
 
 fn show_plan(of: &Of, output: Option<&PathBuf>) -> Result<u8, String> {

@@ -39,7 +39,7 @@ canaries! {
     K26 "an unknown message closes the link",
     K27 "equal HLCs not ordered by actor",
     K30 "served past the deadline",
-    K31 "a process declared down rejoins without raising its renewal",
+    K31 "a process declared down does not renew its identity",
     K33 "stand-ins counted in strict mode",
     K35 "memory not charged for hints",
     K37 "hold_until dropped when a shorter TTL replaces a longer",

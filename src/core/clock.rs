@@ -8,6 +8,7 @@
 //! (`control`), and the bound kept on disk (the driver stores it, `NodeConfig::clock_floor` brings it back).
 
 use crate::{
+    canary::canary,
     limits::{CLOCK_JUMP, CLOCK_OFFSET_MAX, MESSAGE_AGE_MAX},
     time::{Mono, Now, Wall},
     value::Hlc,
@@ -54,6 +55,9 @@ impl Clock {
         if !self.started {
             (self.offset, self.disciplined_at, self.started) = (offset, now.mono, true);
             return;
+        }
+        if canary!(K15) && offset < self.offset - 100 {
+            (self.offset, self.last) = (offset, Hlc::at(now.wall));
         }
         if offset.abs_diff(self.offset) > CLOCK_JUMP.as_millis() as u64 {
             self.jumped = true;
@@ -116,7 +120,7 @@ impl Clock {
         if theirs_wall > wall + CLOCK_OFFSET_MAX.as_millis() as u64 {
             return Err(Skew::Ahead);
         }
-        if theirs_wall + (MESSAGE_AGE_MAX.as_millis() as u64) < wall {
+        if theirs_wall + (MESSAGE_AGE_MAX.as_millis() as u64) < wall && !canary!(K39) {
             return Err(Skew::Behind);
         }
         self.last = self.last.max(theirs);

@@ -11,6 +11,7 @@
 //! Not here: data, and moving it. A joiner stays outside the layout unless it takes a dead member's place.
 
 use crate::{
+    canary::canary,
     clock::Clock,
     config::NodeConfig,
     control::{
@@ -250,7 +251,7 @@ impl Node {
     fn on_hello(&mut self, now: Now, hello: NodeHello, out: &mut dyn NodeOutbox) {
         if hello.node == self.config.node {
             // The same incarnation is this very process, dialed through a seed's name; an older one learns it from our Hello.
-            if hello.incarnation > self.incarnation {
+            if hello.incarnation > self.incarnation && !canary!(K24) {
                 self.condemn(Fence::Superseded, out);
             }
             return;
@@ -446,7 +447,7 @@ impl Node {
                 }
             }
         }
-        if self.membership.is_superseded() {
+        if self.membership.is_superseded() && !canary!(K24) {
             self.condemn(Fence::Superseded, out);
         }
     }
@@ -602,7 +603,7 @@ impl Node {
             return;
         };
         if self.ring.as_ref().is_none_or(|ring| ring.name() != name) {
-            self.ring = Some(Arc::new(Ring::derive(layout)));
+            self.ring = Some(Arc::new(if canary!(K22) { self.ring_by_arrival(layout) } else { Ring::derive(layout) }));
             out.event(NodeEvent::LayoutAdopted { epoch: name.epoch, members: layout.members.len() });
         }
         let me = self.config.node;
@@ -612,6 +613,17 @@ impl Node {
         }
         let replaces = self.replicated.roles().get(me).is_some_and(|role| role.replaces.is_some());
         self.standing.observe(member, replaces, self.replicated.layouts().all_acked(), now.mono);
+    }
+
+    /// The planted bug K22: members take each other's tokens by who was met.
+    fn ring_by_arrival(&self, layout: &Layout) -> Ring {
+        let mut layout = layout.clone();
+        let met = self.linked.iter().next().and_then(|node| layout.members.iter().position(|member| member.node == *node));
+        if let Some(met) = met.filter(|met| *met > 0) {
+            let (first, rest) = layout.members.split_at_mut(met);
+            std::mem::swap(&mut first[0].token_id, &mut rest[0].token_id);
+        }
+        Ring::derive(&layout)
     }
 
     /// Sends the state to whom it is owed.
