@@ -383,6 +383,14 @@ impl<'p> Cluster<'p> {
 
     fn publish(&mut self, process: u32, view: Arc<View>) {
         self.processes[process as usize].view = Arc::clone(&view);
+        // Clients derive the ring from this layout: it must be the one that the node itself goes by.
+        let routing = self.processes[process as usize].node.routing().map(|routing| routing.layout.name());
+        if let (Some(ring), Some(layout)) = (view.ring.as_ref(), routing) {
+            if ring.name() != layout {
+                let (at, name) = (self.at, ring.name());
+                self.sight.blame(Invariant::S20, at, format!("p{process} routes by {name} and tells clients {layout}"));
+            }
+        }
         let shards = self.processes[process as usize].shards.len() as u16;
         for shard in 0..shards {
             let most = self.plan.config.view_delay_us * 1_000;

@@ -32,6 +32,7 @@ pub mod phases;
 pub mod plan;
 pub mod process;
 pub mod runner;
+pub mod shrink;
 pub mod timeline;
 pub mod trace;
 pub mod workload;

@@ -3,6 +3,8 @@
 //! Exit codes: 0 clean, 2 usage, 10 crash, 11 safety, 12 liveness, 13 unknown or missed class, 14 not deterministic.
 #![forbid(unsafe_code)]
 
+mod determinism;
+
 use clap::{Parser, Subcommand};
 use meshwork_core::canary::Canary;
 use meshwork_sim::{
@@ -12,8 +14,14 @@ use meshwork_sim::{
     phases::Keep,
     plan::{Mix, Plan, parse_seed},
     runner::{self, Seeds},
+    shrink,
 };
-use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 /// Exit code of bad input.
 const USAGE: u8 = 2;
@@ -47,6 +55,9 @@ enum Command {
         /// Stop after so many failures.
         #[arg(long, default_value_t = 5)]
         failures: usize,
+        /// Seconds to spend on shrinking the first failure; 0: none.
+        #[arg(long, default_value_t = 60)]
+        shrink: u64,
     },
     /// Run one seed or plan again, and show what happened.
     Replay {
@@ -63,6 +74,41 @@ enum Command {
     Check {
         /// JSON lines, of the simulator or of real processes.
         history: PathBuf,
+    },
+    /// Find the smallest plan that breaks the same.
+    Shrink {
+        #[command(flatten)]
+        of: Of,
+        /// Where to; the default is named after what breaks and the seed.
+        #[arg(short)]
+        output: Option<PathBuf>,
+        /// Seconds to spend.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// Prove that a run is a function of its plan: twice here, once in another process, and with another binary.
+    Determinism {
+        /// How many seeds.
+        #[arg(long, default_value_t = 20)]
+        seeds: u64,
+        /// The first.
+        #[arg(long, default_value = "0", value_parser = parse_seed)]
+        from: u64,
+        /// Another build of this simulator, debug for instance.
+        #[arg(long)]
+        against: Option<PathBuf>,
+    },
+    /// Print the trace of seeds; what `determinism` compares.
+    Trace {
+        /// How many seeds.
+        #[arg(long, default_value_t = 1)]
+        seeds: u64,
+        /// The first.
+        #[arg(long, default_value = "0", value_parser = parse_seed)]
+        from: u64,
+        /// Print the events from this one on, a checkpoint's worth.
+        #[arg(long)]
+        window: Option<u64>,
     },
     /// Plant each known bug and show that it is found (a build with `--features canaries`).
     Canaries {
@@ -88,14 +134,16 @@ enum Command {
 
 /// Which run.
 #[derive(clap::Args)]
-#[group(required = true, multiple = false)]
 struct Of {
     /// A seed: hexadecimal, #decimal, or a commit hash.
-    #[arg(long, value_parser = parse_seed)]
+    #[arg(long, value_parser = parse_seed, required_unless_present = "plan", conflicts_with = "plan")]
     seed: Option<u64>,
     /// A file with a plan.
     #[arg(long)]
     plan: Option<PathBuf>,
+    /// The mix that the seed was leant on.
+    #[arg(long, value_parser = Mix::parse, conflicts_with = "plan")]
+    mix: Option<Mix>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -115,7 +163,7 @@ impl Of {
                 let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
                 Plan::from_json(&text).map_err(|error| format!("{}: {error}", path.display()))
             }
-            (Some(seed), None) => Ok(Plan::of_seed(*seed, None)),
+            (Some(seed), None) => Ok(Plan::of_seed(*seed, self.mix)),
             (None, None) => Err("give --seed or --plan".to_owned()),
         }
     }
@@ -124,11 +172,14 @@ impl Of {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
-        Command::Run { seeds, from, jobs, mix, failures } => {
-            run(Seeds { from, count: seeds, jobs, mix, failures_max: failures.max(1) })
+        Command::Run { seeds, from, jobs, mix, failures, shrink } => {
+            run(Seeds { from, count: seeds, jobs, mix, failures_max: failures.max(1) }, shrink)
         }
         Command::Replay { of, log, history } => replay(&of, log, history.as_ref()),
         Command::Check { history } => check(&history),
+        Command::Shrink { of, output, seconds } => of.plan().and_then(|plan| smaller(&plan, output, seconds)),
+        Command::Determinism { seeds, from, against } => determinism::prove(from, seeds, against.as_deref()),
+        Command::Trace { seeds, from, window } => determinism::show(from, seeds, window),
         Command::Canaries { only, seeds, from } => hunt(&only, seeds, from),
         Command::Plan { of, output } => show_plan(&of, output.as_ref()),
     };
@@ -141,21 +192,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn fail(seed: u64, finding: &Finding) {
+fn fail(seed: u64, mix: Option<Mix>, finding: &Finding) {
     println!("FAIL {finding}   seed {seed:x}   commit {}", meshwork_sim::commit());
-    println!("  repro: cargo run --release -p meshwork-sim -- replay --seed {seed:x}");
+    let mix = mix.map_or(String::new(), |mix| format!(" --mix {mix:?}"));
+    println!("  repro: cargo run --release -p meshwork-sim -- replay --seed {seed:x}{mix}");
 }
 
 #[expect(clippy::disallowed_methods, reason = "the runner around seeds measures real time; no seed sees it")]
-fn run(seeds: Seeds) -> Result<u8, String> {
+fn run(seeds: Seeds, shrink_seconds: u64) -> Result<u8, String> {
     let started = Instant::now();
     let totals = runner::run(seeds, |seed, finding| {
         if let Some(finding) = finding {
-            fail(seed, finding);
+            fail(seed, seeds.mix, finding);
         }
     });
     print!("{}", totals.report(started.elapsed(), seeds.jobs.max(1)));
     let code = totals.exit_code();
+    if let Some((seed, _)) = totals.failures.first().filter(|_| shrink_seconds > 0) {
+        smaller(&Plan::of_seed(*seed, seeds.mix), None, shrink_seconds)?;
+    }
     match totals.missed() {
         Some(what) if code == 0 => {
             println!("UNKNOWN: {what}");
@@ -171,7 +226,7 @@ fn replay(of: &Of, log: Option<Log>, history: Option<&PathBuf>) -> Result<u8, St
     let outcome = match runner::run_caught(&plan, &Keep { window, timeline: true }) {
         Ok(outcome) => outcome,
         Err(finding) => {
-            fail(plan.seed, &finding);
+            fail(plan.seed, of.mix, &finding);
             return Ok(finding.invariant.exit_code());
         }
     };
@@ -218,6 +273,38 @@ fn check(path: &PathBuf) -> Result<u8, String> {
         }
     }
     Ok(code)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the budget of shrinking is real time; no run sees it")]
+fn smaller(plan: &Plan, output: Option<PathBuf>, seconds: u64) -> Result<u8, String> {
+    let started = Instant::now();
+    let mut go_on = || started.elapsed() < Duration::from_secs(seconds);
+    let Some((mut small, finding, runs)) = shrink::shrink(plan, &mut go_on) else {
+        println!("nothing breaks: there is nothing to shrink");
+        return Ok(0);
+    };
+    let id = finding.invariant.words().split(' ').next().unwrap_or("x").to_lowercase();
+    let path = output.unwrap_or_else(|| PathBuf::from(format!("{id}-{:x}.json", plan.seed)));
+    small.note = format!("{finding}");
+    fs::write(&path, small.to_json()).map_err(|error| format!("{}: {error}", path.display()))?;
+    println!(
+        "  plan:  {} faults + {} ops on {} nodes -> {} faults + {} ops on {} ({runs} runs): {}",
+        plan.faults.len(),
+        plan.ops.len(),
+        plan.config.nodes,
+        small.faults.len(),
+        small.ops.len(),
+        small.config.nodes,
+        path.display()
+    );
+    println!("  {finding}");
+    for fault in small.faults.iter().take(20) {
+        println!("  {:>7} ms {:?} for {} ms", fault.at_ms, fault.kind, fault.for_ms);
+    }
+    for op in small.ops.iter().take(20) {
+        println!("  {:>7} ms client {} {:?} of key {}", op.at_ms, op.client, op.act, op.key);
+    }
+    Ok(finding.invariant.exit_code())
 }
 
 /// Exit code of a planted bug that was not found: the tester is not to be trusted.
