@@ -148,19 +148,24 @@ impl Cluster<'_> {
         let ask = match (what.act, &value) {
             (Act::Get, _) => Ask::Get,
             (Act::Delete, _) => Ask::Delete { condition: Condition::Always },
-            (Act::Touch { ttl_ms }, _) => Ask::Touch { ttl: if ttl_ms == 0 { Ttl::Never } else { Ttl::Millis(ttl_ms) } },
+            (Act::Touch { ttl_ms }, _) => {
+                Ask::Touch { ttl: if ttl_ms == 0 { Ttl::Never } else { Ttl::Millis(ttl_ms) } }
+            }
             (Act::Put { .. } | Act::Add { .. } | Act::Swap { .. }, value) => {
                 let value = value.as_deref().unwrap_or_default();
                 let condition = match (what.act, seen) {
                     (Act::Add { .. }, _) => Condition::IfAbsent,
                     (Act::Swap { .. }, Some(version)) => Condition::IfVersion(version),
-                    (Act::Swap { .. } | Act::Put { .. } | Act::Get | Act::Delete | Act::Touch { .. }, _) => Condition::Always,
+                    (Act::Swap { .. } | Act::Put { .. } | Act::Get | Act::Delete | Act::Touch { .. }, _) => {
+                        Condition::Always
+                    }
                 };
                 Ask::Put { value, ttl: ttl_ms.map_or(Ttl::Default, Ttl::Millis), condition }
             }
         };
         let consistency = Consistency { read: quorum(what.r), write: quorum(what.w), mode };
-        let request = Request { id: op, deadline_ms: what.deadline_ms, consistency, namespace, key: key.as_bytes(), op: ask };
+        let request =
+            Request { id: op, deadline_ms: what.deadline_ms, consistency, namespace, key: key.as_bytes(), op: ask };
         let mut frame = BytesMut::new();
         request.encode(&mut frame);
         let life = self.clients.lives.get(&what.client).copied().unwrap_or(0);
@@ -287,8 +292,13 @@ impl Cluster<'_> {
     pub(crate) fn vanish(&mut self, client: u16) {
         let life = self.clients.lives.get(&client).copied().unwrap_or(0);
         self.clients.lives.insert(client, life + 1);
-        let lost: Vec<(u64, Attempt)> =
-            self.clients.open.iter().filter(|(_, attempt)| attempt.what.client == client).map(|(op, attempt)| (*op, attempt.clone())).collect();
+        let lost: Vec<(u64, Attempt)> = self
+            .clients
+            .open
+            .iter()
+            .filter(|(_, attempt)| attempt.what.client == client)
+            .map(|(op, attempt)| (*op, attempt.clone()))
+            .collect();
         for (op, attempt) in lost {
             self.clients.open.remove(&op);
             let kind = if attempt.what.act == Act::Get { "fail" } else { "maybe" };
@@ -303,7 +313,9 @@ impl Cluster<'_> {
             for shard in 0..self.processes[process as usize].shards.len() as u16 {
                 let site = Site { process, shard };
                 self.sight.on_caller_lost(site, link);
-                self.shard_call(site, &Given::Other, |shard, now, out| shard.handle(now, ShardInput::CallerLost { link }, out));
+                self.shard_call(site, &Given::Other, |shard, now, out| {
+                    shard.handle(now, ShardInput::CallerLost { link }, out)
+                });
             }
         }
     }

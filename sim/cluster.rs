@@ -154,7 +154,8 @@ impl<'p> Cluster<'p> {
         });
         let machines: Vec<Machine> = machines.collect();
         let ledger = Ledger::of(config, &plan.faults);
-        let evictable = config.spaces.iter().filter(|space| space.eviction).map(|space| NamespaceId::of(&space.name)).collect();
+        let evictable =
+            config.spaces.iter().filter(|space| space.eviction).map(|space| NamespaceId::of(&space.name)).collect();
         Self {
             network: Network::new(plan.seed, config.network.clone(), machines.len()),
             machines,
@@ -191,7 +192,8 @@ impl<'p> Cluster<'p> {
         };
         self.slots[slot as usize] = Some(event);
         self.pushed += 1;
-        let order = if self.plan.config.shuffle { draw(self.plan.seed, Purpose::Phase, &[self.pushed]) } else { self.pushed };
+        let order =
+            if self.plan.config.shuffle { draw(self.plan.seed, Purpose::Phase, &[self.pushed]) } else { self.pushed };
         self.queue.push(Reverse((at.max(self.at), order, slot)));
     }
 
@@ -216,10 +218,16 @@ impl<'p> Cluster<'p> {
     /// For which process an event is, if a pause of it holds the event up.
     fn holder(&self, event: &Event) -> Option<u32> {
         match event {
-            Event::Due { process, .. } | Event::Gossip { process, .. } | Event::Request { process, .. } => Some(*process),
-            Event::Frame { link, end, .. } | Event::Lost { link, end } => Some(self.network.links[*link as usize].ends[*end].process),
+            Event::Due { process, .. } | Event::Gossip { process, .. } | Event::Request { process, .. } => {
+                Some(*process)
+            }
+            Event::Frame { link, end, .. } | Event::Lost { link, end } => {
+                Some(self.network.links[*link as usize].ends[*end].process)
+            }
             Event::Welcome { link, .. } => Some(self.network.links[*link as usize].ends[0].process),
-            Event::Hello { link, .. } => self.machines[usize::from(self.network.links[*link as usize].machines[1])].process,
+            Event::Hello { link, .. } => {
+                self.machines[usize::from(self.network.links[*link as usize].machines[1])].process
+            }
             Event::Stray { to, .. } => Some(to.process),
             Event::View { site, .. } => Some(site.process),
             Event::Stored { .. }
@@ -333,7 +341,12 @@ impl<'p> Cluster<'p> {
         self.arm(process, 0);
     }
 
-    pub(crate) fn shard_call(&mut self, site: Site, given: &Given<'_>, call: impl FnOnce(&mut Shard, Now, &mut ShardOut<'_>)) {
+    pub(crate) fn shard_call(
+        &mut self,
+        site: Site,
+        given: &Given<'_>,
+        call: impl FnOnce(&mut Shard, Now, &mut ShardOut<'_>),
+    ) {
         let now = self.now_of(site.process);
         self.sight.before(self.at, now.wall, site, given);
         let shard = &mut self.processes[site.process as usize].shards[usize::from(site.shard)];
@@ -394,7 +407,10 @@ impl<'p> Cluster<'p> {
         let shards = self.processes[process as usize].shards.len() as u16;
         for shard in 0..shards {
             let most = self.plan.config.view_delay_us * 1_000;
-            let delay = below(draw(self.plan.seed, Purpose::Process, &[u64::from(process), u64::from(shard), self.at]), most + 1);
+            let delay = below(
+                draw(self.plan.seed, Purpose::Process, &[u64::from(process), u64::from(shard), self.at]),
+                most + 1,
+            );
             // Snapshots reach a shard in order.
             let last = &mut self.processes[process as usize].views_at[usize::from(shard)];
             *last = (self.at + delay).max(*last + 1);
@@ -524,7 +540,9 @@ impl<'p> Cluster<'p> {
                 let shards = self.processes[to.process as usize].shards.len();
                 if usize::from(to.shard) < shards {
                     let given = Given::Peer(from, &message);
-                    self.shard_call(to, &given, |shard, now, out| shard.handle(now, ShardInput::Peer { from, message }, out));
+                    self.shard_call(to, &given, |shard, now, out| {
+                        shard.handle(now, ShardInput::Peer { from, message }, out)
+                    });
                 }
                 Ok(())
             }
@@ -542,7 +560,11 @@ impl<'p> Cluster<'p> {
                 }
                 if self.network.links[link as usize].state == crate::network::LinkState::Gone {
                     let at = self.at;
-                    self.sight.blame(Invariant::S24, at, format!("{to:?} closed its link to {} for a message it does not know", from.node));
+                    self.sight.blame(
+                        Invariant::S24,
+                        at,
+                        format!("{to:?} closed its link to {} for a message it does not know", from.node),
+                    );
                 }
             }
             Err(DecodeError::Malformed(why)) => {
@@ -569,6 +591,8 @@ impl<'p> Cluster<'p> {
         let site = Site { process, shard: partition.0 % shards };
         let caller = meshwork_core::input::Caller { link, id };
         let given = Given::Client(caller, hash, &request);
-        self.shard_call(site, &given, |shard, now, out| shard.handle(now, ShardInput::Client { caller, hash, request }, out));
+        self.shard_call(site, &given, |shard, now, out| {
+            shard.handle(now, ShardInput::Client { caller, hash, request }, out)
+        });
     }
 }

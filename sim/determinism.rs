@@ -38,7 +38,8 @@ fn elsewhere(binary: &Path, seed: u64, window: Option<u64>) -> Result<Left, Stri
     let mut lines = text.lines();
     let head = lines.next().unwrap_or_default();
     let mut words = head.split(' ').skip(1).map(|word| u128::from_str_radix(word, 16));
-    let hash = words.next().and_then(Result::ok).ok_or_else(|| format!("{} printed no trace: {head}", binary.display()))?;
+    let hash =
+        words.next().and_then(Result::ok).ok_or_else(|| format!("{} printed no trace: {head}", binary.display()))?;
     let checkpoints = words.map_while(Result::ok).collect();
     Ok(Left { checkpoints, hash, log: lines.map(str::to_owned).collect() })
 }
@@ -63,7 +64,10 @@ pub(crate) fn prove(from: u64, seeds: u64, against: Option<&Path>) -> Result<u8,
             }
         }
     }
-    println!("{seeds} seeds: the same trace twice here, in another process{}", if against.is_some() { ", and in the other build" } else { "" });
+    println!(
+        "{seeds} seeds: the same trace twice here, in another process{}",
+        if against.is_some() { ", and in the other build" } else { "" }
+    );
     Ok(0)
 }
 

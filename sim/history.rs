@@ -169,7 +169,9 @@ mod version_words {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Version>, D::Error> {
         let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-        let number = |text: &str| u64::from_str_radix(text, 16).map_err(|_| D::Error::custom("a version is HLC.ACTOR, hexadecimal"));
+        let number = |text: &str| {
+            u64::from_str_radix(text, 16).map_err(|_| D::Error::custom("a version is HLC.ACTOR, hexadecimal"))
+        };
         let (hlc, actor) = text.split_once('.').ok_or_else(|| D::Error::custom("a version is HLC.ACTOR"))?;
         Ok(Some(Version { hlc: Hlc(number(hlc)?), actor: ActorId(number(actor)?) }))
     }
@@ -260,7 +262,8 @@ impl History {
 
     /// One line each.
     pub fn to_jsonl(&self) -> String {
-        let line = |json: Result<String, serde_json::Error>| json.expect("histories hold nothing that JSON lacks") + "\n";
+        let line =
+            |json: Result<String, serde_json::Error>| json.expect("histories hold nothing that JSON lacks") + "\n";
         let events = self.events.iter().map(|event| line(serde_json::to_string(event)));
         std::iter::once(line(serde_json::to_string(&self.header))).chain(events).collect()
     }
@@ -272,13 +275,13 @@ impl History {
     pub fn from_jsonl(text: &str) -> Result<Self, String> {
         let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         let (_, first) = lines.next().ok_or("the history is empty: not even a header")?;
-        let header: Header = serde_json::from_str(first).map_err(|error| format!("line 1 is no header of a history: {error}"))?;
+        let header: Header =
+            serde_json::from_str(first).map_err(|error| format!("line 1 is no header of a history: {error}"))?;
         if header.v != HISTORY_VERSION {
             return Err(format!("the history has version {}, this checker reads {HISTORY_VERSION}", header.v));
         }
-        let events = lines.map(|(at, line)| {
-            serde_json::from_str(line).map_err(|error| format!("line {}: {error}", at + 1))
-        });
+        let events =
+            lines.map(|(at, line)| serde_json::from_str(line).map_err(|error| format!("line {}: {error}", at + 1)));
         Ok(Self { header, events: events.collect::<Result<_, String>>()? })
     }
 }

@@ -68,7 +68,9 @@ impl Cluster<'_> {
             (FaultKind::OneWay { from, to }, Step::Begin | Step::End) => self.block(*from, *to, begins),
             (FaultKind::Isolate { machine }, Step::Begin | Step::End) => self.cut_off(&[*machine], None, begins),
             (FaultKind::Split { side }, Step::Begin | Step::End) => self.cut_off(side, None, begins),
-            (FaultKind::Bridge { side, machine }, Step::Begin | Step::End) => self.cut_off(side, Some(*machine), begins),
+            (FaultKind::Bridge { side, machine }, Step::Begin | Step::End) => {
+                self.cut_off(side, Some(*machine), begins)
+            }
             (FaultKind::Flap { a, b, period_ms }, Step::Begin | Step::Turn(_)) => {
                 let nth = if let Step::Turn(nth) = step { nth } else { 0 };
                 self.block(*a, *b, nth % 2 == 0);
@@ -112,7 +114,10 @@ impl Cluster<'_> {
                 (on.disk, on.whole) = (on.old_disk, false);
             }
             (FaultKind::Clone { machine }, Step::Begin) => {
-                let clones = self.plan.faults[..index].iter().filter(|fault| matches!(fault.kind, FaultKind::Clone { .. })).count();
+                let clones = self.plan.faults[..index]
+                    .iter()
+                    .filter(|fault| matches!(fault.kind, FaultKind::Clone { .. }))
+                    .count();
                 let place = self.plan.config.nodes + clones as u16;
                 let disk = self.machines[usize::from(*machine)].disk;
                 if disk.node.is_some() && self.plan.config.disks {
@@ -123,7 +128,10 @@ impl Cluster<'_> {
                 }
             }
             (FaultKind::Clone { .. }, Step::End) => {
-                let clones = self.plan.faults[..index].iter().filter(|fault| matches!(fault.kind, FaultKind::Clone { .. })).count();
+                let clones = self.plan.faults[..index]
+                    .iter()
+                    .filter(|fault| matches!(fault.kind, FaultKind::Clone { .. }))
+                    .count();
                 self.kill(self.plan.config.nodes + clones as u16);
             }
             (FaultKind::Rolling { each_ms }, Step::Begin | Step::Turn(_)) => {
@@ -140,7 +148,9 @@ impl Cluster<'_> {
                 }
             }
             (FaultKind::ClockJump { machine, ms }, Step::Begin) => self.machines[usize::from(*machine)].clock.jump(*ms),
-            (FaultKind::ClockFreeze { machine }, Step::Begin) => self.machines[usize::from(*machine)].clock.freeze(self.at),
+            (FaultKind::ClockFreeze { machine }, Step::Begin) => {
+                self.machines[usize::from(*machine)].clock.freeze(self.at)
+            }
             (FaultKind::ClockFreeze { machine }, Step::End) => self.machines[usize::from(*machine)].clock.thaw(),
             (FaultKind::DiskStall { machine }, Step::Begin) => self.machines[usize::from(*machine)].stalled += 1,
             (FaultKind::DiskStall { machine }, Step::End) => {
@@ -171,7 +181,8 @@ impl Cluster<'_> {
         for link in links {
             for end in 0..2 {
                 if self.network.links[link as usize].ends[end].process == process {
-                    let answers = draw(self.plan.seed, Purpose::Process, &[u64::from(process), u64::from(link)]) & 1 == 0;
+                    let answers =
+                        draw(self.plan.seed, Purpose::Process, &[u64::from(process), u64::from(link)]) & 1 == 0;
                     self.abandon(link, end, answers);
                 }
             }

@@ -10,7 +10,7 @@
 //!   `keyed` is where every draw comes from
 //! - the run: `cluster` (queue and loop), `process` (the real `Node` and `Shard`s), `network` and `links`, `clock`,
 //!   `injury` (faults carried out), `clients`, `phases` (boot to quiet)
-//! - after it: `history` (JSONL), `checkers`, `trace` (one hash over all of it), `timeline`, `page`, `shrink`, `canaries`
+//! - after it: `history` (JSONL), `checkers`, `trace` (one hash over all of it), `timeline`, `shrink`, `canaries`
 //! - many runs: `runner`
 //!
 //! Start at [`phases::run`]. `history` and `checkers` are also for histories of real processes.
@@ -33,6 +33,8 @@ pub mod plan;
 pub mod process;
 pub mod runner;
 pub mod shrink;
+#[cfg(test)]
+mod tests;
 pub mod timeline;
 pub mod trace;
 pub mod workload;

@@ -92,13 +92,15 @@ impl Cluster<'_> {
         let wall = dialer.node.wall(self.now_of(from.process));
         let link = self.network.dial([from, Site { process: u32::MAX, shard }], [own, machine], node);
         self.processes[from.process as usize].dials.insert((machine, shard, from.shard), link);
-        let frame = Hello { protocol: PROTOCOL, cluster: CLUSTER, wall, node: Some(hello), shard: from.shard }.to_bytes();
+        let frame =
+            Hello { protocol: PROTOCOL, cluster: CLUSTER, wall, node: Some(hello), shard: from.shard }.to_bytes();
         let reachable = self.machines[usize::from(machine)].process.is_some()
             && !self.network.is_blocked(own, machine)
             && !self.network.is_blocked(machine, own);
         if reachable {
             // TLS takes a round trip before the first frame.
-            let handshake = self.network.fate(Some(own), Some(machine), 2).delay + self.network.fate(Some(machine), Some(own), 3).delay;
+            let handshake = self.network.fate(Some(own), Some(machine), 2).delay
+                + self.network.fate(Some(machine), Some(own), 3).delay;
             let way = self.network.fate(Some(own), Some(machine), 4).delay;
             self.push(self.at + handshake + way, Event::Hello { link, frame });
         }
@@ -178,7 +180,8 @@ impl Cluster<'_> {
         let HelloReply::Welcome(welcome) = HelloReply::from_bytes(frame).expect("nodes send whole Hellos") else {
             unreachable!("no simulated node refuses a link");
         };
-        let itself = dialer.process == there.process || welcome.node.node == self.processes[dialer.process as usize].node_id;
+        let itself =
+            dialer.process == there.process || welcome.node.node == self.processes[dialer.process as usize].node_id;
         let pending = std::mem::take(&mut self.network.links[link as usize].pending);
         let packets = std::mem::take(&mut self.network.links[link as usize].pending_gossip);
         self.forget_dial(link);
@@ -230,11 +233,14 @@ impl Cluster<'_> {
     /// What else may happen to a frame: copies, noise.
     fn mischief(&mut self, link: u32, end: usize, arrives: Time, bits: u64, frame: &[u8]) {
         let options = self.network.options();
-        let (duplicate, late, unknown, damage) = (options.duplicate_ppm, options.late_ppm, options.unknown_ppm, options.damage_ppm);
+        let (duplicate, late, unknown, damage) =
+            (options.duplicate_ppm, options.late_ppm, options.unknown_ppm, options.damage_ppm);
         if duplicate + late + unknown + damage == 0 {
             return;
         }
-        let hit = |turn: u32, ppm: u32| below(bits.rotate_left(turn).wrapping_mul(0xd6e8_feb8_6659_fd93), 1_000_000) < u64::from(ppm);
+        let hit = |turn: u32, ppm: u32| {
+            below(bits.rotate_left(turn).wrapping_mul(0xd6e8_feb8_6659_fd93), 1_000_000) < u64::from(ppm)
+        };
         let made = &self.network.links[link as usize];
         let (to, from) = (made.ends[1 - end], PeerShard { node: made.nodes[end], shard: made.ends[end].shard });
         // Replicate, Replicated, Read, ReadReply: what a retry over another connection could repeat.
@@ -263,7 +269,8 @@ impl Cluster<'_> {
         let made = &self.network.links[link as usize];
         let machines = made.machines;
         let to = made.ends[1 - end].process;
-        if made.state == LinkState::Gone || self.network.is_blocked(machines[end], machines[1 - end]) || to == u32::MAX {
+        if made.state == LinkState::Gone || self.network.is_blocked(machines[end], machines[1 - end]) || to == u32::MAX
+        {
             return;
         }
         let fate = self.network.fate(Some(machines[end]), Some(machines[1 - end]), 5);
@@ -395,4 +402,3 @@ impl Cluster<'_> {
         }
     }
 }
-

@@ -315,8 +315,10 @@ fn hunt(only: &[String], seeds: u64, from: u64) -> Result<u8, String> {
         return Err("this build cannot plant bugs: build with `--features canaries`".to_owned());
     }
     let all: Vec<Canary> = Canary::ALL.to_vec();
-    let chosen: Vec<Canary> =
-        all.into_iter().filter(|canary| only.is_empty() || only.iter().any(|name| format!("{canary:?}").eq_ignore_ascii_case(name))).collect();
+    let chosen: Vec<Canary> = all
+        .into_iter()
+        .filter(|canary| only.is_empty() || only.iter().any(|name| format!("{canary:?}").eq_ignore_ascii_case(name)))
+        .collect();
     if chosen.is_empty() {
         return Err(format!("there is no such canary among {:?}", Canary::ALL));
     }
@@ -324,7 +326,9 @@ fn hunt(only: &[String], seeds: u64, from: u64) -> Result<u8, String> {
     for canary in &chosen {
         let hunt = canaries::hunt(*canary, from, seeds);
         match hunt.killed {
-            Some((seeds, seed, invariant)) => println!("{canary:?} killed by {invariant} after {seeds} seeds (seed {seed:x}): {}", canary.words()),
+            Some((seeds, seed, invariant)) => {
+                println!("{canary:?} killed by {invariant} after {seeds} seeds (seed {seed:x}): {}", canary.words())
+            }
             None => {
                 println!("{canary:?} NOT FOUND in {seeds} seeds ({:?}): {}", hunt.otherwise, canary.words());
                 missed.push(*canary);

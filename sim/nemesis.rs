@@ -299,7 +299,9 @@ fn one(stream: &mut Stream, class: Class, config: &Config) -> Fault {
         Class::Bridge => FaultKind::Bridge { side, machine },
         Class::Flap => FaultKind::Flap { a: machine, b: other, period_ms: stream.between(50, 4_000) },
         Class::Reset => FaultKind::Reset { machine },
-        Class::Slow => FaultKind::Slow { machine, extra_us: stream.pick(&[5_000u64, 50_000, 150_000, 400_000, 2_000_000]) },
+        Class::Slow => {
+            FaultKind::Slow { machine, extra_us: stream.pick(&[5_000u64, 50_000, 150_000, 400_000, 2_000_000]) }
+        }
         Class::Loss => FaultKind::Loss { ppm: stream.pick(&[50_000u32, 200_000, 500_000]) },
         Class::Pause => FaultKind::Pause { machine },
         Class::Crash => FaultKind::Crash { machine },

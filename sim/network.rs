@@ -157,8 +157,13 @@ impl Network {
         let bits = draw(self.seed, Purpose::Message, &[name(from), name(to), nth, salt]);
         let options = &self.options;
         // An exponential tail in integers: leading zeros are geometric, the bits below fill the gaps.
-        let tail = u64::from(bits.leading_zeros()) * options.tail_us * 693 / 1_000 + below(bits << 20, options.tail_us * 693 / 1_000 + 1);
-        let hump = if below(bits.rotate_left(17), 1_000_000) < u64::from(options.hump_ppm) { options.tail_us * 100 } else { 0 };
+        let tail = u64::from(bits.leading_zeros()) * options.tail_us * 693 / 1_000
+            + below(bits << 20, options.tail_us * 693 / 1_000 + 1);
+        let hump = if below(bits.rotate_left(17), 1_000_000) < u64::from(options.hump_ppm) {
+            options.tail_us * 100
+        } else {
+            0
+        };
         let extra = [from, to].into_iter().flatten().map(|machine| self.slow[usize::from(machine)]).max().unwrap_or(0);
         let delay = (options.delay_us + tail + hump) * 1_000 + extra;
         Fate { delay, bits: bits.rotate_left(37).wrapping_mul(0x9e37_79b9_7f4a_7c15) }
@@ -205,16 +210,20 @@ impl Network {
 
     /// Connections that are not gone and touch this way, in the order they were made.
     pub fn between(&self, a: u16, b: u16) -> Vec<u32> {
-        let links = self.links.iter().enumerate().filter(|(_, link)| {
-            link.state != LinkState::Gone && (link.machines == [a, b] || link.machines == [b, a])
-        });
+        let links =
+            self.links.iter().enumerate().filter(|(_, link)| {
+                link.state != LinkState::Gone && (link.machines == [a, b] || link.machines == [b, a])
+            });
         links.map(|(at, _)| at as u32).collect()
     }
 
     /// Connections of a machine that are not gone.
     pub fn of_machine(&self, machine: u16) -> Vec<u32> {
         let links = self.links.iter().enumerate();
-        links.filter(|(_, link)| link.state != LinkState::Gone && link.machines.contains(&machine)).map(|(at, _)| at as u32).collect()
+        links
+            .filter(|(_, link)| link.state != LinkState::Gone && link.machines.contains(&machine))
+            .map(|(at, _)| at as u32)
+            .collect()
     }
 }
 

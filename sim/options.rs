@@ -147,7 +147,9 @@ pub(crate) fn draw(seed: u64, mix: Option<Mix>) -> Config {
     let hostile = stream.chance(350) || mix == Some(Mix::F9);
     let slow = stream.chance(150);
     let delay_us = if slow { stream.between(2_000, 20_000) } else { stream.between(50, 1_500) };
-    let some = |stream: &mut Stream, on: bool, most: u64| if on && stream.chance(500) { stream.between(1, most) as u32 } else { 0 };
+    let some = |stream: &mut Stream, on: bool, most: u64| {
+        if on && stream.chance(500) { stream.between(1, most) as u32 } else { 0 }
+    };
     let network = Network {
         delay_us,
         tail_us: stream.between(10, delay_us),
@@ -256,7 +258,13 @@ fn weights(stream: &mut Stream, mix: Option<Mix>) -> Vec<u32> {
         .map(|class| {
             let on = stream.chance(500);
             let weight = stream.between(1, 100) as u32;
-            if lean.contains(&class) { 300 } else if on { weight } else { 0 }
+            if lean.contains(&class) {
+                300
+            } else if on {
+                weight
+            } else {
+                0
+            }
         })
         .collect()
 }
@@ -296,7 +304,9 @@ impl Config {
         if self.memory < 256 << 10 {
             return bad("memory must be at least 256 KiB a shard");
         }
-        match self.spaces.iter().find(|space| space.n == 0 || space.n > self.n || space.r == 0 || space.r > space.n || space.w == 0 || space.w > space.n) {
+        match self.spaces.iter().find(|space| {
+            space.n == 0 || space.n > self.n || space.r == 0 || space.r > space.n || space.w == 0 || space.w > space.n
+        }) {
             Some(space) => Err(format!("config: quorums of namespace {:?} make no sense", space.name)),
             None if self.spaces.is_empty() => bad("there is no namespace"),
             None => Ok(()),

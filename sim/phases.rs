@@ -115,8 +115,9 @@ impl Cluster<'_> {
             // The order of starting is the order of times: processes are numbered by it.
             self.machines[usize::from(machine)].old_disk.bound.0 = at;
         }
-        let mut starts: Vec<(Time, u16)> =
-            (0..self.plan.config.nodes).map(|machine| (self.machines[usize::from(machine)].old_disk.bound.0, machine)).collect();
+        let mut starts: Vec<(Time, u16)> = (0..self.plan.config.nodes)
+            .map(|machine| (self.machines[usize::from(machine)].old_disk.bound.0, machine))
+            .collect();
         starts.sort_unstable();
         for (at, machine) in starts {
             self.run_until(at);
@@ -136,7 +137,9 @@ impl Cluster<'_> {
                 let view = &self.processes[*process as usize].view;
                 view.ring.is_some() && (view.agreed || view.fence.is_some())
             });
-            let known = live.iter().all(|process| self.processes[*process as usize].view.namespaces.iter().count() > created.len());
+            let known = live
+                .iter()
+                .all(|process| self.processes[*process as usize].view.namespaces.iter().count() > created.len());
             if ready && known && created.iter().all(|created| *created) {
                 break;
             }
@@ -150,8 +153,15 @@ impl Cluster<'_> {
             return;
         }
         if !created.iter().all(|created| *created) && self.plan.config.clocks_within() {
-            let states: Vec<String> = self.live().iter().map(|process| self.processes[*process as usize].node.status(self.now_of(*process)).state).collect();
-            self.blame_run(Invariant::L6, format!("no node serves {} s after the start: {states:?}", self.at / 1_000 / MS));
+            let states: Vec<String> = self
+                .live()
+                .iter()
+                .map(|process| self.processes[*process as usize].node.status(self.now_of(*process)).state)
+                .collect();
+            self.blame_run(
+                Invariant::L6,
+                format!("no node serves {} s after the start: {states:?}", self.at / 1_000 / MS),
+            );
         }
         for machine in &mut self.machines {
             machine.old_disk = machine.disk;
@@ -166,7 +176,10 @@ impl Cluster<'_> {
         namespace.eviction = if space.eviction { Eviction::On } else { Eviction::None };
         namespace.ttl_default = space.ttl_default_ms;
         let request = ClientControl::NamespaceCreate(Box::new(namespace));
-        self.node_input(process, NodeInput::Client { caller: Caller { link: u64::MAX, id: at as u64 }, admin: true, request });
+        self.node_input(
+            process,
+            NodeInput::Client { caller: Caller { link: u64::MAX, id: at as u64 }, admin: true, request },
+        );
         let created = |reply: ControlReply| matches!(reply, ControlReply::Created(_));
         self.replies.pop().is_some_and(created)
     }
@@ -279,7 +292,11 @@ impl Cluster<'_> {
                 let stats = running.stats();
                 if stats.in_flight > 0 {
                     let site = Site { process, shard: shard as u16 };
-                    let what = format!("{site:?} has {} requests in flight {} s after the last was asked", stats.in_flight, QUIET / 1_000 / MS);
+                    let what = format!(
+                        "{site:?} has {} requests in flight {} s after the last was asked",
+                        stats.in_flight,
+                        QUIET / 1_000 / MS
+                    );
                     return self.blame_run(Invariant::L2, what);
                 }
             }

@@ -101,8 +101,8 @@ impl Plan {
         struct Versioned {
             version: u32,
         }
-        let found: Versioned =
-            serde_json::from_str(text).map_err(|error| format!("this is no plan (a JSON object with a version): {error}"))?;
+        let found: Versioned = serde_json::from_str(text)
+            .map_err(|error| format!("this is no plan (a JSON object with a version): {error}"))?;
         if found.version != PLAN_VERSION {
             return Err(format!(
                 "the plan has version {}, this simulator reads version {PLAN_VERSION}: check out the commit that wrote it",
@@ -116,7 +116,9 @@ impl Plan {
 
     /// Writes it, a fault and an operation a line.
     pub fn to_json(&self) -> String {
-        let lines = |items: Vec<String>| if items.is_empty() { String::new() } else { format!("\n    {}\n  ", items.join(",\n    ")) };
+        let lines = |items: Vec<String>| {
+            if items.is_empty() { String::new() } else { format!("\n    {}\n  ", items.join(",\n    ")) }
+        };
         let json = |value: &dyn erased::Json| value.json();
         let faults = lines(self.faults.iter().map(|fault| json(fault)).collect());
         let ops = lines(self.ops.iter().map(|op| json(op)).collect());

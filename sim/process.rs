@@ -4,11 +4,7 @@
 //! checkers see of it (`sight`) is the message as it was sent. A process is never reused: a restart is another one, on the
 //! same machine, with another actor, and with the disk that the fault left it.
 
-use crate::{
-    checkers::sight::Sight,
-    clock::Time,
-    network::Site,
-};
+use crate::{checkers::sight::Sight, clock::Time, network::Site};
 use bytes::BytesMut;
 use meshwork_core::{
     config::{NodeConfig, ShardConfig},

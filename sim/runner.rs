@@ -30,7 +30,12 @@ pub fn run_caught(plan: &Plan, keep: &Keep) -> Result<Outcome, Finding> {
     catch_unwind(AssertUnwindSafe(|| phases::run(plan, keep))).map_err(|panic| {
         let words = panic.downcast_ref::<String>().cloned();
         let words = words.or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()));
-        Finding { invariant: Invariant::Panic, t: 0, what: words.unwrap_or_else(|| "a panic without words".to_owned()), ops: Vec::new() }
+        Finding {
+            invariant: Invariant::Panic,
+            t: 0,
+            what: words.unwrap_or_else(|| "a panic without words".to_owned()),
+            ops: Vec::new(),
+        }
     })
 }
 
@@ -181,13 +186,30 @@ impl Totals {
             self.seeds as f64 * 3600.0 / seconds,
         );
         let list = |items: Vec<String>| items.join(", ");
-        text += &format!("attempts: {}\n", list(self.ended.iter().map(|(name, count)| format!("{name} {count}")).collect()));
-        text += &format!("faults: {}\n", list(self.faults.iter().map(|(class, count)| format!("{class:?} {count}")).collect()));
-        text += &format!("probes ({}): {}\n", self.probes.len(), list(self.probes.iter().map(|(name, (count, seeds))| format!("{name} {count} in {seeds}")).collect()));
+        text += &format!(
+            "attempts: {}\n",
+            list(self.ended.iter().map(|(name, count)| format!("{name} {count}")).collect())
+        );
+        text += &format!(
+            "faults: {}\n",
+            list(self.faults.iter().map(|(class, count)| format!("{class:?} {count}")).collect())
+        );
+        text += &format!(
+            "probes ({}): {}\n",
+            self.probes.len(),
+            list(self.probes.iter().map(|(name, (count, seeds))| format!("{name} {count} in {seeds}")).collect())
+        );
         if !self.unknown.is_empty() {
-            text += &format!("seeds with nothing to judge: {}\n", list(self.unknown.iter().map(|(name, seeds)| format!("{name} {seeds}")).collect()));
+            text += &format!(
+                "seeds with nothing to judge: {}\n",
+                list(self.unknown.iter().map(|(name, seeds)| format!("{name} {seeds}")).collect())
+            );
         }
-        let never: Vec<String> = Class::ALL.iter().filter(|class| !self.faults.contains_key(class)).map(|class| format!("{class:?}")).collect();
+        let never: Vec<String> = Class::ALL
+            .iter()
+            .filter(|class| !self.faults.contains_key(class))
+            .map(|class| format!("{class:?}"))
+            .collect();
         if !never.is_empty() {
             text += &format!("faults never drawn: {}\n", list(never));
         }
@@ -204,7 +226,9 @@ impl Totals {
         let blind = self.unknown.iter().find(|(_, seeds)| **seeds == self.seeds);
         match (never, blind) {
             (Some(class), _) if self.seeds >= LARGE => Some(format!("no fault of class {class:?} was drawn")),
-            (_, Some((name, _))) if self.seeds >= LARGE => Some(format!("the checker {name} never had anything to judge")),
+            (_, Some((name, _))) if self.seeds >= LARGE => {
+                Some(format!("the checker {name} never had anything to judge"))
+            }
             (Some(_) | None, Some(_) | None) => None,
         }
     }

@@ -21,7 +21,13 @@ pub struct Trace {
 impl Trace {
     /// An empty trace that keeps the events numbered `window` in words; an empty window keeps none.
     pub fn new(window: std::ops::Range<u64>) -> Self {
-        Self { lanes: [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344], events: 0, checkpoints: Vec::new(), window, log: Vec::new() }
+        Self {
+            lanes: [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344],
+            events: 0,
+            checkpoints: Vec::new(),
+            window,
+            log: Vec::new(),
+        }
     }
 
     /// One number more.

@@ -131,7 +131,9 @@ pub(crate) fn draw(seed: u64, config: &Config) -> Vec<Op> {
                 Some((from, length)) if stream.chance(400) => (from + stream.below(length)).min(config.chaos_ms),
                 Some(_) | None => stream.below(config.chaos_ms),
             };
-            let quorum = |stream: &mut Stream| (own_quorums && stream.chance(300)).then(|| stream.between(1, u64::from(n)) as u8);
+            let quorum = |stream: &mut Stream| {
+                (own_quorums && stream.chance(300)).then(|| stream.between(1, u64::from(n)) as u8)
+            };
             Op {
                 at_ms,
                 client: stream.below(u64::from(config.clients)) as u16,
@@ -141,7 +143,11 @@ pub(crate) fn draw(seed: u64, config: &Config) -> Vec<Op> {
                 strict: if stream.chance(200) { strict } else { None },
                 r: quorum(stream),
                 w: quorum(stream),
-                deadline_ms: if tight { stream.pick(&[1u32, 5, 20, 60, 100, 200]) } else { stream.pick(&[400u32, 1_000, 1_000, 5_000]) },
+                deadline_ms: if tight {
+                    stream.pick(&[1u32, 5, 20, 60, 100, 200])
+                } else {
+                    stream.pick(&[400u32, 1_000, 1_000, 5_000])
+                },
                 target: stream.bits(),
                 smart: stream.chance(500),
                 retries: stream.below(4) as u8,

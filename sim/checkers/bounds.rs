@@ -31,7 +31,11 @@ impl Bounds {
             return Some(format!("{site:?} accounts {} bytes of {}", stats.memory_bytes, self.memory));
         }
         if stats.hint_bytes > self.memory / HINTS_SHARE {
-            return Some(format!("{site:?} holds {} bytes of hints, and may hold {}", stats.hint_bytes, self.memory / HINTS_SHARE));
+            return Some(format!(
+                "{site:?} holds {} bytes of hints, and may hold {}",
+                stats.hint_bytes,
+                self.memory / HINTS_SHARE
+            ));
         }
         if stats.memory_bytes < empty + stats.hint_bytes {
             return Some(format!(

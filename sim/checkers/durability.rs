@@ -23,7 +23,8 @@ pub fn check(history: &History) -> Verdict {
             let ops = writer.into_iter().chain([read.invoke.op]).collect();
             Verdict::Invalid(Finding { invariant: Invariant::S3, t: end.t, what, ops })
         };
-        let place = format!("op {} read {}/{} on n{}", read.invoke.op, read.invoke.ns, read.invoke.key, read.invoke.node);
+        let place =
+            format!("op {} read {}/{} on n{}", read.invoke.op, read.invoke.ns, read.invoke.key, read.invoke.node);
         let Some(value) = end.value else {
             return blame(format!("{place}: the value names no operation whole"), None);
         };
@@ -52,7 +53,8 @@ pub fn check_last_writer(history: &History) -> Verdict {
     for op in ops.iter().filter(|op| op.writes()) {
         let (Some(end), Some(space)) = (op.ok(), history.space(&op.invoke.ns)) else { continue };
         let Some(version) = end.version else { continue };
-        let strong = op.invoke.strict || (ledger.memories && end.fallbacks == 0 && !end.has("sloppy") && !end.has("warming"));
+        let strong =
+            op.invoke.strict || (ledger.memories && end.fallbacks == 0 && !end.has("sloppy") && !end.has("warming"));
         if strong && !end.has("superseded") && u16::from(op.invoke.w) * 2 > u16::from(space.n) {
             keys.entry((&op.invoke.ns, &op.invoke.key)).or_default().push((op, end.t, version));
         }
@@ -76,13 +78,26 @@ pub fn check_last_writer(history: &History) -> Verdict {
             if version <= older {
                 let what = format!(
                     "{} op {} of {ns}/{key} was told {older} at {} ms; {} op {} asked afterwards was told {version}, which loses",
-                    first.invoke.f, first.invoke.op, at / 1_000, op.invoke.f, op.invoke.op
+                    first.invoke.f,
+                    first.invoke.op,
+                    at / 1_000,
+                    op.invoke.f,
+                    op.invoke.op
                 );
-                return Verdict::Invalid(Finding { invariant: Invariant::S2, t: *end, what, ops: vec![first.invoke.op, op.invoke.op] });
+                return Verdict::Invalid(Finding {
+                    invariant: Invariant::S2,
+                    t: *end,
+                    what,
+                    ops: vec![first.invoke.op, op.invoke.op],
+                });
             }
         }
     }
-    if judged == 0 { Verdict::Unknown("no two acknowledged writes of one key, one after the other") } else { Verdict::Valid }
+    if judged == 0 {
+        Verdict::Unknown("no two acknowledged writes of one key, one after the other")
+    } else {
+        Verdict::Valid
+    }
 }
 
 #[cfg(test)]

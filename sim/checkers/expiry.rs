@@ -27,7 +27,10 @@ pub fn check(history: &History) -> Verdict {
         let blame = |what: String| {
             Verdict::Invalid(Finding { invariant: Invariant::S18, t: end.t, what, ops: vec![value, read.invoke.op] })
         };
-        let place = format!("op {} read w{value} of {}/{} on n{}", read.invoke.op, read.invoke.ns, read.invoke.key, read.invoke.node);
+        let place = format!(
+            "op {} read w{value} of {}/{} on n{}",
+            read.invoke.op, read.invoke.ns, read.invoke.key, read.invoke.node
+        );
         // When the request was asked, the value was not to be served any more: the reply's way does not matter.
         let asked_ms = history.header.epoch_ms + read.invoke.t / 1_000;
         if let Some(expires) = end.expires_at.filter(|_| history.header.clocks) {
@@ -35,7 +38,12 @@ pub fn check(history: &History) -> Verdict {
                 return blame(format!("{place}, asked {} ms after it expired", asked_ms - expires));
             }
         }
-        let touched = ops.iter().any(|op| op.invoke.f == "touch" && op.invoke.key == read.invoke.key && op.invoke.ns == read.invoke.ns && !op.refused());
+        let touched = ops.iter().any(|op| {
+            op.invoke.f == "touch"
+                && op.invoke.key == read.invoke.key
+                && op.invoke.ns == read.invoke.ns
+                && !op.refused()
+        });
         if touched || writer.invoke.f == "swap" {
             continue;
         }
@@ -49,7 +57,8 @@ pub fn check(history: &History) -> Verdict {
             let words = |at: Option<u64>| at.map_or("never".to_owned(), |at| at.to_string());
             return blame(format!(
                 "{place}: it expires at {}, and its version and ttl say {}",
-                words(end.expires_at), words(due)
+                words(end.expires_at),
+                words(due)
             ));
         }
     }
@@ -66,7 +75,8 @@ mod tests {
     };
 
     fn with_expiry(asked: u64, expires: Option<u64>, read_at: u64) -> History {
-        let mut sample = history(vec![write(1, 0, "k"), ok(1, 5, 1), read(3, read_at, "k"), found(3, read_at + 2, 1, 1)]);
+        let mut sample =
+            history(vec![write(1, 0, "k"), ok(1, 5, 1), read(3, read_at, "k"), found(3, read_at + 2, 1, 1)]);
         let (Event::Invoke(invoke), true) = (&mut sample.events[0], true) else { unreachable!("the first is a write") };
         invoke.ttl_ms = Some(asked);
         let Event::Ok(end) = &mut sample.events[3] else { unreachable!("the last is a reply") };

@@ -10,7 +10,12 @@ use crate::{
     network::Site,
     trace::Trace,
 };
-use meshwork_core::{id::PartitionId, ring::LayoutName, view::View, wire::control::{MemberStatus, NodeStatus}};
+use meshwork_core::{
+    id::PartitionId,
+    ring::LayoutName,
+    view::View,
+    wire::control::{MemberStatus, NodeStatus},
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// A snapshot's way to the shards, and a second to settle.
@@ -32,7 +37,10 @@ impl Layouts {
             let owners = ring.owners(PartitionId(partition));
             for (place, owner) in owners.iter().enumerate() {
                 if owners[..place].contains(owner) {
-                    return Some(blame(at, format!("layout {}: partition {partition} has one owner twice", ring.name())));
+                    return Some(blame(
+                        at,
+                        format!("layout {}: partition {partition} has one owner twice", ring.name()),
+                    ));
                 }
                 let node = ring.node(*owner).0;
                 digest.add(node as u64);
@@ -52,8 +60,9 @@ impl Layouts {
     /// A shard answered a request.
     pub fn on_served(&self, at: Time, site: Site, ok: bool) -> Option<String> {
         let shown = self.shown.get(&site.process)?;
-        (ok && at > shown + FENCED_AFTER)
-            .then(|| format!("{site:?} was shown a newer process of its identity at {} ms, and still coordinates", shown / MS))
+        (ok && at > shown + FENCED_AFTER).then(|| {
+            format!("{site:?} was shown a newer process of its identity at {} ms, and still coordinates", shown / MS)
+        })
     }
 }
 
@@ -69,12 +78,19 @@ pub fn agreement(at: Time, statuses: &[NodeStatus]) -> Option<Finding> {
         let missing = live.iter().find(|node| {
             // Routing takes a suspect for up. One that was suspected by a process which then died stays so without end:
             // nobody is left to confirm it, and nobody tells it, so that it never refutes.
-            let seen = |member: &MemberStatus| member.node == **node && (member.health == "alive" || member.health == "suspect");
+            let seen = |member: &MemberStatus| {
+                member.node == **node && (member.health == "alive" || member.health == "suspect")
+            };
             **node != status.node && !status.members.iter().any(seen)
         });
         if let Some(missing) = missing {
-            let health = status.members.iter().find(|member| member.node == *missing).map(|member| member.health.as_str());
-            return blame(format!("{} does not see {missing} alive, but {}", status.name, health.unwrap_or("not at all")));
+            let health =
+                status.members.iter().find(|member| member.node == *missing).map(|member| member.health.as_str());
+            return blame(format!(
+                "{} does not see {missing} alive, but {}",
+                status.name,
+                health.unwrap_or("not at all")
+            ));
         }
         let ghost = status.members.iter().find(|member| member.health == "alive" && !live.contains(&member.node));
         if let Some(ghost) = ghost {
@@ -99,7 +115,12 @@ mod tests {
     };
 
     fn view(tokens: [u128; 3]) -> Arc<View> {
-        let member = |node: u128, token: u128| LayoutMember { node: NodeId(node), token_id: NodeId(token), zone: "z".to_owned(), weight: 100 };
+        let member = |node: u128, token: u128| LayoutMember {
+            node: NodeId(node),
+            token_id: NodeId(token),
+            zone: "z".to_owned(),
+            weight: 100,
+        };
         let members = tokens.iter().enumerate().map(|(at, token)| member(at as u128 + 1, *token)).collect();
         let layout = Layout { epoch: 1, n: 2, partitions: 16, members };
         let mut view = View::empty(NodeId(1), Arc::new(NamespaceTable::with_default(2)));

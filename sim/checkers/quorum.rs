@@ -49,27 +49,46 @@ pub fn check(history: &History) -> Verdict {
             let Some(floor) = met.max_by_key(|written| written.version) else { continue };
             judged += 1;
             let blame = |what: String| {
-                Verdict::Invalid(Finding { invariant: Invariant::S1, t: end.t, what, ops: vec![floor.op.invoke.op, read.invoke.op] })
+                Verdict::Invalid(Finding {
+                    invariant: Invariant::S1,
+                    t: end.t,
+                    what,
+                    ops: vec![floor.op.invoke.op, read.invoke.op],
+                })
             };
             let wrote = format!(
                 "{} w{} of {}/{} acknowledged at {} ms with version {}",
-                floor.op.invoke.f, floor.op.invoke.op, ns, read.invoke.key, floor.told / 1_000, floor.version
+                floor.op.invoke.f,
+                floor.op.invoke.op,
+                ns,
+                read.invoke.key,
+                floor.told / 1_000,
+                floor.version
             );
             match (end.value, end.version) {
                 (Some(value), Some(version)) if version < floor.version => {
                     return blame(format!(
                         "{wrote}; read op {} asked of n{} at {} ms returned w{value} with the older {version}",
-                        read.invoke.op, read.invoke.node, read.invoke.t / 1_000
+                        read.invoke.op,
+                        read.invoke.node,
+                        read.invoke.t / 1_000
                     ));
                 }
                 (Some(_), _) => {}
                 (None, _) => {
                     let hidden = fades
-                        || ops.iter().any(|op| hides(op) && !op.refused() && op.invoke.t < end.t && op.ok().and_then(|end| end.version).is_none_or(|version| version >= floor.version));
+                        || ops.iter().any(|op| {
+                            hides(op)
+                                && !op.refused()
+                                && op.invoke.t < end.t
+                                && op.ok().and_then(|end| end.version).is_none_or(|version| version >= floor.version)
+                        });
                     if !hidden {
                         return blame(format!(
                             "{wrote}; read op {} asked of n{} at {} ms found nothing, and nothing deletes, expires or evicts there",
-                            read.invoke.op, read.invoke.node, read.invoke.t / 1_000
+                            read.invoke.op,
+                            read.invoke.node,
+                            read.invoke.t / 1_000
                         ));
                     }
                 }
@@ -86,7 +105,14 @@ mod tests {
 
     #[test]
     fn an_older_value_or_nothing_after_an_acknowledged_write_is_refused() {
-        let stale = history(vec![write(1, 0, "k"), ok(1, 5, 1), write(2, 6, "k"), ok(2, 9, 7), read(3, 10, "k"), found(3, 12, 1, 1)]);
+        let stale = history(vec![
+            write(1, 0, "k"),
+            ok(1, 5, 1),
+            write(2, 6, "k"),
+            ok(2, 9, 7),
+            read(3, 10, "k"),
+            found(3, 12, 1, 1),
+        ]);
         assert!(matches!(check(&stale), Verdict::Invalid(Finding { invariant: Invariant::S1, .. })));
         let gone = history(vec![write(1, 0, "k"), ok(1, 5, 1), read(3, 10, "k"), absent(3, 12)]);
         assert!(matches!(check(&gone), Verdict::Invalid(_)));
@@ -96,9 +122,23 @@ mod tests {
     fn the_value_a_newer_one_and_an_absence_after_a_delete_are_accepted() {
         let good = history(vec![write(1, 0, "k"), ok(1, 5, 1), read(3, 10, "k"), found(3, 12, 1, 1)]);
         assert_eq!(check(&good), Verdict::Valid);
-        let newer = history(vec![write(1, 0, "k"), ok(1, 5, 1), write(2, 6, "k"), maybe(2, 9), read(3, 10, "k"), found(3, 12, 2, 8)]);
+        let newer = history(vec![
+            write(1, 0, "k"),
+            ok(1, 5, 1),
+            write(2, 6, "k"),
+            maybe(2, 9),
+            read(3, 10, "k"),
+            found(3, 12, 2, 8),
+        ]);
         assert_eq!(check(&newer), Verdict::Valid);
-        let deleted = history(vec![write(1, 0, "k"), ok(1, 5, 1), invoke(2, 6, "delete", "k"), maybe(2, 9), read(3, 10, "k"), absent(3, 12)]);
+        let deleted = history(vec![
+            write(1, 0, "k"),
+            ok(1, 5, 1),
+            invoke(2, 6, "delete", "k"),
+            maybe(2, 9),
+            read(3, 10, "k"),
+            absent(3, 12),
+        ]);
         assert_eq!(check(&deleted), Verdict::Valid);
     }
 
@@ -118,7 +158,8 @@ mod tests {
     #[test]
     fn concurrent_and_empty_histories_are_unknown() {
         assert!(matches!(check(&history(vec![])), Verdict::Unknown(_)));
-        let concurrent = history(vec![write(1, 0, "k"), read(2, 1, "k"), absent(2, 3), ok(1, 5, 1), write(4, 6, "k"), fail(4, 7)]);
+        let concurrent =
+            history(vec![write(1, 0, "k"), read(2, 1, "k"), absent(2, 3), ok(1, 5, 1), write(4, 6, "k"), fail(4, 7)]);
         assert!(matches!(check(&concurrent), Verdict::Unknown(_)));
     }
 }

@@ -168,9 +168,9 @@ impl Replicas {
             return Some(broken);
         }
         match message {
-            PeerMessage::Replicate { key, entry, .. } => {
-                self.stamp(site, entry.version).or_else(|| self.dot((key.namespace, key.hash), entry.version, entry.body, entry.expires_at))
-            }
+            PeerMessage::Replicate { key, entry, .. } => self
+                .stamp(site, entry.version)
+                .or_else(|| self.dot((key.namespace, key.hash), entry.version, entry.body, entry.expires_at)),
             PeerMessage::Replicated { id, outcome, .. } => self.replicated(site, *id, outcome),
             PeerMessage::ReadReply { id, found, .. } => self.read_reply(site, *id, found),
             PeerMessage::Read { .. }
@@ -198,8 +198,9 @@ impl Replicas {
         // A process that starts on a stored bound reads that bound, and is refused and fenced until it has passed.
         let floor = self.nodes.get(site.process as usize).map_or(0, |(_, _, floor)| floor.wall().0);
         let most = most.max(floor + CLOCK_SLACK_MS);
-        (self.ledger.clocks && hlc.wall().0 > most)
-            .then(|| (Invariant::S13, format!("the clock of {site:?} is {} ms ahead of the bound", hlc.wall().0 - most)))
+        (self.ledger.clocks && hlc.wall().0 > most).then(|| {
+            (Invariant::S13, format!("the clock of {site:?} is {} ms ahead of the bound", hlc.wall().0 - most))
+        })
     }
 
     fn stamp(&mut self, site: Site, version: Version) -> Option<(Invariant, String)> {
@@ -216,7 +217,13 @@ impl Replicas {
         None
     }
 
-    fn dot(&mut self, key: Key, version: Version, body: Body<'_>, expires_at: Option<Wall>) -> Option<(Invariant, String)> {
+    fn dot(
+        &mut self,
+        key: Key,
+        version: Version,
+        body: Body<'_>,
+        expires_at: Option<Wall>,
+    ) -> Option<(Invariant, String)> {
         let value = match body {
             Body::Value(value) => Some(value),
             Body::Tombstone => None,
@@ -228,8 +235,12 @@ impl Replicas {
             let ended = value.is_none();
             return (!ended).then(|| (Invariant::S9, format!("version {version} names two values")));
         }
-        (known.expires_at != seen.expires_at)
-            .then(|| (Invariant::S18, format!("version {version} expires at {:?} here and at {:?} there", seen.expires_at, known.expires_at)))
+        (known.expires_at != seen.expires_at).then(|| {
+            (
+                Invariant::S18,
+                format!("version {version} expires at {:?} here and at {:?} there", seen.expires_at, known.expires_at),
+            )
+        })
     }
 
     fn replicated(&mut self, site: Site, id: u64, outcome: &Replicated) -> Option<(Invariant, String)> {
@@ -240,7 +251,10 @@ impl Replicas {
             Replicated::Superseded { .. } | Replicated::Refused(_) => return None,
         }
         if incoming.old {
-            return Some((Invariant::S14, format!("{site:?} took version {version} from a message more than 30 s old")));
+            return Some((
+                Invariant::S14,
+                format!("{site:?} took version {version} from a message more than 30 s old"),
+            ));
         }
         if incoming.stands_in {
             return None;
@@ -300,7 +314,8 @@ mod tests {
     const FROM: PeerShard = PeerShard { node: NodeId(2), shard: 0 };
 
     fn replicas() -> Replicas {
-        let mut replicas = Replicas::new(Ledger { clocks: true, memories: true, identities: true }, 50, BTreeSet::new());
+        let mut replicas =
+            Replicas::new(Ledger { clocks: true, memories: true, identities: true }, 50, BTreeSet::new());
         replicas.on_start(NodeId(1), ActorId(1), Hlc(0), false);
         replicas
     }
@@ -329,13 +344,18 @@ mod tests {
 
     fn took(replicas: &mut Replicas, ms: u64, now: u64, expires: Option<u64>) -> Option<(Invariant, String)> {
         replicas.before(Wall(EPOCH_MS + now), FROM, &replicate(1, ms, expires));
-        let done = PeerMessage::Replicated { id: 1, hlc: at(now), state: ReplicaState::Ready, outcome: Replicated::Applied };
+        let done =
+            PeerMessage::Replicated { id: 1, hlc: at(now), state: ReplicaState::Ready, outcome: Replicated::Applied };
         replicas.on_sent(now * MS, SITE, &done)
     }
 
     fn says(replicas: &mut Replicas, now: u64, found: Found<'_>) -> Option<(Invariant, String)> {
         replicas.before(Wall(EPOCH_MS + now), FROM, &read(2, now));
-        replicas.on_sent(now * MS, SITE, &PeerMessage::ReadReply { id: 2, hlc: at(now), state: ReplicaState::Ready, found })
+        replicas.on_sent(
+            now * MS,
+            SITE,
+            &PeerMessage::ReadReply { id: 2, hlc: at(now), state: ReplicaState::Ready, found },
+        )
     }
 
     #[test]
@@ -378,7 +398,13 @@ mod tests {
         let reply = |body| Reply { body, ..Reply::status(0, meshwork_core::wire::Status::Ok) };
         assert_eq!(replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"v", 5))), None);
         assert_eq!(replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"v", 5))), None);
-        assert!(matches!(replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"w", 5))), Some((Invariant::S9, _))));
-        assert!(matches!(replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"v", 6))), Some((Invariant::S18, _))));
+        assert!(matches!(
+            replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"w", 5))),
+            Some((Invariant::S9, _))
+        ));
+        assert!(matches!(
+            replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"v", 6))),
+            Some((Invariant::S18, _))
+        ));
     }
 }

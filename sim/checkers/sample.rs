@@ -65,7 +65,14 @@ pub fn read(op: u64, t: u64, key: &str) -> Event {
 
 /// It was done, with the version stamped at `at`, and two acks.
 pub fn ok(op: u64, t: u64, at: u64) -> Event {
-    Event::Ok(Complete { t: t * 1_000, op, status: "ok".to_owned(), version: Some(version(at)), acks: 2, ..Complete::default() })
+    Event::Ok(Complete {
+        t: t * 1_000,
+        op,
+        status: "ok".to_owned(),
+        version: Some(version(at)),
+        acks: 2,
+        ..Complete::default()
+    })
 }
 
 /// A read found what `writer` wrote at `at`.

@@ -144,7 +144,8 @@ impl Sight {
         self.nodes.push((node, actor));
         self.replicas.on_start(node, actor, floor, continues);
         for shard in 0..shards {
-            self.seen.insert(Site { process, shard }, Seen { view: None, asks: BTreeMap::new(), tallies: BTreeMap::new() });
+            self.seen
+                .insert(Site { process, shard }, Seen { view: None, asks: BTreeMap::new(), tallies: BTreeMap::new() });
         }
     }
 
@@ -348,7 +349,8 @@ impl Sight {
             ReplyBody::Written { version } => Some(version),
             ReplyBody::Empty | ReplyBody::Value { .. } | ReplyBody::Text(_) => None,
         };
-        let mine: Vec<u64> = seen.tallies.iter().filter(|(_, tally)| tally.origin == origin).map(|(id, _)| *id).collect();
+        let mine: Vec<u64> =
+            seen.tallies.iter().filter(|(_, tally)| tally.origin == origin).map(|(id, _)| *id).collect();
         for id in mine {
             let tally = seen.tallies.remove(&id).expect("just found");
             if tally.version.is_some() && tally.version == written {
@@ -361,7 +363,12 @@ impl Sight {
         let took = at - ask.arrived;
         let most = ask.allowed.min(SERVED_MAX) + SLACK + took / 1_000;
         if took > most && !ask.paused {
-            let what = format!("{} at {site:?} was answered after {} ms; it was given {}", ask.kind, took / MS, ask.allowed / MS);
+            let what = format!(
+                "{} at {site:?} was answered after {} ms; it was given {}",
+                ask.kind,
+                took / MS,
+                ask.allowed / MS
+            );
             self.blame(Invariant::L5, at, what);
         }
         let Some(view) = view else { return };
@@ -387,7 +394,10 @@ impl Sight {
             (worth.superseded, "write acknowledged as superseded"),
             (worth.fallbacks > 0, "stand-in counted"),
             (ask.strict && reply.status == Status::Ok, "strict request done"),
-            (ask.strict && ask.reads.values().any(|state| *state == ReplicaState::Warming), "strict read met a warming replica"),
+            (
+                ask.strict && ask.reads.values().any(|state| *state == ReplicaState::Warming),
+                "strict read met a warming replica",
+            ),
             (ask.kind == "touch" && reply.status == Status::Ok, "touch done"),
             (reply.status == Status::Conflict, "condition not met"),
             (reply.status == Status::Unknown, "write with unknown outcome"),
@@ -413,9 +423,11 @@ impl Sight {
 
     /// The run is over: what is still owed?
     pub fn at_end(&mut self, at: Time) {
-        let late = self.seen.iter().flat_map(|(site, seen)| seen.asks.iter().map(move |(origin, ask)| (site, origin, ask)));
+        let late =
+            self.seen.iter().flat_map(|(site, seen)| seen.asks.iter().map(move |(origin, ask)| (site, origin, ask)));
         let late = late.filter(|(_, _, ask)| !ask.paused && at > ask.arrived + SERVED_MAX + SLACK);
-        let first = late.map(|(site, origin, ask)| format!("{} of {origin:?} at {site:?} was never answered", ask.kind)).next();
+        let first =
+            late.map(|(site, origin, ask)| format!("{} of {origin:?} at {site:?} was never answered", ask.kind)).next();
         if let Some(what) = first {
             self.blame(Invariant::L5, at, what);
         }

@@ -618,7 +618,8 @@ impl Node {
     /// The planted bug K22: members take each other's tokens by who was met.
     fn ring_by_arrival(&self, layout: &Layout) -> Ring {
         let mut layout = layout.clone();
-        let met = self.linked.iter().next().and_then(|node| layout.members.iter().position(|member| member.node == *node));
+        let met =
+            self.linked.iter().next().and_then(|node| layout.members.iter().position(|member| member.node == *node));
         if let Some(met) = met.filter(|met| *met > 0) {
             let (first, rest) = layout.members.split_at_mut(met);
             std::mem::swap(&mut first[0].token_id, &mut rest[0].token_id);

@@ -102,7 +102,8 @@ impl Votes {
     pub(crate) fn record(&mut self, position: usize, answer: Answer) -> bool {
         let mut position = position;
         if canary!(K6) && matches!(self.targets.answer(position), Answer::Applied(_)) {
-            position = (0..self.targets.owners()).find(|at| self.targets.answer(*at) == Answer::Pending).unwrap_or(position);
+            position =
+                (0..self.targets.owners()).find(|at| self.targets.answer(*at) == Answer::Pending).unwrap_or(position);
         }
         let open = matches!(self.targets.answer(position), Answer::Pending);
         if open {

@@ -148,7 +148,8 @@ impl Shard {
     }
 
     pub(crate) fn keep_hint_for(&mut self, wall: Wall, target: NodeId, key: &KeyRef<'_>, entry: &Entry<'_>) -> bool {
-        let restarted = entry.expires_at.map(|at| wall + Duration::from_millis(at.0.saturating_sub(entry.version.hlc.wall().0)));
+        let restarted =
+            entry.expires_at.map(|at| wall + Duration::from_millis(at.0.saturating_sub(entry.version.hlc.wall().0)));
         let entry = if canary!(K20) { &Entry { expires_at: restarted, ..*entry } } else { entry };
         let room = self.table.room_for(HintStore::cost(key.key, entry));
         let kept = room && self.hints.store(wall, target, key.namespace, key.hash, key.key, entry).is_ok();
