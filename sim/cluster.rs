@@ -256,7 +256,7 @@ impl<'p> Cluster<'p> {
         }
         self.trace.add(self.at);
         match event {
-            Event::Due { process, plane } => return self.due(process, plane),
+            Event::Due { process, plane } => self.due(process, plane),
             Event::Frame { link, end, frame } => self.on_frame(link, end, &frame),
             Event::Stray { to, from, frame } => self.on_stray(to, from, &frame),
             Event::Gossip { process, packet } => {
@@ -398,11 +398,11 @@ impl<'p> Cluster<'p> {
         self.processes[process as usize].view = Arc::clone(&view);
         // Clients derive the ring from this layout: it must be the one that the node itself goes by.
         let routing = self.processes[process as usize].node.routing().map(|routing| routing.layout.name());
-        if let (Some(ring), Some(layout)) = (view.ring.as_ref(), routing) {
-            if ring.name() != layout {
-                let (at, name) = (self.at, ring.name());
-                self.sight.blame(Invariant::S20, at, format!("p{process} routes by {name} and tells clients {layout}"));
-            }
+        if let (Some(ring), Some(layout)) = (view.ring.as_ref(), routing)
+            && ring.name() != layout
+        {
+            let (at, name) = (self.at, ring.name());
+            self.sight.blame(Invariant::S20, at, format!("p{process} routes by {name} and tells clients {layout}"));
         }
         let shards = self.processes[process as usize].shards.len() as u16;
         for shard in 0..shards {

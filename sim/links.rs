@@ -34,10 +34,10 @@ impl Cluster<'_> {
             }
             None => {
                 let address = self.processes[from.process as usize].node.address_of(to.node);
-                if let Some(machine) = address.and_then(|(address, _)| machine_at(address)) {
-                    if let Some(link) = self.dial(from, machine, to.shard) {
-                        self.network.wait(link, frame);
-                    }
+                if let Some(machine) = address.and_then(|(address, _)| machine_at(address))
+                    && let Some(link) = self.dial(from, machine, to.shard)
+                {
+                    self.network.wait(link, frame);
                 }
             }
         }

@@ -45,11 +45,14 @@ pub fn check(history: &History) -> Verdict {
     if judged == 0 { Verdict::Unknown("no read found a value") } else { Verdict::Valid }
 }
 
+/// A write, when it was told that it was done, and its version.
+type Told<'a> = (&'a Op<'a>, u64, Version);
+
 /// Judges every pair of acknowledged writes by their order.
 pub fn check_last_writer(history: &History) -> Verdict {
     let ops = history.ops();
     let ledger = history.ledger();
-    let mut keys: BTreeMap<(&str, &str), Vec<(&Op<'_>, u64, Version)>> = BTreeMap::new();
+    let mut keys: BTreeMap<(&str, &str), Vec<Told<'_>>> = BTreeMap::new();
     for op in ops.iter().filter(|op| op.writes()) {
         let (Some(end), Some(space)) = (op.ok(), history.space(&op.invoke.ns)) else { continue };
         let Some(version) = end.version else { continue };
@@ -62,9 +65,9 @@ pub fn check_last_writer(history: &History) -> Verdict {
     let mut judged = 0;
     for ((ns, key), writes) in keys {
         // By when they were told: the newest version told so far is what any later write must beat.
-        let mut told: Vec<&(&Op<'_>, u64, Version)> = writes.iter().collect();
+        let mut told: Vec<&Told<'_>> = writes.iter().collect();
         told.sort_by_key(|(_, told, _)| *told);
-        let mut highest: Option<&(&Op<'_>, u64, Version)> = None;
+        let mut highest: Option<&Told<'_>> = None;
         let mut next = 0;
         for (op, end, version) in &writes {
             while let Some(other) = told.get(next).filter(|other| other.1 < op.invoke.t) {

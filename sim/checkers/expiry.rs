@@ -33,10 +33,10 @@ pub fn check(history: &History) -> Verdict {
         );
         // When the request was asked, the value was not to be served any more: the reply's way does not matter.
         let asked_ms = history.header.epoch_ms + read.invoke.t / 1_000;
-        if let Some(expires) = end.expires_at.filter(|_| history.header.clocks) {
-            if asked_ms > expires + OFFSET_MAX_MS + SLACK_MS {
-                return blame(format!("{place}, asked {} ms after it expired", asked_ms - expires));
-            }
+        if let Some(expires) = end.expires_at.filter(|_| history.header.clocks)
+            && asked_ms > expires + OFFSET_MAX_MS + SLACK_MS
+        {
+            return blame(format!("{place}, asked {} ms after it expired", asked_ms - expires));
         }
         let touched = ops.iter().any(|op| {
             op.invoke.f == "touch"

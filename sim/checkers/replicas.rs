@@ -274,10 +274,10 @@ impl Replicas {
         if incoming.old && !matches!(found, Found::Refused(_)) {
             return Some((Invariant::S14, format!("{site:?} answered a read from a message more than 30 s old")));
         }
-        if let Found::Entry(entry) = found {
-            if let Some(broken) = self.dot(incoming.key, entry.version, entry.body, entry.expires_at) {
-                return Some(broken);
-            }
+        if let Found::Entry(entry) = found
+            && let Some(broken) = self.dot(incoming.key, entry.version, entry.body, entry.expires_at)
+        {
+            return Some(broken);
         }
         let kept = self.kept.entry((site.process, incoming.key)).or_default();
         let has = match found {

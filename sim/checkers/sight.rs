@@ -222,22 +222,22 @@ impl Sight {
             paused: false,
             reads: BTreeMap::new(),
         };
-        if let Some(view) = &seen.view {
-            if let (Some(ring), Some(rules)) = (view.ring.as_ref(), view.namespaces.get(request.namespace)) {
-                let owners = ring.owners(hash.partition(ring.partitions()));
-                let copies = usize::from(rules.n).min(owners.len());
-                ask.owners = owners[..copies].iter().map(|owner| ring.node(*owner)).collect();
-                ask.epoch = ring.name().epoch;
-                ask.strict = request.consistency.mode.unwrap_or(rules.mode) == Mode::Strict;
-                let votes = |quorum: Quorum, default: u8| match quorum {
-                    Quorum::Default => default,
-                    Quorum::Exactly(count) => count,
-                    Quorum::Majority => rules.n / 2 + 1,
-                    Quorum::All => rules.n,
-                };
-                ask.r = votes(request.consistency.read, rules.r).min(copies as u8);
-                ask.w = votes(request.consistency.write, rules.w).min(copies as u8);
-            }
+        if let Some(view) = &seen.view
+            && let (Some(ring), Some(rules)) = (view.ring.as_ref(), view.namespaces.get(request.namespace))
+        {
+            let owners = ring.owners(hash.partition(ring.partitions()));
+            let copies = usize::from(rules.n).min(owners.len());
+            ask.owners = owners[..copies].iter().map(|owner| ring.node(*owner)).collect();
+            ask.epoch = ring.name().epoch;
+            ask.strict = request.consistency.mode.unwrap_or(rules.mode) == Mode::Strict;
+            let votes = |quorum: Quorum, default: u8| match quorum {
+                Quorum::Default => default,
+                Quorum::Exactly(count) => count,
+                Quorum::Majority => rules.n / 2 + 1,
+                Quorum::All => rules.n,
+            };
+            ask.r = votes(request.consistency.read, rules.r).min(copies as u8);
+            ask.w = votes(request.consistency.write, rules.w).min(copies as u8);
         }
         seen.asks.insert(origin, ask);
         Cause::Request(origin)
@@ -285,10 +285,10 @@ impl Sight {
             }
             PeerMessage::Read { id, key, .. } => self.follow(site, *id, (key.namespace, key.hash), None),
             PeerMessage::Forward { .. } => {
-                if let (Cause::Request(origin), Some(seen)) = (self.cause, self.seen.get_mut(&site)) {
-                    if let Some(ask) = seen.asks.get_mut(&origin) {
-                        ask.forwarded = true;
-                    }
+                if let (Cause::Request(origin), Some(seen)) = (self.cause, self.seen.get_mut(&site))
+                    && let Some(ask) = seen.asks.get_mut(&origin)
+                {
+                    ask.forwarded = true;
                 }
             }
             PeerMessage::ForwardReply(reply) => self.finish(at, site, Origin::Peer(to, reply.id), reply),
