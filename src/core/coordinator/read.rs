@@ -262,6 +262,8 @@ impl Shard {
                     *fetching = None;
                     self.conclude_read(now, id, Some(entry), out);
                 }
+                // Its first answer once more: the body is still on its way.
+                Some(_) | None if matches!(found, Found::Digest { version: held } if *held >= version) => {}
                 Some(_) | None => {
                     let lost = skewed || matches!(found, Found::Refused(_));
                     self.fetch_next(now, id, lost, out);
