@@ -8,6 +8,7 @@
 //! (`control`), and the bound kept on disk (the driver stores it, `NodeConfig::clock_floor` brings it back).
 
 use crate::{
+    canary::canary,
     limits::{CLOCK_JUMP, CLOCK_OFFSET_MAX, MESSAGE_AGE_MAX},
     time::{Mono, Now, Wall},
     value::Hlc,

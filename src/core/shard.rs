@@ -6,6 +6,7 @@
 //! its limit after every input. Not here: membership, layouts, clocks of other nodes; they arrive as a `View`.
 
 use crate::{
+    canary::canary,
     clock::Clock,
     config::ShardConfig,
     coordinator::{InFlight, OperationId, Peers},

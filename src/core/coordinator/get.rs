@@ -10,7 +10,7 @@
 //! Shown by the enumeration of every order of answers in `tests` below, and by the rig's schedules.
 
 use super::quorum::Targets;
-use crate::{value::Version, wire::peer::ReplicaState};
+use crate::{canary::canary, value::Version, wire::peer::ReplicaState};
 
 /// What one member said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl Votes {
             && match state {
                 ReplicaState::Ready => true,
                 ReplicaState::Settled => !self.strict,
-                ReplicaState::Warming => false,
+                ReplicaState::Warming => canary!(K7),
                 ReplicaState::Fallback => false,
             }
     }

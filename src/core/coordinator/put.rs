@@ -12,7 +12,7 @@
 //! Shown by the enumeration of every order of answers in the tests, and by the rig's schedules 2 and 8.
 
 use super::quorum::Targets;
-use crate::{time::Wall, value::Version, wire::peer::ReplicaState};
+use crate::{canary::canary, time::Wall, value::Version, wire::peer::ReplicaState};
 
 /// What one member said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +100,11 @@ impl Votes {
 
     /// Notes an answer; `false` when that member's vote is in already or it was never asked: one node, one vote.
     pub(crate) fn record(&mut self, position: usize, answer: Answer) -> bool {
+        let mut position = position;
+        if canary!(K6) && matches!(self.targets.answer(position), Answer::Applied(_)) {
+            position =
+                (0..self.targets.owners()).find(|at| self.targets.answer(*at) == Answer::Pending).unwrap_or(position);
+        }
         let open = matches!(self.targets.answer(position), Answer::Pending);
         if open {
             self.targets.set(position, answer);

@@ -10,6 +10,7 @@ use super::{
     quorum::Targets,
 };
 use crate::{
+    canary::canary,
     outbox::ShardOutbox,
     shard::Shard,
     storage::Put,

@@ -12,6 +12,7 @@ use super::{
     replicate::covered,
 };
 use crate::{
+    canary::canary,
     handoff::HintStore,
     id::NodeId,
     outbox::ShardOutbox,
@@ -26,7 +27,7 @@ use crate::{
         peer::{KeyRef, ReplicaState, Replicated},
     },
 };
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 /// When a write expires, before its version is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

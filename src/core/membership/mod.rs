@@ -203,6 +203,11 @@ impl Membership {
             self.refused += 1;
             self.superseded |= is_superseded(&error);
         }
+        if self.foca.identity().renewal != renewal {
+            // foca drops its timers with the old identity and takes them up again with the next packet that comes in. Where
+            // all renewed at once and the packets were lost, none ever came: nobody probed anybody any more.
+            self.refused += u64::from(self.foca.apply_many(std::iter::empty(), false, &mut effects).is_err());
+        }
         for (timer, after) in effects.timers.drain(..) {
             self.timers_made += 1;
             self.timers.insert((now + after, self.timers_made), timer);
@@ -318,6 +323,48 @@ mod tests {
             let got = suspicion(members).as_millis();
             assert!(got.abs_diff(millis) <= 23, "{members}: {got}");
         }
+    }
+
+    /// Found by the simulator, seed 591: after 15 s of heavy loss all nodes had renewed, and all were silent.
+    #[test]
+    fn a_process_that_renewed_goes_on_probing_though_its_packets_are_lost() {
+        let identity = |node: u128| Identity {
+            node: NodeId(node),
+            incarnation: Hlc(5),
+            renewal: 0,
+            address: SocketAddr::from(([127, 0, 0, 1], 7000)),
+            shards: 1,
+        };
+        let mut a = Membership::new(identity(1), Rng::new(1));
+        let mut b = Membership::new(identity(2), Rng::new(2));
+        let mut to_b: Vec<Vec<u8>> = packets(a.announce(identity(2), Mono(0)));
+        while let Some(packet) = to_b.pop() {
+            for answer in packets(b.handle_packet(&packet, Mono(0))) {
+                to_b.extend(packets(a.handle_packet(&answer, Mono(0))));
+            }
+        }
+        assert!(a.is_up(NodeId(2)) && b.is_up(NodeId(1)));
+        // B hears nothing of A, and declares it down.
+        let silence = Mono(0) + Duration::from_secs(15);
+        while b.poll_timeout().is_some_and(|due| due <= silence) && b.is_up(NodeId(1)) {
+            let due = b.poll_timeout().expect("just seen");
+            b.handle_timeout(due);
+        }
+        assert_eq!(b.health(NodeId(1)), Some(Health::Down));
+        // A asks, is told, and renews; what it says then is lost.
+        let ping = packets(a.announce(identity(2), silence));
+        let told = packets(b.handle_packet(&ping[0], silence));
+        a.handle_packet(&told[0], silence);
+        assert_eq!(a.me().renewal, 1);
+        let (mut sent, end) = (0, silence + Duration::from_secs(5));
+        while let Some(due) = a.poll_timeout().filter(|due| *due <= end) {
+            sent += usize::from(due > silence) * a.handle_timeout(due).packets.len();
+        }
+        assert!(sent > 0, "it probes on");
+    }
+
+    fn packets(effects: Effects) -> Vec<Vec<u8>> {
+        effects.packets.into_iter().map(|(_, packet)| packet).collect()
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::{
     segments::{Class, Handle, Log},
 };
 use crate::{
+    canary::canary,
     id::{KeyHash, PartitionId},
     time::Wall,
     value::{Body, Entry, Hlc, Version},
@@ -223,7 +224,9 @@ impl Memtable {
             return self.store(slot, hash, key, entry, pin, None, class);
         };
         let old = self.entry(handle);
-        match entry.version.cmp(&old.version) {
+        let order = entry.version.cmp(&old.version);
+        let order = if canary!(K27) { entry.version.hlc.cmp(&old.version.hlc) } else { order };
+        match order {
             Ordering::Greater => {
                 let hold_until = entry.hold_until.max(old.hold_for_successor(entry.expires_at));
                 self.store(slot, hash, key, &Entry { hold_until, ..*entry }, pin, Some(handle), Class::Small)

@@ -7,7 +7,7 @@
 //! larger `hold_until` of both sides when versions are equal, and folds the loser's expiry into the winner.
 
 use super::version::Version;
-use crate::time::Wall;
+use crate::{canary::canary, time::Wall};
 
 /// What an entry holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,9 @@ impl Entry<'_> {
     /// end where that is later, else nothing.
     pub fn hold_for_successor(&self, expires_at: Option<Wall>) -> Option<Wall> {
         const NEVER: Wall = Wall(u64::MAX);
+        if canary!(K37) {
+            return None;
+        }
         let mine = match self.body {
             Body::Value(_) => self.expires_at.unwrap_or(NEVER).max(self.hold_until.unwrap_or_default()),
             // A tombstone shows nothing, but what it buried may still be held elsewhere, and it would have stayed until it

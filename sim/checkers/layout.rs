@@ -1,0 +1,157 @@
+//! S20 `layout-pure`, S22 `removed-stays-out` (as far as there are incarnations), and L6 `membership-heals`.
+//!
+//! Equal layout names must be equal owners on every node, distinct for each partition; a process that was shown a newer one
+//! of its identity stops coordinating; and after healing, every node of the core sees every other alive, the rest not, and
+//! one layout.
+
+use super::{Finding, Invariant};
+use crate::{
+    clock::{MS, Time},
+    network::Site,
+    trace::Trace,
+};
+use meshwork_core::{
+    id::PartitionId,
+    ring::LayoutName,
+    view::View,
+    wire::control::{MemberStatus, NodeStatus},
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// A snapshot's way to the shards, and a second to settle.
+const FENCED_AFTER: Time = 1_500 * MS;
+
+/// What was seen of layouts.
+#[derive(Debug, Default)]
+pub struct Layouts {
+    owners: BTreeMap<LayoutName, u128>,
+    shown: BTreeMap<u32, Time>,
+}
+
+impl Layouts {
+    /// A shard was given a snapshot.
+    pub fn on_view(&mut self, at: Time, view: &Arc<View>) -> Option<Finding> {
+        let ring = view.ring.as_ref()?;
+        let mut digest = Trace::new(0..0);
+        for partition in 0..ring.partitions() {
+            let owners = ring.owners(PartitionId(partition));
+            for (place, owner) in owners.iter().enumerate() {
+                if owners[..place].contains(owner) {
+                    return Some(blame(
+                        at,
+                        format!("layout {}: partition {partition} has one owner twice", ring.name()),
+                    ));
+                }
+                let node = ring.node(*owner).0;
+                digest.add(node as u64);
+                digest.add((node >> 64) as u64);
+            }
+        }
+        let known = *self.owners.entry(ring.name()).or_insert(digest.hash());
+        (known != digest.hash())
+            .then(|| blame(at, format!("layout {} has other owners on {} than elsewhere", ring.name(), view.me)))
+    }
+
+    /// A process was shown a newer one of its own identity.
+    pub fn on_superseded(&mut self, at: Time, process: u32) {
+        self.shown.entry(process).or_insert(at);
+    }
+
+    /// A shard answered a request.
+    pub fn on_served(&self, at: Time, site: Site, ok: bool) -> Option<String> {
+        let shown = self.shown.get(&site.process)?;
+        (ok && at > shown + FENCED_AFTER).then(|| {
+            format!("{site:?} was shown a newer process of its identity at {} ms, and still coordinates", shown / MS)
+        })
+    }
+}
+
+fn blame(at: Time, what: String) -> Finding {
+    Finding { invariant: Invariant::S20, t: at / 1_000, what, ops: Vec::new() }
+}
+
+/// Judges what the nodes of a healed core say of each other: their status, and the names of those that live.
+pub fn agreement(at: Time, statuses: &[NodeStatus]) -> Option<Finding> {
+    let live: Vec<_> = statuses.iter().map(|status| status.node).collect();
+    let blame = |what: String| Some(Finding { invariant: Invariant::L6, t: at / 1_000, what, ops: Vec::new() });
+    for status in statuses {
+        let missing = live.iter().find(|node| {
+            // Routing takes a suspect for up. One that was suspected by a process which then died stays so without end:
+            // nobody is left to confirm it, and nobody tells it, so that it never refutes.
+            let seen = |member: &MemberStatus| {
+                member.node == **node && (member.health == "alive" || member.health == "suspect")
+            };
+            **node != status.node && !status.members.iter().any(seen)
+        });
+        if let Some(missing) = missing {
+            let health =
+                status.members.iter().find(|member| member.node == *missing).map(|member| member.health.as_str());
+            return blame(format!(
+                "{} does not see {missing} alive, but {}",
+                status.name,
+                health.unwrap_or("not at all")
+            ));
+        }
+        let ghost = status.members.iter().find(|member| member.health == "alive" && !live.contains(&member.node));
+        if let Some(ghost) = ghost {
+            return blame(format!("{} sees {} ({}) alive, which is not", status.name, ghost.node, ghost.name));
+        }
+    }
+    let mut layouts = statuses.iter().map(|status| (&status.name, status.layout));
+    let first = layouts.next()?;
+    match layouts.find(|(_, layout)| *layout != first.1) {
+        Some(other) => blame(format!("{} is on layout {:?}, {} on {:?}", first.0, first.1, other.0, other.1)),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshwork_core::{
+        id::NodeId,
+        namespace::NamespaceTable,
+        ring::{Layout, LayoutMember, Ring},
+    };
+
+    fn view(tokens: [u128; 3]) -> Arc<View> {
+        let member = |node: u128, token: u128| LayoutMember {
+            node: NodeId(node),
+            token_id: NodeId(token),
+            zone: "z".to_owned(),
+            weight: 100,
+        };
+        let members = tokens.iter().enumerate().map(|(at, token)| member(at as u128 + 1, *token)).collect();
+        let layout = Layout { epoch: 1, n: 2, partitions: 16, members };
+        let mut view = View::empty(NodeId(1), Arc::new(NamespaceTable::with_default(2)));
+        view.ring = Some(Arc::new(Ring::derive(&layout)));
+        Arc::new(view)
+    }
+
+    #[test]
+    fn equal_rings_are_accepted_and_different_layouts_are_not_compared() {
+        let mut layouts = Layouts::default();
+        assert_eq!(layouts.on_view(1, &view([1, 2, 3])), None);
+        assert_eq!(layouts.on_view(2, &view([1, 2, 3])), None);
+        assert_eq!(layouts.on_view(3, &view([3, 2, 1])), None);
+    }
+
+    #[test]
+    fn other_owners_under_one_name_are_refused() {
+        let mut layouts = Layouts::default();
+        let one = view([1, 2, 3]);
+        layouts.owners.insert(one.ring.as_ref().unwrap().name(), 42);
+        assert!(layouts.on_view(2, &one).is_some());
+    }
+
+    #[test]
+    fn a_superseded_process_that_serves_is_refused() {
+        let mut layouts = Layouts::default();
+        layouts.on_superseded(0, 3);
+        let site = Site { process: 3, shard: 0 };
+        assert_eq!(layouts.on_served(FENCED_AFTER, site, true), None);
+        assert_eq!(layouts.on_served(2 * FENCED_AFTER, site, false), None);
+        assert!(layouts.on_served(2 * FENCED_AFTER, site, true).is_some());
+        assert_eq!(agreement(0, &[]), None);
+    }
+}

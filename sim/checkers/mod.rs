@@ -1,0 +1,145 @@
+//! The checkers: one small file a promise (SIMULATION §3, §5).
+//!
+//! Two kinds. Those that judge any history, of the simulator or of real processes: `quorum`, `durability`, `expiry`,
+//! `deadline`. And those that need sight of the nodes, fed while the run goes on: `sight` (votes, flags, replicas), `bounds`
+//! and `layout`. None shares code with core beyond its message types; a checker that shares code shares the bug.
+//!
+//! Verdicts: valid; invalid, with the smallest explanation; unknown, when there was nothing to judge. Not judged yet, since
+//! core does not promise it yet: convergence by repair, transitions between layouts, causal kinds, flush, leases.
+
+pub mod bounds;
+pub mod deadline;
+pub mod durability;
+pub mod expiry;
+pub mod layout;
+pub mod quorum;
+pub mod replicas;
+#[cfg(test)]
+pub mod sample;
+pub mod sight;
+
+use crate::history::History;
+use std::fmt;
+
+/// What was broken: an invariant of SIMULATION §3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each is named and stated in SIMULATION §3; `words` has the names")]
+pub enum Invariant {
+    S1,
+    S2,
+    S3,
+    S6,
+    S7,
+    S9,
+    S13,
+    S14,
+    S15,
+    S18,
+    S20,
+    S22,
+    S23,
+    S24,
+    L2,
+    L5,
+    L6,
+    L8,
+    Panic,
+}
+
+impl Invariant {
+    /// Its id and name.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::S1 => "S1 quorum-visible",
+            Self::S2 => "S2 last-write-kept",
+            Self::S3 => "S3 no-phantom",
+            Self::S6 => "S6 acks-honest",
+            Self::S7 => "S7 warming-silent",
+            Self::S9 => "S9 dot-once",
+            Self::S13 => "S13 clock-bounded",
+            Self::S14 => "S14 no-resurrection",
+            Self::S15 => "S15 floors-hold",
+            Self::S18 => "S18 expiry-honest",
+            Self::S20 => "S20 layout-pure",
+            Self::S22 => "S22 removed-stays-out",
+            Self::S23 => "S23 bounded",
+            Self::S24 => "S24 wire-robust",
+            Self::L2 => "L2 quiesces",
+            Self::L5 => "L5 deadline",
+            Self::L6 => "L6 membership-heals",
+            Self::L8 => "L8 writable",
+            Self::Panic => "panic",
+        }
+    }
+
+    /// Exit code of a run that broke it: crash, safety or liveness (SIMULATION §7).
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Panic => 10,
+            Self::L2 | Self::L5 | Self::L6 | Self::L8 => 12,
+            Self::S1
+            | Self::S2
+            | Self::S3
+            | Self::S6
+            | Self::S7
+            | Self::S9
+            | Self::S13
+            | Self::S14
+            | Self::S15
+            | Self::S18
+            | Self::S20
+            | Self::S22
+            | Self::S23
+            | Self::S24 => 11,
+        }
+    }
+}
+
+impl fmt::Display for Invariant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.words())
+    }
+}
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which.
+    pub invariant: Invariant,
+    /// When it showed, microseconds.
+    pub t: u64,
+    /// The smallest explanation.
+    pub what: String,
+    /// The operations in it.
+    pub ops: Vec<u64>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (s, ms) = (self.t / 1_000_000, self.t / 1_000 % 1_000);
+        write!(f, "{} at {:02}:{:02}.{ms:03}: {}", self.invariant, s / 60, s % 60, self.what)
+    }
+}
+
+/// A verdict on a history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing broke, and something was judged.
+    Valid,
+    /// Something broke.
+    Invalid(Finding),
+    /// There was nothing to judge: what was missing.
+    Unknown(&'static str),
+}
+
+/// A checker of histories.
+pub type Checker = fn(&History) -> Verdict;
+
+/// All checkers that judge any history, by the file they live in.
+pub const CHECKERS: [(&str, Checker); 5] = [
+    ("quorum", quorum::check),
+    ("durability", durability::check),
+    ("last-writer", durability::check_last_writer),
+    ("expiry", expiry::check),
+    ("deadline", deadline::check),
+];

@@ -1,0 +1,165 @@
+//! S1 `quorum-visible`: a strict read after an acknowledged strict write (R + W > N) returns it or something newer.
+//!
+//! Judged per key in one pass over time: the newest version that a strict write was acknowledged with before the read was
+//! asked is the floor. A value read must be at or above it, by version. Nothing read is legal only where the floor or
+//! something above it may be gone or hidden: a delete, an expiry, an eviction. In core every strict vote is a Ready
+//! owner's, and who lost its memory is never Ready again; so no fault suspends this, not even restarts. Also S14: what is
+//! older than an acknowledged delete is older than the floor.
+
+use super::{Finding, Invariant, Verdict};
+use crate::history::{History, Op};
+use meshwork_core::value::Version;
+use std::collections::BTreeMap;
+
+/// An acknowledged strict write.
+struct Written<'a> {
+    told: u64,
+    version: Version,
+    w: u8,
+    op: &'a Op<'a>,
+}
+
+/// Judges every strict read.
+pub fn check(history: &History) -> Verdict {
+    let ops = history.ops();
+    let mut keys: BTreeMap<(&str, &str), Vec<&Op<'_>>> = BTreeMap::new();
+    for op in &ops {
+        keys.entry((&op.invoke.ns, &op.invoke.key)).or_default().push(op);
+    }
+    let mut judged = 0;
+    for ((ns, _), ops) in keys {
+        let Some(space) = history.space(ns) else { continue };
+        let mut writes: Vec<Written<'_>> = ops
+            .iter()
+            .filter(|op| op.writes() && op.invoke.strict)
+            .filter_map(|op| {
+                let end = op.ok()?;
+                Some(Written { told: end.t, version: end.version?, w: op.invoke.w, op })
+            })
+            .collect();
+        writes.sort_by_key(|written| written.told);
+        // May what a key holds be gone without a word?
+        let fades = space.eviction || space.ttl_default_ms.is_some();
+        let hides = |op: &&Op<'_>| op.invoke.f == "delete" || op.invoke.ttl_ms.is_some_and(|ttl| ttl > 0);
+        for read in ops.iter().filter(|op| op.invoke.f == "get" && op.invoke.strict) {
+            let Some(end) = read.ok() else { continue };
+            // Writes that this read's quorum must meet.
+            let before = writes.iter().take_while(|written| written.told < read.invoke.t);
+            let met = before.filter(|written| u16::from(written.w) + u16::from(read.invoke.r) > u16::from(space.n));
+            let Some(floor) = met.max_by_key(|written| written.version) else { continue };
+            judged += 1;
+            let blame = |what: String| {
+                Verdict::Invalid(Finding {
+                    invariant: Invariant::S1,
+                    t: end.t,
+                    what,
+                    ops: vec![floor.op.invoke.op, read.invoke.op],
+                })
+            };
+            let wrote = format!(
+                "{} w{} of {}/{} acknowledged at {} ms with version {}",
+                floor.op.invoke.f,
+                floor.op.invoke.op,
+                ns,
+                read.invoke.key,
+                floor.told / 1_000,
+                floor.version
+            );
+            match (end.value, end.version) {
+                (Some(value), Some(version)) if version < floor.version => {
+                    return blame(format!(
+                        "{wrote}; read op {} asked of n{} at {} ms returned w{value} with the older {version}",
+                        read.invoke.op,
+                        read.invoke.node,
+                        read.invoke.t / 1_000
+                    ));
+                }
+                (Some(_), _) => {}
+                (None, _) => {
+                    let hidden = fades
+                        || ops.iter().any(|op| {
+                            hides(op)
+                                && !op.refused()
+                                && op.invoke.t < end.t
+                                && op.ok().and_then(|end| end.version).is_none_or(|version| version >= floor.version)
+                        });
+                    if !hidden {
+                        return blame(format!(
+                            "{wrote}; read op {} asked of n{} at {} ms found nothing, and nothing deletes, expires or evicts there",
+                            read.invoke.op,
+                            read.invoke.node,
+                            read.invoke.t / 1_000
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    if judged == 0 { Verdict::Unknown("no strict read after an acknowledged strict write") } else { Verdict::Valid }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkers::sample::{absent, fail, found, history, invoke, maybe, ok, read, write};
+
+    #[test]
+    fn an_older_value_or_nothing_after_an_acknowledged_write_is_refused() {
+        let stale = history(vec![
+            write(1, 0, "k"),
+            ok(1, 5, 1),
+            write(2, 6, "k"),
+            ok(2, 9, 7),
+            read(3, 10, "k"),
+            found(3, 12, 1, 1),
+        ]);
+        assert!(matches!(check(&stale), Verdict::Invalid(Finding { invariant: Invariant::S1, .. })));
+        let gone = history(vec![write(1, 0, "k"), ok(1, 5, 1), read(3, 10, "k"), absent(3, 12)]);
+        assert!(matches!(check(&gone), Verdict::Invalid(_)));
+    }
+
+    #[test]
+    fn the_value_a_newer_one_and_an_absence_after_a_delete_are_accepted() {
+        let good = history(vec![write(1, 0, "k"), ok(1, 5, 1), read(3, 10, "k"), found(3, 12, 1, 1)]);
+        assert_eq!(check(&good), Verdict::Valid);
+        let newer = history(vec![
+            write(1, 0, "k"),
+            ok(1, 5, 1),
+            write(2, 6, "k"),
+            maybe(2, 9),
+            read(3, 10, "k"),
+            found(3, 12, 2, 8),
+        ]);
+        assert_eq!(check(&newer), Verdict::Valid);
+        let deleted = history(vec![
+            write(1, 0, "k"),
+            ok(1, 5, 1),
+            invoke(2, 6, "delete", "k"),
+            maybe(2, 9),
+            read(3, 10, "k"),
+            absent(3, 12),
+        ]);
+        assert_eq!(check(&deleted), Verdict::Valid);
+    }
+
+    #[test]
+    fn a_resurrection_after_a_delete_is_refused() {
+        let back = history(vec![
+            write(1, 0, "k"),
+            ok(1, 5, 1),
+            invoke(2, 6, "delete", "k"),
+            ok(2, 9, 7),
+            read(3, 10, "k"),
+            found(3, 12, 1, 1),
+        ]);
+        assert!(matches!(check(&back), Verdict::Invalid(_)));
+    }
+
+    #[test]
+    fn concurrent_and_empty_histories_are_unknown() {
+        assert!(matches!(check(&history(vec![])), Verdict::Unknown(_)));
+        let concurrent =
+            history(vec![write(1, 0, "k"), read(2, 1, "k"), absent(2, 3), ok(1, 5, 1), write(4, 6, "k"), fail(4, 7)]);
+        assert!(matches!(check(&concurrent), Verdict::Unknown(_)));
+    }
+}

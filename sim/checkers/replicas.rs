@@ -1,0 +1,410 @@
+//! What replicas and clocks must keep: S9 `dot-once`, S13 `clock-bounded`, S14 and S15 as each replica sees them.
+//!
+//! - A replica that answered `Applied` holds that version or a newer one, or says that it forgot at least so much, until the
+//!   latest end of everything it held of the key is a minute past. What it said it forgot it does not accept again.
+//! - A version names one key, value and expiry wherever it is seen; an expiry that differs was restarted (S18).
+//! - What a shard says of its clock only rises; what a node stamps is above all that its earlier processes stamped; nothing
+//!   is ahead of true time by more than the bound.
+//! - A message whose clock is more than 30 s behind changes nothing and is answered with nothing.
+
+use super::Invariant;
+use crate::{
+    clock::{EPOCH_MS, MS, Time},
+    nemesis::Ledger,
+    network::Site,
+    trace::Trace,
+};
+use meshwork_core::{
+    id::{ActorId, KeyHash, NamespaceId, NodeId},
+    input::PeerShard,
+    limits,
+    time::Wall,
+    value::{Body, Entry, Hlc, Version},
+    wire::{
+        client::{Reply, ReplyBody},
+        peer::{Found, PeerMessage, Replicated},
+    },
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A namespace and a key's hash.
+pub type Key = (NamespaceId, KeyHash);
+
+/// Clocks of one process may differ from the machine's wall by a jump that is not followed, or by rounding.
+const CLOCK_SLACK_MS: u64 = 200;
+
+/// What a replica owes of a key.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    version: Version,
+    /// Latest end of all that it held; `Wall(u64::MAX)`: never.
+    end: Wall,
+    /// The most it said it had forgotten.
+    forgotten: Version,
+}
+
+/// What a version names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Dot {
+    value: u128,
+    expires_at: Option<Wall>,
+}
+
+/// A request that a replica is answering now.
+#[derive(Clone, Copy, Debug)]
+struct Incoming {
+    id: u64,
+    key: Key,
+    entry: Option<(Version, Wall)>,
+    stands_in: bool,
+    old: bool,
+    wall: Wall,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Replicas {
+    ledger: Ledger,
+    skew_max_ms: u64,
+    /// Namespaces in which memory may be taken from entries.
+    evictable: BTreeSet<NamespaceId>,
+    nodes: Vec<(NodeId, ActorId, Hlc)>,
+    kept: BTreeMap<(u32, Key), Kept>,
+    /// Shards of one node have clocks of their own and share an actor: a version names one write of a key.
+    dots: BTreeMap<(Version, Key), Dot>,
+    clocks: BTreeMap<Site, Hlc>,
+    stamps: BTreeMap<(NodeId, u16), (ActorId, Hlc)>,
+    incoming: Option<Incoming>,
+}
+
+fn end_of(entry: &Entry<'_>) -> Wall {
+    match entry.body {
+        Body::Tombstone => Wall(u64::MAX),
+        Body::Value(_) => entry.expires_at.map_or(Wall(u64::MAX), |at| at.max(entry.hold_until.unwrap_or_default())),
+    }
+}
+
+fn dot_of(value: Option<&[u8]>, expires_at: Option<Wall>) -> Dot {
+    let mut hash = Trace::new(0..0);
+    hash.add(u64::from(value.is_some()));
+    hash.add_bytes(value.unwrap_or_default());
+    Dot { value: hash.hash(), expires_at }
+}
+
+impl Replicas {
+    /// Nothing seen.
+    pub fn new(ledger: Ledger, skew_max_ms: u64, evictable: BTreeSet<NamespaceId>) -> Self {
+        Self {
+            ledger,
+            skew_max_ms,
+            evictable,
+            nodes: Vec::new(),
+            kept: BTreeMap::new(),
+            dots: BTreeMap::new(),
+            clocks: BTreeMap::new(),
+            stamps: BTreeMap::new(),
+            incoming: None,
+        }
+    }
+
+    /// The next process starts, its clock not below `floor`; without the disk of the last one it owes nothing to its stamps.
+    pub fn on_start(&mut self, node: NodeId, actor: ActorId, floor: Hlc, continues: bool) {
+        self.nodes.push((node, actor, floor));
+        if !continues {
+            self.stamps.retain(|(of, _), _| *of != node);
+        }
+    }
+
+    /// What a process held is gone.
+    pub fn on_death(&mut self, process: u32) {
+        self.kept.retain(|(of, _), _| *of != process);
+        self.clocks.retain(|site, _| site.process != process);
+    }
+
+    /// A shard is about to be given a peer's message; `wall` is its machine's.
+    pub fn before(&mut self, wall: Wall, _from: PeerShard, message: &PeerMessage<'_>) {
+        let age = limits::MESSAGE_AGE_MAX.as_millis() as u64 + CLOCK_SLACK_MS;
+        let old = |hlc: Hlc| self.ledger.clocks && hlc.wall().0 + age < wall.0;
+        self.incoming = match message {
+            PeerMessage::Replicate { id, header, key, entry, stands_for } => Some(Incoming {
+                id: *id,
+                key: (key.namespace, key.hash),
+                entry: Some((entry.version, end_of(entry))),
+                stands_in: stands_for.is_some(),
+                old: old(header.hlc),
+                wall,
+            }),
+            PeerMessage::Read { id, header, key, .. } => Some(Incoming {
+                id: *id,
+                key: (key.namespace, key.hash),
+                entry: None,
+                stands_in: false,
+                old: old(header.hlc),
+                wall,
+            }),
+            PeerMessage::Replicated { .. }
+            | PeerMessage::ReadReply { .. }
+            | PeerMessage::Forward { .. }
+            | PeerMessage::ForwardReply(_)
+            | PeerMessage::Unsupported { .. } => None,
+        };
+    }
+
+    /// A shard is about to be given something else.
+    pub fn before_other(&mut self) {
+        self.incoming = None;
+    }
+
+    /// A shard sends something.
+    pub fn on_sent(&mut self, at: Time, site: Site, message: &PeerMessage<'_>) -> Option<(Invariant, String)> {
+        let hlc = match message {
+            PeerMessage::Replicate { header, .. } | PeerMessage::Read { header, .. } => header.hlc,
+            PeerMessage::Replicated { hlc, .. } | PeerMessage::ReadReply { hlc, .. } => *hlc,
+            PeerMessage::Forward { .. } => return None,
+            PeerMessage::ForwardReply(_) => return None,
+            PeerMessage::Unsupported { .. } => return None,
+        };
+        if let Some(broken) = self.clock(at, site, hlc) {
+            return Some(broken);
+        }
+        match message {
+            PeerMessage::Replicate { key, entry, .. } => self
+                .stamp(site, entry.version)
+                .or_else(|| self.dot((key.namespace, key.hash), entry.version, entry.body, entry.expires_at)),
+            PeerMessage::Replicated { id, outcome, .. } => self.replicated(site, *id, outcome),
+            PeerMessage::ReadReply { id, found, .. } => self.read_reply(site, *id, found),
+            PeerMessage::Read { .. }
+            | PeerMessage::Forward { .. }
+            | PeerMessage::ForwardReply(_)
+            | PeerMessage::Unsupported { .. } => None,
+        }
+    }
+
+    /// A value of a key reaches a client.
+    pub fn on_reply(&mut self, key: Key, reply: &Reply<'_>) -> Option<(Invariant, String)> {
+        match reply.body {
+            ReplyBody::Value { version, expires_at, value } => self.dot(key, version, Body::Value(value), expires_at),
+            ReplyBody::Empty | ReplyBody::Written { .. } | ReplyBody::Text(_) => None,
+        }
+    }
+
+    fn clock(&mut self, at: Time, site: Site, hlc: Hlc) -> Option<(Invariant, String)> {
+        let last = self.clocks.entry(site).or_default();
+        if hlc < *last {
+            return Some((Invariant::S13, format!("the clock of {site:?} fell from {:x} to {:x}", last.0, hlc.0)));
+        }
+        *last = hlc;
+        let most = EPOCH_MS + at / MS + limits::CLOCK_OFFSET_MAX.as_millis() as u64 + self.skew_max_ms + CLOCK_SLACK_MS;
+        // A process that starts on a stored bound reads that bound, and is refused and fenced until it has passed.
+        let floor = self.nodes.get(site.process as usize).map_or(0, |(_, _, floor)| floor.wall().0);
+        let most = most.max(floor + CLOCK_SLACK_MS);
+        (self.ledger.clocks && hlc.wall().0 > most).then(|| {
+            (Invariant::S13, format!("the clock of {site:?} is {} ms ahead of the bound", hlc.wall().0 - most))
+        })
+    }
+
+    fn stamp(&mut self, site: Site, version: Version) -> Option<(Invariant, String)> {
+        let (node, actor, _) = self.nodes[site.process as usize];
+        if version.actor != actor || !self.ledger.identities {
+            return None;
+        }
+        let (last_actor, last) = self.stamps.entry((node, site.shard)).or_insert((actor, Hlc(0)));
+        if *last_actor != actor && version.hlc <= *last {
+            let what = format!("{node} stamps {version} after a restart; before it, its clock was at {:x}", last.0);
+            return Some((Invariant::S13, what));
+        }
+        (*last_actor, *last) = (actor, (*last).max(version.hlc));
+        None
+    }
+
+    fn dot(
+        &mut self,
+        key: Key,
+        version: Version,
+        body: Body<'_>,
+        expires_at: Option<Wall>,
+    ) -> Option<(Invariant, String)> {
+        let value = match body {
+            Body::Value(value) => Some(value),
+            Body::Tombstone => None,
+        };
+        let seen = dot_of(value, expires_at);
+        let known = *self.dots.entry((version, key)).or_insert(seen);
+        if known.value != seen.value {
+            // A value whose hold outlived it has become a tombstone under its own version: that is not another value.
+            let ended = value.is_none();
+            return (!ended).then(|| (Invariant::S9, format!("version {version} names two values")));
+        }
+        (known.expires_at != seen.expires_at).then(|| {
+            (
+                Invariant::S18,
+                format!("version {version} expires at {:?} here and at {:?} there", seen.expires_at, known.expires_at),
+            )
+        })
+    }
+
+    fn replicated(&mut self, site: Site, id: u64, outcome: &Replicated) -> Option<(Invariant, String)> {
+        let incoming = self.incoming.filter(|incoming| incoming.id == id)?;
+        let (version, end) = incoming.entry?;
+        match outcome {
+            Replicated::Applied => {}
+            Replicated::Superseded { .. } | Replicated::Refused(_) => return None,
+        }
+        if incoming.old {
+            return Some((
+                Invariant::S14,
+                format!("{site:?} took version {version} from a message more than 30 s old"),
+            ));
+        }
+        if incoming.stands_in {
+            return None;
+        }
+        let kept = self.kept.entry((site.process, incoming.key)).or_default();
+        if version <= kept.forgotten && version > kept.version {
+            let what = format!("{site:?} took version {version} and had said that it forgot up to {}", kept.forgotten);
+            return Some((Invariant::S15, what));
+        }
+        kept.version = kept.version.max(version);
+        kept.end = kept.end.max(end);
+        None
+    }
+
+    fn read_reply(&mut self, site: Site, id: u64, found: &Found<'_>) -> Option<(Invariant, String)> {
+        let incoming = self.incoming.filter(|incoming| incoming.id == id)?;
+        if incoming.old && !matches!(found, Found::Refused(_)) {
+            return Some((Invariant::S14, format!("{site:?} answered a read from a message more than 30 s old")));
+        }
+        if let Found::Entry(entry) = found
+            && let Some(broken) = self.dot(incoming.key, entry.version, entry.body, entry.expires_at)
+        {
+            return Some(broken);
+        }
+        let kept = self.kept.entry((site.process, incoming.key)).or_default();
+        let has = match found {
+            Found::Entry(entry) => entry.version,
+            Found::Digest { version } => *version,
+            Found::Absent { forgotten } => {
+                kept.forgotten = kept.forgotten.max(*forgotten);
+                *forgotten
+            }
+            Found::Refused(_) => return None,
+        };
+        // What is over and may be evicted goes first, before its minute of grace: nothing it said can be missed by then.
+        let grace = limits::EXPIRY_GRACE.as_millis() as u64;
+        let grace = if self.evictable.contains(&incoming.key.0) { 0 } else { grace };
+        let over = kept.end.0.saturating_add(grace) <= incoming.wall.0 + CLOCK_SLACK_MS;
+        // A wall that jumped may have ended entries early; what is kept is then not judged.
+        if has < kept.version && !over && self.ledger.clocks {
+            let what = format!("{site:?} took version {}, and now has {has} and remembers nothing", kept.version);
+            return Some((Invariant::S15, what));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshwork_core::{
+        ring::LayoutName,
+        wire::peer::{Header, KeyRef, ReplicaState},
+    };
+
+    const SITE: Site = Site { process: 0, shard: 0 };
+    const FROM: PeerShard = PeerShard { node: NodeId(2), shard: 0 };
+
+    fn replicas() -> Replicas {
+        let mut replicas =
+            Replicas::new(Ledger { clocks: true, memories: true, identities: true }, 50, BTreeSet::new());
+        replicas.on_start(NodeId(1), ActorId(1), Hlc(0), false);
+        replicas
+    }
+
+    fn at(ms: u64) -> Hlc {
+        Hlc::at(Wall(EPOCH_MS + ms))
+    }
+
+    fn version(ms: u64) -> Version {
+        Version { hlc: at(ms), actor: ActorId(9) }
+    }
+
+    const KEY: KeyRef<'_> = KeyRef { namespace: NamespaceId(1), hash: KeyHash(1), key: b"k" };
+
+    fn replicate(id: u64, ms: u64, expires: Option<u64>) -> PeerMessage<'static> {
+        let header = Header { layout: LayoutName { epoch: 1, hash: 0 }, hlc: at(ms), deadline_ms: 100 };
+        let expires_at = expires.map(|at| Wall(EPOCH_MS + at));
+        let entry = Entry { version: version(ms), expires_at, hold_until: None, body: Body::Value(b"v") };
+        PeerMessage::Replicate { id, header, key: KEY, entry, stands_for: None }
+    }
+
+    fn read(id: u64, ms: u64) -> PeerMessage<'static> {
+        let header = Header { layout: LayoutName { epoch: 1, hash: 0 }, hlc: at(ms), deadline_ms: 100 };
+        PeerMessage::Read { id, header, key: KEY, full: true }
+    }
+
+    fn took(replicas: &mut Replicas, ms: u64, now: u64, expires: Option<u64>) -> Option<(Invariant, String)> {
+        replicas.before(Wall(EPOCH_MS + now), FROM, &replicate(1, ms, expires));
+        let done =
+            PeerMessage::Replicated { id: 1, hlc: at(now), state: ReplicaState::Ready, outcome: Replicated::Applied };
+        replicas.on_sent(now * MS, SITE, &done)
+    }
+
+    fn says(replicas: &mut Replicas, now: u64, found: Found<'_>) -> Option<(Invariant, String)> {
+        replicas.before(Wall(EPOCH_MS + now), FROM, &read(2, now));
+        replicas.on_sent(
+            now * MS,
+            SITE,
+            &PeerMessage::ReadReply { id: 2, hlc: at(now), state: ReplicaState::Ready, found },
+        )
+    }
+
+    #[test]
+    fn a_replica_that_loses_what_it_took_is_refused_unless_it_says_so_or_it_expired() {
+        let mut replicas = replicas();
+        assert_eq!(took(&mut replicas, 10, 11, Some(1_000)), None);
+        assert_eq!(says(&mut replicas, 20, Found::Digest { version: version(10) }), None);
+        assert_eq!(says(&mut replicas, 20, Found::Absent { forgotten: version(10) }), None);
+        assert!(says(&mut replicas, 20, Found::Absent { forgotten: Version::ZERO }).is_some());
+        assert!(says(&mut replicas, 21, Found::Digest { version: version(9) }).is_some());
+        assert_eq!(says(&mut replicas, 61_000, Found::Absent { forgotten: Version::ZERO }), None);
+    }
+
+    #[test]
+    fn what_was_forgotten_is_not_taken_again() {
+        let mut replicas = replicas();
+        assert_eq!(says(&mut replicas, 20, Found::Absent { forgotten: version(15) }), None);
+        assert_eq!(took(&mut replicas, 16, 21, None), None);
+        assert_eq!(says(&mut replicas, 22, Found::Absent { forgotten: version(30) }), None);
+        assert!(took(&mut replicas, 25, 23, None).is_some());
+    }
+
+    #[test]
+    fn a_minutes_old_message_that_is_taken_is_refused() {
+        assert!(matches!(took(&mut replicas(), 10, 31_000, None), Some((Invariant::S14, _))));
+    }
+
+    #[test]
+    fn a_clock_that_falls_or_runs_ahead_is_refused() {
+        let mut replicas = replicas();
+        assert_eq!(replicas.on_sent(20 * MS, SITE, &read(1, 20)), None);
+        assert!(matches!(replicas.on_sent(21 * MS, SITE, &read(1, 19)), Some((Invariant::S13, _))));
+        assert!(matches!(replicas.on_sent(22 * MS, SITE, &read(1, 2_000)), Some((Invariant::S13, _))));
+    }
+
+    #[test]
+    fn a_version_with_two_values_or_two_expiries_is_refused() {
+        let mut replicas = replicas();
+        let value = |value, expires| ReplyBody::Value { version: version(10), expires_at: Some(Wall(expires)), value };
+        let reply = |body| Reply { body, ..Reply::status(0, meshwork_core::wire::Status::Ok) };
+        assert_eq!(replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"v", 5))), None);
+        assert_eq!(replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"v", 5))), None);
+        assert!(matches!(
+            replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"w", 5))),
+            Some((Invariant::S9, _))
+        ));
+        assert!(matches!(
+            replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"v", 6))),
+            Some((Invariant::S18, _))
+        ));
+    }
+}

@@ -1,0 +1,349 @@
+//! The simulator's command line (SIMULATION §7): run seeds, replay one, judge a history, prove determinism.
+//!
+//! Exit codes: 0 clean, 2 usage, 10 crash, 11 safety, 12 liveness, 13 unknown or missed class, 14 not deterministic.
+#![forbid(unsafe_code)]
+
+mod determinism;
+
+use clap::{Parser, Subcommand};
+use meshwork_core::canary::Canary;
+use meshwork_sim::{
+    canaries,
+    checkers::{CHECKERS, Finding, Verdict},
+    history::History,
+    phases::Keep,
+    plan::{Mix, Plan, parse_seed},
+    runner::{self, Seeds},
+    shrink,
+};
+use std::{
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+/// Exit code of bad input.
+const USAGE: u8 = 2;
+/// Exit code of a run that proves nothing.
+const UNKNOWN: u8 = 13;
+
+/// Deterministic simulator of meshwork clusters.
+#[derive(Parser)]
+#[command(name = "meshwork-sim", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run many seeds.
+    Run {
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        seeds: u64,
+        /// The first: hexadecimal, #decimal, or a commit hash.
+        #[arg(long, default_value = "0", value_parser = parse_seed)]
+        from: u64,
+        /// On so many threads.
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
+        /// Lean every seed on a mix of faults (F2, F4, ...).
+        #[arg(long, value_parser = Mix::parse)]
+        mix: Option<Mix>,
+        /// Stop after so many failures.
+        #[arg(long, default_value_t = 5)]
+        failures: usize,
+        /// Seconds to spend on shrinking the first failure; 0: none.
+        #[arg(long, default_value_t = 60)]
+        shrink: u64,
+    },
+    /// Run one seed or plan again, and show what happened.
+    Replay {
+        #[command(flatten)]
+        of: Of,
+        /// `full` prints every event, `ops` the history.
+        #[arg(long)]
+        log: Option<Log>,
+        /// Write the history here, one JSON object a line.
+        #[arg(long)]
+        history: Option<PathBuf>,
+    },
+    /// Judge a history.
+    Check {
+        /// JSON lines, of the simulator or of real processes.
+        history: PathBuf,
+    },
+    /// Find the smallest plan that breaks the same.
+    Shrink {
+        #[command(flatten)]
+        of: Of,
+        /// Where to; the default is named after what breaks and the seed.
+        #[arg(short)]
+        output: Option<PathBuf>,
+        /// Seconds to spend.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// Prove that a run is a function of its plan: twice here, once in another process, and with another binary.
+    Determinism {
+        /// How many seeds.
+        #[arg(long, default_value_t = 20)]
+        seeds: u64,
+        /// The first.
+        #[arg(long, default_value = "0", value_parser = parse_seed)]
+        from: u64,
+        /// Another build of this simulator, debug for instance.
+        #[arg(long)]
+        against: Option<PathBuf>,
+    },
+    /// Print the trace of seeds; what `determinism` compares.
+    Trace {
+        /// How many seeds.
+        #[arg(long, default_value_t = 1)]
+        seeds: u64,
+        /// The first.
+        #[arg(long, default_value = "0", value_parser = parse_seed)]
+        from: u64,
+        /// Print the events from this one on, a checkpoint's worth.
+        #[arg(long)]
+        window: Option<u64>,
+    },
+    /// Plant each known bug and show that it is found (a build with `--features canaries`).
+    Canaries {
+        /// Only these.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// Seeds to spend on each.
+        #[arg(long, default_value_t = 500)]
+        seeds: u64,
+        /// The first.
+        #[arg(long, default_value = "0", value_parser = parse_seed)]
+        from: u64,
+    },
+    /// Print or write the plan of a seed.
+    Plan {
+        #[command(flatten)]
+        of: Of,
+        /// Where to.
+        #[arg(short)]
+        output: Option<PathBuf>,
+    },
+}
+
+/// Which run.
+#[derive(clap::Args)]
+struct Of {
+    /// A seed: hexadecimal, #decimal, or a commit hash.
+    #[arg(long, value_parser = parse_seed, required_unless_present = "plan", conflicts_with = "plan")]
+    seed: Option<u64>,
+    /// A file with a plan.
+    #[arg(long)]
+    plan: Option<PathBuf>,
+    /// The mix that the seed was leant on.
+    #[arg(long, value_parser = Mix::parse, conflicts_with = "plan")]
+    mix: Option<Mix>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Log {
+    /// Every event.
+    Full,
+    /// Operations and faults.
+    Ops,
+    /// Faults, phases and what nodes tell their watchers.
+    News,
+}
+
+impl Of {
+    fn plan(&self) -> Result<Plan, String> {
+        match (&self.seed, &self.plan) {
+            (_, Some(path)) => {
+                let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+                Plan::from_json(&text).map_err(|error| format!("{}: {error}", path.display()))
+            }
+            (Some(seed), None) => Ok(Plan::of_seed(*seed, self.mix)),
+            (None, None) => Err("give --seed or --plan".to_owned()),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Run { seeds, from, jobs, mix, failures, shrink } => {
+            run(Seeds { from, count: seeds, jobs, mix, failures_max: failures.max(1) }, shrink)
+        }
+        Command::Replay { of, log, history } => replay(&of, log, history.as_ref()),
+        Command::Check { history } => check(&history),
+        Command::Shrink { of, output, seconds } => of.plan().and_then(|plan| smaller(&plan, output, seconds)),
+        Command::Determinism { seeds, from, against } => determinism::prove(from, seeds, against.as_deref()),
+        Command::Trace { seeds, from, window } => determinism::show(from, seeds, window),
+        Command::Canaries { only, seeds, from } => hunt(&only, seeds, from),
+        Command::Plan { of, output } => show_plan(&of, output.as_ref()),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(words) => {
+            eprintln!("meshwork-sim: {words}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn fail(seed: u64, mix: Option<Mix>, finding: &Finding) {
+    println!("FAIL {finding}   seed {seed:x}   commit {}", meshwork_sim::commit());
+    let mix = mix.map_or(String::new(), |mix| format!(" --mix {mix:?}"));
+    println!("  repro: cargo run --release -p meshwork-sim -- replay --seed {seed:x}{mix}");
+}
+
+#[expect(clippy::disallowed_methods, reason = "the runner around seeds measures real time; no seed sees it")]
+fn run(seeds: Seeds, shrink_seconds: u64) -> Result<u8, String> {
+    let started = Instant::now();
+    let totals = runner::run(seeds, |seed, finding| {
+        if let Some(finding) = finding {
+            fail(seed, seeds.mix, finding);
+        }
+    });
+    print!("{}", totals.report(started.elapsed(), seeds.jobs.max(1)));
+    let code = totals.exit_code();
+    if let Some((seed, _)) = totals.failures.first().filter(|_| shrink_seconds > 0) {
+        smaller(&Plan::of_seed(*seed, seeds.mix), None, shrink_seconds)?;
+    }
+    match totals.missed() {
+        Some(what) if code == 0 => {
+            println!("UNKNOWN: {what}");
+            Ok(UNKNOWN)
+        }
+        Some(_) | None => Ok(code),
+    }
+}
+
+fn replay(of: &Of, log: Option<Log>, history: Option<&PathBuf>) -> Result<u8, String> {
+    let plan = of.plan()?;
+    let window = if matches!(log, Some(Log::Full)) { 0..u64::MAX } else { 0..0 };
+    let outcome = match runner::run_caught(&plan, &Keep { window, timeline: true }) {
+        Ok(outcome) => outcome,
+        Err(finding) => {
+            fail(plan.seed, of.mix, &finding);
+            return Ok(finding.invariant.exit_code());
+        }
+    };
+    for line in &outcome.log {
+        println!("{line}");
+    }
+    if matches!(log, Some(Log::Ops)) {
+        print!("{}", outcome.history.to_jsonl());
+    }
+    if let (Some(Log::News), Some(timeline)) = (log, &outcome.timeline) {
+        for (at, machine, what) in &timeline.notes {
+            let lane = machine.map_or(String::new(), |machine| format!("n{machine}"));
+            println!("{} {lane:>4} {what}", meshwork_sim::timeline::clock(*at));
+        }
+    }
+    if let Some(path) = history {
+        fs::write(path, outcome.history.to_jsonl()).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    println!(
+        "seed {:x}: {} events, {} ms virtual, trace {:032x}, attempts {:?}, nothing to judge for {:?}",
+        plan.seed, outcome.events, outcome.virtual_ms, outcome.trace, outcome.ended, outcome.unknown
+    );
+    for finding in &outcome.findings {
+        println!("FAIL {finding}");
+    }
+    Ok(outcome.findings.first().map_or(0, |finding| finding.invariant.exit_code()))
+}
+
+fn check(path: &PathBuf) -> Result<u8, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let history = History::from_jsonl(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut code = 0;
+    for (name, checker) in CHECKERS {
+        match checker(&history) {
+            Verdict::Valid => println!("{name}: valid"),
+            Verdict::Invalid(finding) => {
+                println!("{name}: INVALID {finding}");
+                code = finding.invariant.exit_code();
+            }
+            Verdict::Unknown(why) => {
+                println!("{name}: UNKNOWN: {why}");
+                code = if code == 0 { UNKNOWN } else { code };
+            }
+        }
+    }
+    Ok(code)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the budget of shrinking is real time; no run sees it")]
+fn smaller(plan: &Plan, output: Option<PathBuf>, seconds: u64) -> Result<u8, String> {
+    let started = Instant::now();
+    let mut go_on = || started.elapsed() < Duration::from_secs(seconds);
+    let Some((mut small, finding, runs)) = shrink::shrink(plan, &mut go_on) else {
+        println!("nothing breaks: there is nothing to shrink");
+        return Ok(0);
+    };
+    let id = finding.invariant.words().split(' ').next().unwrap_or("x").to_lowercase();
+    let path = output.unwrap_or_else(|| PathBuf::from(format!("{id}-{:x}.json", plan.seed)));
+    small.note = format!("{finding}");
+    fs::write(&path, small.to_json()).map_err(|error| format!("{}: {error}", path.display()))?;
+    println!(
+        "  plan:  {} faults + {} ops on {} nodes -> {} faults + {} ops on {} ({runs} runs): {}",
+        plan.faults.len(),
+        plan.ops.len(),
+        plan.config.nodes,
+        small.faults.len(),
+        small.ops.len(),
+        small.config.nodes,
+        path.display()
+    );
+    println!("  {finding}");
+    for fault in small.faults.iter().take(20) {
+        println!("  {:>7} ms {:?} for {} ms", fault.at_ms, fault.kind, fault.for_ms);
+    }
+    for op in small.ops.iter().take(20) {
+        println!("  {:>7} ms client {} {:?} of key {}", op.at_ms, op.client, op.act, op.key);
+    }
+    Ok(finding.invariant.exit_code())
+}
+
+/// Exit code of a planted bug that was not found: the tester is not to be trusted.
+const BLIND: u8 = 13;
+
+fn hunt(only: &[String], seeds: u64, from: u64) -> Result<u8, String> {
+    if !meshwork_core::canary::CANARIES {
+        return Err("this build cannot plant bugs: build with `--features canaries`".to_owned());
+    }
+    let all: Vec<Canary> = Canary::ALL.to_vec();
+    let chosen: Vec<Canary> = all
+        .into_iter()
+        .filter(|canary| only.is_empty() || only.iter().any(|name| format!("{canary:?}").eq_ignore_ascii_case(name)))
+        .collect();
+    if chosen.is_empty() {
+        return Err(format!("there is no such canary among {:?}", Canary::ALL));
+    }
+    let mut missed = Vec::new();
+    for canary in &chosen {
+        let hunt = canaries::hunt(*canary, from, seeds);
+        match hunt.killed {
+            Some((seeds, seed, invariant)) => {
+                println!("{canary:?} killed by {invariant} after {seeds} seeds (seed {seed:x}): {}", canary.words())
+            }
+            None => {
+                println!("{canary:?} NOT FOUND in {seeds} seeds ({:?}): {}", hunt.otherwise, canary.words());
+                missed.push(*canary);
+            }
+        }
+    }
+    println!("{} of {} planted bugs found", chosen.len() - missed.len(), chosen.len());
+    Ok(if missed.is_empty() { 0 } else { BLIND })
+}
+
+fn show_plan(of: &Of, output: Option<&PathBuf>) -> Result<u8, String> {
+    let text = of.plan()?.to_json();
+    match output {
+        Some(path) => fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?,
+        None => print!("{text}"),
+    }
+    Ok(0)
+}

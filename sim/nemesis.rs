@@ -1,0 +1,396 @@
+//! Faults: what breaks, when, for how long; and the ledger of which promises a plan suspends (SIMULATION §2).
+//!
+//! A fault is plain data of the plan. Each class has its own weight, zero in half of the seeds; each fault is drawn from its
+//! own key, so that no fault's details depend on the others'. Messages' small misfortunes (loss, duplicates, damage) are
+//! rates in `options::Network` instead.
+//!
+//! The ledger is deliberately short: what a checker cannot prove was still promised, it does not judge. S3, S6, S9, S23
+//! and "no panic" are never suspended.
+
+use crate::{
+    keyed::{Purpose, Stream},
+    options::Config,
+};
+use serde::{Deserialize, Serialize};
+
+/// One fault.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// Milliseconds after the chaos began.
+    pub at_ms: u64,
+    /// How long it lasts; of a crash: until the restart.
+    pub for_ms: u64,
+    /// What.
+    pub kind: FaultKind,
+}
+
+/// What breaks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// Nothing passes between two machines.
+    Cut {
+        /// One.
+        a: u16,
+        /// The other.
+        b: u16,
+    },
+    /// Nothing passes one way.
+    OneWay {
+        /// Sender.
+        from: u16,
+        /// Receiver.
+        to: u16,
+    },
+    /// A machine is cut off from all others.
+    Isolate {
+        /// Which.
+        machine: u16,
+    },
+    /// Two sides that cannot see each other.
+    Split {
+        /// One side; everybody else is the other.
+        side: Vec<u16>,
+    },
+    /// As `Split`, but one machine sees both.
+    Bridge {
+        /// One side.
+        side: Vec<u16>,
+        /// Who sees both.
+        machine: u16,
+    },
+    /// A cut that comes and goes.
+    Flap {
+        /// One.
+        a: u16,
+        /// The other.
+        b: u16,
+        /// Half of its period.
+        period_ms: u64,
+    },
+    /// All connections of a machine are reset; what is in flight on them is lost.
+    Reset {
+        /// Whose.
+        machine: u16,
+    },
+    /// Every message from or to a machine takes longer.
+    Slow {
+        /// Which.
+        machine: u16,
+        /// By how much.
+        extra_us: u64,
+    },
+    /// Datagrams are lost.
+    Loss {
+        /// How many per million.
+        ppm: u32,
+    },
+    /// A process stands still and then goes on.
+    Pause {
+        /// Which.
+        machine: u16,
+    },
+    /// A process dies and starts again on its disk, if there are disks.
+    Crash {
+        /// Which.
+        machine: u16,
+    },
+    /// As `Crash`, on an empty disk.
+    Wipe {
+        /// Which.
+        machine: u16,
+    },
+    /// As `Crash`, on the disk as it was when the chaos began.
+    CrashOld {
+        /// Which.
+        machine: u16,
+    },
+    /// A second process starts from a copy of the disk, at an address of its own, and dies at the end.
+    Clone {
+        /// Whose disk.
+        machine: u16,
+    },
+    /// Every node is restarted, one after the other.
+    Rolling {
+        /// Between two.
+        each_ms: u64,
+    },
+    /// All machines of a zone die and start again.
+    Zone {
+        /// Which.
+        zone: u16,
+    },
+    /// A wall jumps; it stays so.
+    ClockJump {
+        /// Whose.
+        machine: u16,
+        /// By how much.
+        ms: i64,
+    },
+    /// A wall stands still, and then is right again.
+    ClockFreeze {
+        /// Whose.
+        machine: u16,
+    },
+    /// Nothing written becomes durable.
+    DiskStall {
+        /// Whose disk.
+        machine: u16,
+    },
+    /// A client's connections are gone, with what it asked on them.
+    Vanish {
+        /// Which client.
+        client: u16,
+    },
+}
+
+/// The classes that are drawn with weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each is the fault of its name, documented there")]
+pub enum Class {
+    Cut,
+    OneWay,
+    Isolate,
+    Split,
+    Bridge,
+    Flap,
+    Reset,
+    Slow,
+    Loss,
+    Pause,
+    Crash,
+    Wipe,
+    CrashOld,
+    Clone,
+    Rolling,
+    Zone,
+    ClockJump,
+    ClockFreeze,
+    DiskStall,
+    Vanish,
+}
+
+impl Class {
+    /// All, in the order of `Config::weights`.
+    pub const ALL: [Self; 20] = [
+        Self::Cut,
+        Self::OneWay,
+        Self::Isolate,
+        Self::Split,
+        Self::Bridge,
+        Self::Flap,
+        Self::Reset,
+        Self::Slow,
+        Self::Loss,
+        Self::Pause,
+        Self::Crash,
+        Self::Wipe,
+        Self::CrashOld,
+        Self::Clone,
+        Self::Rolling,
+        Self::Zone,
+        Self::ClockJump,
+        Self::ClockFreeze,
+        Self::DiskStall,
+        Self::Vanish,
+    ];
+}
+
+impl FaultKind {
+    /// Its class.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Cut { .. } => Class::Cut,
+            Self::OneWay { .. } => Class::OneWay,
+            Self::Isolate { .. } => Class::Isolate,
+            Self::Split { .. } => Class::Split,
+            Self::Bridge { .. } => Class::Bridge,
+            Self::Flap { .. } => Class::Flap,
+            Self::Reset { .. } => Class::Reset,
+            Self::Slow { .. } => Class::Slow,
+            Self::Loss { .. } => Class::Loss,
+            Self::Pause { .. } => Class::Pause,
+            Self::Crash { .. } => Class::Crash,
+            Self::Wipe { .. } => Class::Wipe,
+            Self::CrashOld { .. } => Class::CrashOld,
+            Self::Clone { .. } => Class::Clone,
+            Self::Rolling { .. } => Class::Rolling,
+            Self::Zone { .. } => Class::Zone,
+            Self::ClockJump { .. } => Class::ClockJump,
+            Self::ClockFreeze { .. } => Class::ClockFreeze,
+            Self::DiskStall { .. } => Class::DiskStall,
+            Self::Vanish { .. } => Class::Vanish,
+        }
+    }
+
+    /// Machines it names.
+    pub fn machines(&self) -> impl Iterator<Item = u16> + '_ {
+        let (one, two, many): (Option<u16>, Option<u16>, &[u16]) = match self {
+            Self::Cut { a, b } | Self::Flap { a, b, .. } => (Some(*a), Some(*b), &[]),
+            Self::OneWay { from, to } => (Some(*from), Some(*to), &[]),
+            Self::Bridge { side, machine } => (Some(*machine), None, side),
+            Self::Split { side } => (None, None, side),
+            Self::Isolate { machine }
+            | Self::Reset { machine }
+            | Self::Slow { machine, .. }
+            | Self::Pause { machine }
+            | Self::Crash { machine }
+            | Self::Wipe { machine }
+            | Self::CrashOld { machine }
+            | Self::Clone { machine }
+            | Self::ClockJump { machine, .. }
+            | Self::ClockFreeze { machine }
+            | Self::DiskStall { machine } => (Some(*machine), None, &[]),
+            Self::Loss { .. } | Self::Rolling { .. } | Self::Zone { .. } | Self::Vanish { .. } => (None, None, &[]),
+        };
+        one.into_iter().chain(two).chain(many.iter().copied())
+    }
+}
+
+/// The faults of `seed` for this cluster.
+pub(crate) fn draw(seed: u64, config: &Config) -> Vec<Fault> {
+    let total: u64 = config.weights.iter().map(|weight| u64::from(*weight)).sum();
+    if total == 0 {
+        return Vec::new();
+    }
+    let count = {
+        let stream = &mut Stream::new(seed, Purpose::Faults, 0);
+        let per_minute = stream.pick(&[1u64, 4, 12, 30]);
+        (1 + stream.below(1 + per_minute * config.chaos_ms / 60_000 * 2)).min(120)
+    };
+    let mut faults: Vec<Fault> = (1..=count)
+        .map(|nth| {
+            let stream = &mut Stream::new(seed, Purpose::Faults, nth);
+            let mut at = stream.below(total);
+            let chosen = config.weights.iter().position(|weight| {
+                let hit = at < u64::from(*weight);
+                at = at.saturating_sub(u64::from(*weight));
+                hit
+            });
+            let class = Class::ALL[chosen.expect("the draw is below the sum")];
+            one(stream, class, config)
+        })
+        .collect();
+    faults.sort_by_key(|fault| fault.at_ms);
+    faults
+}
+
+fn one(stream: &mut Stream, class: Class, config: &Config) -> Fault {
+    let nodes = u64::from(config.nodes);
+    let machine = stream.below(nodes) as u16;
+    let other = if nodes > 1 { ((u64::from(machine) + 1 + stream.below(nodes - 1)) % nodes) as u16 } else { machine };
+    let side: Vec<u16> = (0..config.nodes).filter(|_| stream.chance(500)).collect();
+    // Around what decides: a hiccup, a patience, a probe, a suspicion, an idle timeout, and well beyond.
+    let for_ms = match stream.below(6) {
+        0 => stream.between(10, 200),
+        1 => stream.between(200, 1_500),
+        2 => stream.between(1_500, 4_000),
+        3 => stream.between(4_000, 12_000),
+        4 => stream.between(12_000, 45_000),
+        _ => stream.between(45_000, 120_000),
+    };
+    let at_ms = stream.below(config.chaos_ms);
+    let kind = match class {
+        Class::Cut => FaultKind::Cut { a: machine, b: other },
+        Class::OneWay => FaultKind::OneWay { from: machine, to: other },
+        Class::Isolate => FaultKind::Isolate { machine },
+        Class::Split => FaultKind::Split { side },
+        Class::Bridge => FaultKind::Bridge { side, machine },
+        Class::Flap => FaultKind::Flap { a: machine, b: other, period_ms: stream.between(50, 4_000) },
+        Class::Reset => FaultKind::Reset { machine },
+        Class::Slow => {
+            FaultKind::Slow { machine, extra_us: stream.pick(&[5_000u64, 50_000, 150_000, 400_000, 2_000_000]) }
+        }
+        Class::Loss => FaultKind::Loss { ppm: stream.pick(&[50_000u32, 200_000, 500_000]) },
+        Class::Pause => FaultKind::Pause { machine },
+        Class::Crash => FaultKind::Crash { machine },
+        Class::Wipe => FaultKind::Wipe { machine },
+        Class::CrashOld => FaultKind::CrashOld { machine },
+        Class::Clone => FaultKind::Clone { machine },
+        Class::Rolling => FaultKind::Rolling { each_ms: stream.between(500, 15_000) },
+        Class::Zone => FaultKind::Zone { zone: stream.below(u64::from(config.zones)) as u16 },
+        Class::ClockJump => {
+            let size = stream.pick(&[20i64, 90, 150, 300, 800, 5_000, 60_000, 3_600_000]);
+            FaultKind::ClockJump { machine, ms: if stream.chance(500) { size } else { -size } }
+        }
+        Class::ClockFreeze => FaultKind::ClockFreeze { machine },
+        Class::DiskStall => FaultKind::DiskStall { machine },
+        Class::Vanish => FaultKind::Vanish { client: stream.below(u64::from(config.clients)) as u16 },
+    };
+    Fault { at_ms, for_ms, kind }
+}
+
+/// What a plan lets the checkers assume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    /// Walls stay within the bound: TTLs and clocks are judged against true time.
+    pub clocks: bool,
+    /// Nobody loses memory: sloppy writes without stand-ins are judged like strict ones.
+    pub memories: bool,
+    /// One process an identity at a time.
+    pub identities: bool,
+}
+
+impl Ledger {
+    /// What `faults` leave standing in `config`.
+    pub fn of(config: &Config, faults: &[Fault]) -> Self {
+        let (mut clocks, mut memories, mut identities) = (config.clocks_within(), true, true);
+        for fault in faults {
+            match fault.kind {
+                FaultKind::ClockJump { .. } | FaultKind::ClockFreeze { .. } => clocks = false,
+                FaultKind::Crash { .. }
+                | FaultKind::Wipe { .. }
+                | FaultKind::CrashOld { .. }
+                | FaultKind::Rolling { .. }
+                | FaultKind::Zone { .. } => memories = false,
+                FaultKind::Clone { .. } => (memories, identities) = (false, false),
+                FaultKind::Cut { .. }
+                | FaultKind::OneWay { .. }
+                | FaultKind::Isolate { .. }
+                | FaultKind::Split { .. }
+                | FaultKind::Bridge { .. }
+                | FaultKind::Flap { .. }
+                | FaultKind::Reset { .. }
+                | FaultKind::Slow { .. }
+                | FaultKind::Loss { .. }
+                | FaultKind::Pause { .. }
+                | FaultKind::DiskStall { .. }
+                | FaultKind::Vanish { .. } => {}
+            }
+        }
+        Self { clocks, memories, identities }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_is_drawn_by_some_seed_and_off_in_about_half() {
+        let mut drawn = std::collections::BTreeMap::new();
+        for seed in 0..300 {
+            let plan = crate::plan::Plan::of_seed(seed, None);
+            let mut classes: Vec<Class> = plan.faults.iter().map(|fault| fault.kind.class()).collect();
+            classes.sort_unstable();
+            classes.dedup();
+            for class in classes {
+                *drawn.entry(class).or_insert(0) += 1;
+            }
+        }
+        for class in Class::ALL {
+            let seeds = drawn.get(&class).copied().unwrap_or(0);
+            assert!((1..200).contains(&seeds), "{class:?} in {seeds} of 300 seeds");
+        }
+    }
+
+    #[test]
+    fn a_clone_suspends_more_than_a_cut() {
+        let plan = crate::plan::Plan::of_seed(3, None);
+        let fault = |kind| [Fault { at_ms: 0, for_ms: 1, kind }];
+        let cut = Ledger::of(&plan.config, &fault(FaultKind::Cut { a: 0, b: 1 }));
+        let clone = Ledger::of(&plan.config, &fault(FaultKind::Clone { machine: 0 }));
+        assert!(cut.memories && cut.identities && !clone.identities && !clone.memories);
+    }
+}

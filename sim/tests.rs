@@ -1,0 +1,80 @@
+//! Whole runs: seeds that once broke something stay clean, runs repeat themselves, and something happens in them.
+
+use crate::{
+    nemesis::FaultKind,
+    phases::{Keep, run},
+    plan::Plan,
+    runner::{self, Seeds},
+    shrink,
+};
+
+/// Seeds that found a bug in core, with what it was.
+const FOUND: [(u64, &str); 6] = [
+    (0x1, "S15: what a put with a TTL over a delete had buried came back after its end"),
+    (0x74, "S1: a value whose holder could not be asked was called missing, in strict reads too"),
+    (0xa7, "L5: a read decided by its timeout asked for the body and waited for ever"),
+    (0x49, "S6: a miss without the votes for it was not flagged sloppy"),
+    (0x11e2, "S1: a digest that came twice made a strict read call the value missing"),
+    (0x591, "L6: nobody probed anybody any more after all had renewed their identity"),
+];
+
+#[test]
+fn seeds_that_found_a_bug_stay_clean() {
+    for (seed, what) in FOUND {
+        let outcome = run(&Plan::of_seed(seed, None), &Keep::default());
+        assert_eq!(outcome.findings, [], "{seed:x} {what}");
+        assert!(outcome.events > 1_000 && outcome.history.events.len() > 100, "{seed:x}");
+    }
+}
+
+#[test]
+fn the_same_seed_runs_the_same_twice_and_another_differently() {
+    let trace = |seed| run(&Plan::of_seed(seed, None), &Keep::default()).trace;
+    assert_eq!(trace(2), trace(2));
+    assert_ne!(trace(2), trace(3));
+}
+
+#[test]
+fn watching_a_run_does_not_change_it() {
+    let plan = Plan::of_seed(5, None);
+    let plain = run(&plan, &Keep::default());
+    let watched = run(&plan, &Keep { window: 0..u64::MAX, timeline: true });
+    assert_eq!(plain.trace, watched.trace);
+    assert_eq!(watched.log.len() as u64, watched.events);
+    assert!(watched.timeline.is_some_and(|timeline| !timeline.frames.is_empty()));
+}
+
+#[test]
+fn a_plan_without_operations_leaves_the_checkers_with_nothing_to_judge() {
+    let mut plan = Plan::of_seed(3, None);
+    plan.ops.clear();
+    let outcome = run(&plan, &Keep::default());
+    assert_eq!(outcome.findings, []);
+    assert_eq!(outcome.unknown, ["quorum", "durability", "last-writer", "expiry", "deadline"]);
+}
+
+#[test]
+fn leaving_out_a_fault_leaves_the_rest_of_the_plan_as_it_was() {
+    let plan = Plan::of_seed(8, None);
+    let mut smaller = plan.clone();
+    smaller.faults.retain(|fault| !matches!(fault.kind, FaultKind::Pause { .. }));
+    assert!(smaller.faults.len() < plan.faults.len());
+    assert_eq!(Plan::from_json(&smaller.to_json()), Ok(smaller.clone()));
+    assert_eq!(smaller.ops, plan.ops);
+}
+
+#[test]
+fn several_threads_report_seeds_in_order_and_add_up_the_same() {
+    let seeds = |jobs| Seeds { from: 20, count: 6, jobs, mix: None, failures_max: 9 };
+    let mut told = Vec::new();
+    let two = runner::run(seeds(2), |seed, _| told.push(seed));
+    let one = runner::run(seeds(1), |_, _| {});
+    assert_eq!(told, [20, 21, 22, 23, 24, 25]);
+    assert_eq!((one.events, one.virtual_ms, &one.ended), (two.events, two.virtual_ms, &two.ended));
+    assert_eq!((one.exit_code(), two.seeds), (0, 6));
+}
+
+#[test]
+fn a_clean_plan_has_nothing_to_shrink() {
+    assert!(shrink::shrink(&Plan::of_seed(2, None), &mut || true).is_none());
+}
