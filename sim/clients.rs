@@ -164,8 +164,15 @@ impl Cluster<'_> {
             }
         };
         let consistency = Consistency { read: quorum(what.r), write: quorum(what.w), mode };
-        let request =
-            Request { id: op, deadline_ms: what.deadline_ms, consistency, namespace, key: key.as_bytes(), op: ask };
+        let request = Request {
+            id: op,
+            deadline_ms: what.deadline_ms,
+            sent: 0,
+            consistency,
+            namespace,
+            key: key.as_bytes(),
+            op: ask,
+        };
         let mut frame = BytesMut::new();
         request.encode(&mut frame);
         let life = self.clients.lives.get(&what.client).copied().unwrap_or(0);

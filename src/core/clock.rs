@@ -56,6 +56,9 @@ impl Clock {
             (self.offset, self.disciplined_at, self.started) = (offset, now.mono, true);
             return;
         }
+        if canary!(K15) && offset < self.offset - 100 {
+            (self.offset, self.last) = (offset, Hlc::at(now.wall));
+        }
         if Duration::from_millis(offset.abs_diff(self.offset)) > CLOCK_JUMP {
             self.jumped = true;
         } else if !self.jumped && now.mono.since(self.disciplined_at) >= DISCIPLINE_EVERY {
@@ -117,7 +120,7 @@ impl Clock {
         if theirs_wall > wall + CLOCK_OFFSET_MAX {
             return Err(Skew::Ahead);
         }
-        if theirs_wall + MESSAGE_AGE_MAX < wall {
+        if theirs_wall + MESSAGE_AGE_MAX < wall && !canary!(K39) {
             return Err(Skew::Behind);
         }
         self.last = self.last.max(theirs);

@@ -79,8 +79,6 @@ pub(crate) enum Phase {
         body: Option<OwnedEntry>,
         /// The version whose body is being fetched from its holders, and who was asked last.
         fetching: Option<(crate::value::Version, usize)>,
-        /// A holder of that version could not be asked for its body.
-        unreached: bool,
         /// What comes after it; `None`: the reply.
         guarded: Option<Guarded>,
     },

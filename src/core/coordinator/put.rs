@@ -178,6 +178,7 @@ impl Votes {
                     provisional += 1;
                     warming += u8::from(*state == ReplicaState::Warming);
                 }
+                Answer::Superseded(state) if canary!(K2) && self.eligible(position, *state) => votes += 1,
                 Answer::Superseded(state) if self.eligible(position, *state) => newer += 1,
                 Answer::Superseded(_) => newer_there += 1,
             }
@@ -194,7 +195,7 @@ impl Votes {
         if owners_out > 0 && (self.strict || !self.impatient) {
             return Verdict::Wait;
         }
-        if !self.strict && votes + newer + provisional + newer_there >= self.need {
+        if (!self.strict || canary!(K33)) && votes + newer + provisional + newer_there >= self.need {
             let superseded = newer + newer_there > 0;
             if superseded && self.restamps_left > 0 {
                 return Verdict::Restamp;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     id::NodeId,
-    limits::{HEDGE_PERCENT_MAX, READ_TIMEOUT},
+    limits::HEDGE_PERCENT_MAX,
     outbox::ShardOutbox,
     shard::Shard,
     storage::Lookup,
@@ -102,7 +102,7 @@ impl Shard {
             subject,
             started: now.mono,
             deadline,
-            phase: Phase::Read { votes, body: None, fetching: None, unreached: false, guarded },
+            phase: Phase::Read { votes, body: None, fetching: None, guarded },
         };
         let id = self.park(now, operation);
         for _ in 0..wanted {
@@ -216,7 +216,7 @@ impl Shard {
             return;
         };
         let started = operation.started;
-        let Phase::Read { votes, body, fetching, guarded, .. } = &mut operation.phase else { return };
+        let Phase::Read { votes, body, fetching, guarded } = &mut operation.phase else { return };
         let Some(at) = votes.targets.position(member) else { return };
         self.peers.on_answer(member, started, now.mono);
         let answer = match found {
@@ -376,32 +376,10 @@ impl Shard {
         let first = votes.holders(version).find(|at| {
             view.members.get(usize::from(votes.targets.member(*at))).is_some_and(|known| known.node != view.me)
         });
-        // After the read timeout nobody would wake a fetch that is not answered.
-        let over = now.mono >= operation.deadline.min(operation.started + READ_TIMEOUT);
         match first {
-            Some(_) if over => self.end_without_body(now, id, true, out),
             Some(at) => self.fetch(now, &view, id, version, at, out),
             None => self.end_read(now, id, None, worth, out),
         }
-    }
-
-    /// Nobody is left to ask for the body. Where every holder said that it has none any more that is a miss; a holder that
-    /// could not be asked may still have it, and then only a sloppy read may call it one (flagged).
-    fn end_without_body(&mut self, now: Now, id: OperationId, unreached: bool, out: &mut dyn ShardOutbox) {
-        let Some(operation) = self.in_flight.get_mut(id) else { return };
-        let Phase::Read { votes, guarded, .. } = &operation.phase else { return };
-        let need = votes.need();
-        if unreached && (operation.subject.strict || guarded.is_some()) {
-            let Some(operation) = self.take(id) else { return };
-            return self.answer_failure(operation.origin, Status::Unavailable { need, have: need - 1 }, false, out);
-        }
-        let worth = match votes.verdict() {
-            Verdict::Decided(outcome) => Worth { stale: true, ..worth(&outcome, &operation.subject, &self.view) },
-            Verdict::Wait | Verdict::AskMore | Verdict::Unavailable { .. } => {
-                Worth { epoch: self.epoch(), acks: 1, sloppy: true, stale: true, ..Worth::default() }
-            }
-        };
-        self.end_read(now, id, None, worth, out);
     }
 
     fn fetch(
@@ -419,20 +397,19 @@ impl Shard {
         self.send_read(now, view, id, at, true, out);
     }
 
-    /// The holder that was asked for the body has none any more, or was not reached: the next one.
-    pub(super) fn fetch_next(&mut self, now: Now, id: OperationId, lost: bool, out: &mut dyn ShardOutbox) {
+    /// The holder that was asked for the body has none any more: the next one, or a miss.
+    pub(super) fn fetch_next(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
         let view = Rc::clone(&self.view);
         let Some(operation) = self.in_flight.get_mut(id) else { return };
-        let Phase::Read { votes, fetching, unreached, .. } = &mut operation.phase else { return };
+        let Phase::Read { votes, fetching, .. } = &operation.phase else { return };
         let Some((version, last)) = *fetching else { return };
-        *unreached |= lost;
         let me = view.ring.as_ref().and_then(|ring| ring.index_of(view.me));
         let next = votes.holders(version).find(|at| *at > last && Some(votes.targets.member(*at)) != me);
         match next {
             Some(at) => self.fetch(now, &view, id, version, at, out),
             None => {
-                let unreached = *unreached;
-                self.end_without_body(now, id, unreached, out);
+                let worth = Worth { epoch: self.epoch(), acks: 1, stale: true, ..Worth::default() };
+                self.end_read(now, id, None, worth, out);
             }
         }
     }

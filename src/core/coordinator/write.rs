@@ -149,6 +149,9 @@ impl Shard {
     }
 
     pub(crate) fn keep_hint_for(&mut self, wall: Wall, target: NodeId, key: &KeyRef<'_>, entry: &Entry<'_>) -> bool {
+        let restarted =
+            entry.expires_at.map(|at| wall + Duration::from_millis(at.0.saturating_sub(entry.version.hlc.wall().0)));
+        let entry = if canary!(K20) { &Entry { expires_at: restarted, ..*entry } } else { entry };
         let kept = self.make_room_for(HintStore::cost(key.key, entry))
             && self.hints.store(wall, target, key.namespace, key.hash, key.key, entry).is_ok();
         if kept {

@@ -184,7 +184,13 @@ impl Membership {
         call: impl FnOnce(&mut Foca<Identity, Codec, Rng, NoCustomBroadcast>, &mut Effects) -> Result<(), foca::Error>,
     ) -> Effects {
         let mut effects = Effects::default();
+        let renewal = self.foca.identity().renewal;
         let outcome = call(&mut self.foca, &mut effects);
+        if self.foca.identity().renewal != renewal {
+            // foca drops its timers with the old identity and takes them up again with the next packet that comes in. Where
+            // all renewed at once and the packets were lost, none ever came: nobody probed anybody any more.
+            self.refused += u64::from(self.foca.apply_many(std::iter::empty(), false, &mut effects).is_err());
+        }
         self.token = effects.token.unwrap_or(self.token);
         if effects.touched {
             self.up = self.foca.iter_members().map(|member| (member.id().node, *member.id())).collect();
@@ -202,11 +208,6 @@ impl Membership {
         if let Err(error) = outcome {
             self.refused += 1;
             self.superseded |= is_superseded(&error);
-        }
-        if self.foca.identity().renewal != renewal {
-            // foca drops its timers with the old identity and takes them up again with the next packet that comes in. Where
-            // all renewed at once and the packets were lost, none ever came: nobody probed anybody any more.
-            self.refused += u64::from(self.foca.apply_many(std::iter::empty(), false, &mut effects).is_err());
         }
         for (timer, after) in effects.timers.drain(..) {
             self.timers_made += 1;
