@@ -146,7 +146,7 @@ pub(crate) struct KeyArgs {
     /// The namespace
     #[arg(short, long, default_value = "default", value_name = "NAME")]
     pub(crate) namespace: String,
-    /// How many replicas must answer, as r=2,w=2[,strict]
+    /// How many replicas must answer, as r=2,w=2 or r=2,w=2,strict
     #[arg(long, value_parser = units::consistency, value_name = "R,W")]
     pub(crate) consistency: Option<Consistency>,
     #[command(flatten)]
