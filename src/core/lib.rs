@@ -18,11 +18,11 @@
 //!
 //! Nothing else mutates. `Now.mono` decides timeouts, `Now.wall` expiry and versions. Randomness comes from the one seed
 //! in the configuration. The same inputs at the same times give the same outputs, in any process: that is what the rig
-//! in [`testing`] and the simulator rely on, and why `clippy.toml` bans clocks, threads and randomly ordered maps.
+//! in `testing` and the simulator rely on, and why `clippy.toml` bans clocks, threads and randomly ordered maps.
 //!
 //! # Where to start
 //!
-//! - a request's way: [`shard`] → [`coordinator`] → [`storage`] and [`replica`]
+//! - a request's way: [`shard`] → `coordinator` → [`storage`] and `replica`
 //! - who owns a key: [`ring`]; who is alive: [`membership`]; what both planes share: [`view`]
 //! - what travels: [`wire`]; what is bounded: [`limits`]; what merges: [`value`]
 //!
