@@ -11,6 +11,10 @@ use std::collections::BTreeMap;
 /// Hints get one in so many bytes of a shard (core's own bound).
 const HINTS_SHARE: u64 = 20;
 
+/// What a shard sets aside is one in so many bytes of its memory, in steps of `RESERVE_STEP`.
+const SET_ASIDE_SHARE: u64 = 64;
+const RESERVE_STEP: u64 = 64 * 1024;
+
 /// What was seen of each shard.
 #[derive(Debug)]
 pub struct Bounds {
@@ -37,7 +41,9 @@ impl Bounds {
                 self.memory / HINTS_SHARE
             ));
         }
-        if stats.memory_bytes < empty + stats.hint_bytes {
+        // A shard sets some memory aside from the start, which the first hints use.
+        let aside = (self.memory / SET_ASIDE_SHARE).div_ceil(RESERVE_STEP) * RESERVE_STEP;
+        if stats.memory_bytes + aside < empty + stats.hint_bytes {
             return Some(format!(
                 "{site:?} accounts {} bytes, but was {empty} when empty and holds {} of hints",
                 stats.memory_bytes, stats.hint_bytes
