@@ -64,13 +64,13 @@ mod tests {
 
     #[test]
     fn figures_over_their_limits_or_not_charged_are_refused() {
-        let mut bounds = Bounds::new(1_000);
+        let mut bounds = Bounds::new(4_000_000);
         let good = ShardStats { memory_bytes: 100, ..ShardStats::default() };
         assert_eq!(bounds.after(SITE, &good), None);
         let bad = [
-            ShardStats { memory_bytes: 1_001, ..good },
-            ShardStats { memory_bytes: 500, hint_bytes: 51, ..good },
-            ShardStats { memory_bytes: 110, hint_bytes: 20, ..good },
+            ShardStats { memory_bytes: 4_000_001, ..good },
+            ShardStats { memory_bytes: 300_000, hint_bytes: 200_001, ..good },
+            ShardStats { memory_bytes: 110, hint_bytes: 70_000, ..good },
             ShardStats { in_flight: 65_537, ..good },
         ];
         assert!(bad.iter().all(|stats| bounds.after(SITE, stats).is_some()));
