@@ -16,7 +16,7 @@ use crate::{
 };
 use bytes::BytesMut;
 use meshwork_core::{
-    id::NamespaceId,
+    id::{KeyHash, NamespaceId},
     limits::{DEADLINE_MAX, EXPIRES_MS_MAX, KEY_BYTES_MAX},
     wire::{
         Condition, Consistency, Op, Request, Status, Ttl,
@@ -36,6 +36,8 @@ use tokio::time::Sleep;
 pub(crate) const CONTROL_LIMIT: Duration = Duration::from_secs(1);
 /// Between two looks for a first layout.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Deadlines shorter than this are taken from the precise clock; others may end a tick of the kernel's early.
+const PRECISE_BELOW: Duration = Duration::from_millis(100);
 /// No deadline.
 const FOREVER: u64 = u64::MAX;
 
@@ -102,6 +104,8 @@ pub(crate) struct Call<'a, K, V> {
     maybe_applied: bool,
     /// The time, when it was just read: reading it again would be a twentieth of a call's cost.
     now: Option<u64>,
+    /// The key's, when routing computed it: a node in this process need not do so again.
+    hash: Option<KeyHash>,
 }
 
 // Nothing in it is ever pinned in place.
@@ -135,6 +139,7 @@ impl<'a, K, V> Call<'a, K, V> {
             end: FOREVER,
             maybe_applied: false,
             now: None,
+            hash: None,
         }
     }
 }
@@ -163,7 +168,12 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Future for Call<'_, K, V> {
                     call.check()?;
                     call.mesh.enter(call.profile)?;
                     let deadline = call.deadline.unwrap_or(call.profile.deadline);
-                    let now = *call.now.insert(call.mesh.dialer.clock.now());
+                    let clock = &call.mesh.dialer.clock;
+                    let now = match deadline {
+                        Deadline::After(after) if after < PRECISE_BELOW => clock.now(),
+                        Deadline::After(_) | Deadline::None => clock.roughly(),
+                    };
+                    call.now = Some(now);
                     if let Deadline::After(after) = deadline {
                         call.end = now.saturating_add(millis(after));
                     }
@@ -281,7 +291,7 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
             };
             Request { id, deadline_ms, sent: now.max(1), consistency, namespace, key, op }.encode(out);
         };
-        match link.submit(now, end, bytes, context.waker(), encode) {
+        match link.submit(now, end, bytes, self.hash, context.waker(), encode) {
             Ok(ticket) => {
                 self.attempts += 1;
                 self.stage = Stage::Waiting { link, ticket };
@@ -305,8 +315,8 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
         if let Some(table) = &**table
             && !matches!(self.payload, Payload::Control(_))
         {
-            let hash = table.hash(self.namespace, self.key.as_ref());
-            let chosen = table.choose(hash, &self.tried, self.mesh);
+            self.hash = table.hash(self.namespace, self.key.as_ref());
+            let chosen = table.choose(self.hash.unwrap_or_default(), &self.tried, self.mesh);
             return match chosen {
                 Some((member, link)) => {
                     self.tried.add(member);

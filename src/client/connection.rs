@@ -14,12 +14,12 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use meshwork_core::{
-    id::NodeId,
+    id::{KeyHash, NodeId},
     wire::{
         DecodeError, FrameType, Reply, ReplyBody,
         control::{self, ClientControl, ControlReply},
         frame::Decoder,
-        local::LocalSender,
+        local::{self, LocalSender},
     },
 };
 use meshwork_transport::{Frames, Link};
@@ -65,10 +65,9 @@ pub(crate) struct LocalBatch {
 
 impl Batch for LocalBatch {
     fn next_frame(&mut self) -> Option<&[u8]> {
-        let (length, rest) = self.bytes[self.at..].split_first_chunk::<4>()?;
-        let length = u32::from_be_bytes(*length) as usize;
-        let frame = rest.get(..length)?;
-        self.at += 4 + length;
+        let mut rest = &self.bytes[self.at..];
+        let frame = local::next(&mut rest)?;
+        self.at = self.bytes.len() - rest.len();
         Some(frame)
     }
 }
@@ -159,13 +158,15 @@ impl Connection {
         let _ = self.task.set(task);
     }
 
-    /// Hands a request over: `encode` appends its payload, given its id. While there is no link the request is parked,
+    /// Hands a request over: `encode` appends its payload, given its id; `hash` is its key's, where the caller had to
+    /// compute it. While there is no link the request is parked,
     /// and comes back as `LinkUp` once there is one.
     pub(crate) fn submit(
         &self,
         now: u64,
         due: u64,
         bytes: usize,
+        hash: Option<KeyHash>,
         waker: &Waker,
         encode: impl FnOnce(&mut BytesMut, u64),
     ) -> Result<Ticket, Refused> {
@@ -195,7 +196,7 @@ impl Connection {
                     return Err(Refused::Full);
                 }
                 let ticket = state.slots.wait(waker.clone(), state.batch, due);
-                append(buffer, |out| encode(out, ticket.0));
+                local::append_request(buffer, hash, |out| encode(out, ticket.0));
                 if buffer.len() >= LOCAL_BATCH_BYTES {
                     // Handed over before the flush: the node works on these while this thread makes the next.
                     let batch = buffer.split().freeze();
@@ -343,7 +344,7 @@ impl Connection {
                 match wire {
                     // A link that is over is noticed by its task.
                     Wire::Quic(link) => drop(link.frame(probe)),
-                    Wire::Local { buffer, .. } => append(buffer, probe),
+                    Wire::Local { buffer, .. } => local::append_request(buffer, None, probe),
                 }
                 state.dirty = true;
                 self.flush.notify_one();
@@ -456,13 +457,4 @@ fn answer(reply: &Reply<'_>) -> Answer {
         ReplyBody::Text(text) => Body::Text(text.into()),
     };
     Answer { status: reply.status, maybe_applied: reply.maybe_applied, worth: reply.worth, body }
-}
-
-/// Appends a frame behind its length.
-fn append(buffer: &mut BytesMut, encode: impl FnOnce(&mut BytesMut)) {
-    let start = buffer.len();
-    buffer.extend_from_slice(&[0; 4]);
-    encode(buffer);
-    let length = u32::try_from(buffer.len() - start - 4).expect("requests are below 4 GiB");
-    buffer[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }

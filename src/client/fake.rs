@@ -13,7 +13,7 @@ use meshwork_core::{
         control::{self, ClientControl, ControlReply},
         frame::Decoder,
         hello::{Hello, HelloReply, NodeHello, PROTOCOL, Place, Routing, Welcome},
-        local::{LocalLink, LocalSender, OnFrames},
+        local::{self, LocalLink, LocalSender, OnFrames},
     },
 };
 use meshwork_transport::{Authority, Endpoint, Established, Identity, Link, PemPair, Role, TlsFiles, TransportOptions};
@@ -329,16 +329,10 @@ impl LocalSender for FakeSender {
     fn send(&self, frames: Bytes) -> bool {
         self.batches.fetch_add(1, Ordering::SeqCst);
         let (mut rest, mut out) = (&frames[..], BytesMut::with_capacity(frames.len() * 3));
-        while let Some((length, more)) = rest.split_first_chunk::<4>() {
-            let (frame, more) = more.split_at(u32::from_be_bytes(*length) as usize);
-            rest = more;
+        while let Some((_, frame)) = local::next_request(&mut rest) {
             let (_, id, mut decoder) = Decoder::start(frame).unwrap();
             let request = Request::decode(id, &mut decoder).unwrap();
-            let start = out.len();
-            out.extend_from_slice(&[0; 4]);
-            self.store.serve(&request, &mut out);
-            let length = u32::try_from(out.len() - start - 4).unwrap();
-            out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+            local::append(&mut out, |out| self.store.serve(&request, out));
         }
         (self.on_frames)(out.freeze());
         true

@@ -96,13 +96,13 @@ impl Table {
         self.ring.name()
     }
 
-    /// The hash of a key, as far as routing needs it: with one shard in all, every key goes there, and hashing would be
-    /// a sixth of a local call's cost.
-    pub(crate) fn hash(&self, namespace: NamespaceId, key: &[u8]) -> KeyHash {
-        if let [Member { shards: 1, .. }] = &self.members[..] {
-            return KeyHash(0);
+    /// The hash of a key, where it is needed: with one shard in all, every key goes there, and only a node in this process
+    /// is told the hash.
+    pub(crate) fn hash(&self, namespace: NamespaceId, key: &[u8]) -> Option<KeyHash> {
+        if let [Member { shards: 1, local: false, .. }] = &self.members[..] {
+            return None;
         }
-        self.hasher.hash(namespace, key)
+        Some(self.hasher.hash(namespace, key))
     }
 
     /// The link for a key's next attempt, with the member behind it. `None` when no member can be addressed at all.

@@ -66,7 +66,7 @@ impl NamespaceId {
 
 /// The 64-bit hash of a namespace and key, keyed with the cluster id: nobody outside can aim at one partition. Its top
 /// bits name the partition, the others serve the memtable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KeyHash(pub u64);
 
 impl KeyHash {

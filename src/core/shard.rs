@@ -146,11 +146,14 @@ impl Shard {
         self.reserve();
     }
 
-    /// Fetches the memory that a request for this key will need. Called for every request of a batch before the first is
+    /// Fetches the memory that requests for these keys will need. Called with a batch before its first request is
     /// handled, the waits for memory overlap. Changes nothing.
     #[inline]
-    pub fn warm(&self, hash: KeyHash) {
-        std::hint::black_box(self.table.warm(hash));
+    pub fn warm(&self, hashes: &[KeyHash]) {
+        // A loop of nothing but look-ups: the processor then runs several at once.
+        for hash in hashes {
+            std::hint::black_box(self.table.warm(*hash));
+        }
     }
 
     /// The key of the request in flight with this number, to warm it for the answer.

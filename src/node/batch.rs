@@ -7,7 +7,7 @@
 use crate::{
     letter::{Crossing, Letter},
     links::{Kind, LinkName},
-    outbox::{RETRY_AFTER_MS, next_frame},
+    outbox::RETRY_AFTER_MS,
     worker::Worker,
 };
 use bytes::Bytes;
@@ -20,13 +20,14 @@ use meshwork_core::{
         client::{Reply, Request, Status},
         control::{self, ClientControl, PeerControl},
         frame::{DecodeError, Decoder, FrameType, encode_unsupported},
+        local,
         peer::PeerMessage,
     },
 };
 
-/// Callers in this process get their replies after so many requests, not only at the end of a batch: two threads then
-/// work at the same time.
-const LOCAL_FLUSH_EVERY: u32 = 32;
+/// Requests of a caller in this process are warmed, handled and answered in groups of so many, not only as a whole batch:
+/// the memory they need stays in the cache between the first look and the second, and two threads work at the same time.
+const LOCAL_GROUP: usize = 32;
 
 /// Why a link is closed.
 pub(crate) type Offence = String;
@@ -48,16 +49,24 @@ impl Worker {
 
     /// A batch of a caller in this process.
     pub(crate) fn on_local(&mut self, now: Now, name: LinkName, frames: &Bytes) {
-        let (mut rest, mut handled) = (&frames[..], 0u32);
-        while let Some(frame) = next_frame(&mut rest) {
-            handled += 1;
-            if handled.is_multiple_of(LOCAL_FLUSH_EVERY) {
-                self.out.flush_locals();
+        let mut rest = &frames[..];
+        while !rest.is_empty() {
+            let group = rest;
+            let count = self.warm_group(group, LOCAL_GROUP);
+            for place in 0..count {
+                let Some((_, frame)) = local::next_request(&mut rest) else { return };
+                self.hash_ahead = self.hashes.get(place).copied().flatten();
+                if let Err(reason) = self.on_client_frame(now, name, true, frame) {
+                    tracing::warn!(%reason, "a caller in this process sent what is not a request; it is ignored");
+                    self.hash_ahead = None;
+                    return;
+                }
             }
-            if let Err(reason) = self.on_client_frame(now, name, true, frame) {
-                tracing::warn!(%reason, "a caller in this process sent what is not a request; it is ignored");
+            self.hash_ahead = None;
+            if count < LOCAL_GROUP {
                 return;
             }
+            self.out.flush_locals();
         }
     }
 
@@ -265,7 +274,7 @@ impl Worker {
 /// Ids of the requests in a batch that could not be taken, to be answered all the same.
 pub(crate) fn request_ids(frames: &[u8]) -> Vec<u64> {
     let (mut rest, mut ids) = (frames, Vec::new());
-    while let Some(frame) = next_frame(&mut rest) {
+    while let Some((_, frame)) = local::next_request(&mut rest) {
         if let Ok((FrameType::Request, id, _)) = Decoder::start(frame) {
             ids.push(id);
         }

@@ -6,14 +6,17 @@
 
 use crate::{
     links::{Kind, LinkName},
-    outbox::{Dialling, Target, next_frame},
+    outbox::{Dialling, Target},
     worker::{OFFENCE_CODE, STOP_CODE, Seat, Worker, read, read_gossip, spawn, spawn_guarded, watch},
 };
 use meshwork_core::{
     input::{PeerShard, ShardInput},
     limits::VALUE_BYTES_MAX,
     time::{Now, Wall},
-    wire::hello::{Hello, HelloReply, NodeHello, PROTOCOL, Welcome},
+    wire::{
+        hello::{Hello, HelloReply, NodeHello, PROTOCOL, Welcome},
+        local,
+    },
 };
 use meshwork_transport::{Established, Incoming, Link, LinkError, Role};
 use std::{net::SocketAddr, time::Duration};
@@ -80,7 +83,7 @@ async fn dial(seat: Seat, target: Target, address: SocketAddr) {
 impl Worker {
     fn send_waiting(&mut self, name: LinkName, waiting: &Dialling) {
         let mut rest = &waiting.frames[..];
-        while let Some(frame) = next_frame(&mut rest) {
+        while let Some(frame) = local::next(&mut rest) {
             self.out.frame(name, 1, |buffer| buffer.extend_from_slice(frame));
         }
         if let Some(entry) = self.out.links.get(name) {

@@ -14,11 +14,11 @@ use bytes::BytesMut;
 use meshwork_core::{
     id::NodeId,
     input::{Caller, PeerShard},
-    limits,
     outbox::ShardOutbox,
     time::Mono,
     wire::{
         client::{Reply, ReplyBody, Status},
+        local,
         peer::PeerMessage,
     },
 };
@@ -140,7 +140,7 @@ impl Outbox {
                 replies.push(LinkFrames { link, frames: BytesMut::new() });
             }
             if let Some(last) = replies.last_mut() {
-                append_frame(&mut last.frames, encode);
+                local::append(&mut last.frames, encode);
             }
         } else if name.is_local() {
             let Some(local) = self.links.local(name) else { return };
@@ -148,7 +148,7 @@ impl Outbox {
                 self.touched_locals.push(name);
             }
             local.in_flight = local.in_flight.saturating_sub(1);
-            append_frame(&mut local.replies, encode);
+            local::append(&mut local.replies, encode);
         } else {
             if let Some(entry) = self.links.get(name) {
                 entry.in_flight = entry.in_flight.saturating_sub(1);
@@ -160,7 +160,7 @@ impl Outbox {
     /// Replies that another thread made for links of this one.
     pub(crate) fn deliver(&mut self, batch: &LinkFrames) {
         let mut rest = &batch.frames[..];
-        while let Some(frame) = next_frame(&mut rest) {
+        while let Some(frame) = local::next(&mut rest) {
             self.answer(batch.link, |buffer| buffer.extend_from_slice(frame));
         }
     }
@@ -182,7 +182,7 @@ impl Outbox {
         }
         let Some(dialling) = self.dial(Target::Peer(to), address) else { return };
         if dialling.frames.len() < DIALLING_BYTES_MAX {
-            append_frame(&mut dialling.frames, encode);
+            local::append(&mut dialling.frames, encode);
         } else {
             self.lost += 1;
         }
@@ -330,49 +330,5 @@ impl Outbox {
             };
             room >= bytes
         })
-    }
-}
-
-/// Appends a frame behind its length.
-#[inline]
-pub(crate) fn append_frame(buffer: &mut BytesMut, encode: impl FnOnce(&mut BytesMut)) {
-    let start = buffer.len();
-    buffer.extend_from_slice(&[0; 4]);
-    encode(buffer);
-    let length = u32::try_from(buffer.len() - start - 4).unwrap_or(u32::MAX);
-    buffer[start..start + 4].copy_from_slice(&length.to_be_bytes());
-}
-
-/// Takes the next frame off a batch in memory; `None` at its end, or where it is cut off.
-#[inline]
-pub(crate) fn next_frame<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let (header, after) = rest.split_first_chunk::<4>()?;
-    let length = usize::try_from(u32::from_be_bytes(*header)).ok()?;
-    if length > limits::FRAME_BYTES_MAX {
-        return None;
-    }
-    let (frame, after) = after.split_at_checked(length)?;
-    *rest = after;
-    Some(frame)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_in_memory_come_out_as_they_went_in() {
-        let mut buffer = BytesMut::new();
-        for frame in [&b"a"[..], b"", b"long one"] {
-            append_frame(&mut buffer, |buffer| buffer.extend_from_slice(frame));
-        }
-        buffer.extend_from_slice(&[0, 0, 0, 9, 1]);
-        let mut rest = &buffer[..];
-        let mut found = Vec::new();
-        while let Some(frame) = next_frame(&mut rest) {
-            found.push(frame.to_vec());
-        }
-        assert_eq!(found, [b"a".to_vec(), b"".to_vec(), b"long one".to_vec()]);
-        assert_eq!(rest.len(), 5, "the frame that is cut off stays");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! No sleeps that wait for luck: conditions, with a limit.
 
-use crate::{Config, Node, NodeHandle, StartError, Stopped, outbox::append_frame, outbox::next_frame};
+use crate::{Config, Node, NodeHandle, StartError, Stopped};
 use bytes::{Bytes, BytesMut};
 use meshwork_core::{
     id::NamespaceId,
@@ -11,7 +11,7 @@ use meshwork_core::{
         control::{self, ClientControl, ControlReply},
         frame::{Decoder, FrameType},
         hello::{Hello, HelloReply, PROTOCOL},
-        local::LocalSender,
+        local::{self, LocalSender},
     },
 };
 use meshwork_transport::{Authority, Endpoint, Identity, Role, TlsFiles, TransportOptions};
@@ -103,7 +103,7 @@ impl Caller {
         let queue = replies.clone();
         let on_frames = move |frames: Bytes| {
             let mut rest = &frames[..];
-            while let Some(frame) = next_frame(&mut rest) {
+            while let Some(frame) = local::next(&mut rest) {
                 let (_, id, _) = Decoder::start(frame).unwrap();
                 queue.0.lock().unwrap().insert(id, Bytes::copy_from_slice(frame));
             }
@@ -117,7 +117,7 @@ impl Caller {
         let mut ids = Vec::new();
         for (key, op) in requests {
             let request = request(self.next, key, *op);
-            append_frame(&mut frames, |buffer| request.encode(buffer));
+            local::append_request(&mut frames, None, |buffer| request.encode(buffer));
             ids.push(self.next);
             self.next += 1;
         }
@@ -429,7 +429,9 @@ async fn namespaces_of_the_configuration_are_created() {
     let begun = Instant::now();
     loop {
         let mut frames = BytesMut::new();
-        append_frame(&mut frames, |buffer| control::encode(buffer, caller.next, &ClientControl::NamespaceList));
+        local::append_request(&mut frames, None, |buffer| {
+            control::encode(buffer, caller.next, &ClientControl::NamespaceList)
+        });
         assert!(caller.sender.send(frames.freeze()));
         let frame = caller.reply(caller.next).await;
         caller.next += 1;
@@ -480,7 +482,7 @@ async fn rate_of_local_gets() {
         for _ in 0..count {
             next = next.wrapping_add(1);
             let key = (next % 1000).to_be_bytes();
-            append_frame(frames, |buffer| request(u64::from(next), &key, Op::Get).encode(buffer));
+            local::append_request(frames, None, |buffer| request(u64::from(next), &key, Op::Get).encode(buffer));
         }
         assert!(sender.send(frames.split().freeze()));
     };
@@ -491,7 +493,7 @@ async fn rate_of_local_gets() {
         let batches = std::mem::take(&mut *waiting.0.lock().unwrap());
         for batch in batches {
             let (mut rest, mut count) = (&batch[..], 0);
-            while let Some(frame) = next_frame(&mut rest) {
+            while let Some(frame) = local::next(&mut rest) {
                 debug_assert_eq!(parse(frame).status, Status::Ok);
                 count += 1;
             }

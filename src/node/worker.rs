@@ -22,6 +22,7 @@ use meshwork_core::{
         client::{Reply, Request, Status},
         control::{self, ClientControl, PeerControl},
         frame::Decoder,
+        local,
         peer::PeerMessage,
     },
 };
@@ -55,7 +56,7 @@ pub(crate) struct Worker {
     pub(crate) offences: Seldom,
     pub(crate) refusals: Seldom,
     /// Hashes of the keys of this batch's requests, by their place in it; see `warm`.
-    hashes: Vec<Option<KeyHash>>,
+    pub(crate) hashes: Vec<Option<KeyHash>>,
     /// Hashes of the keys that this batch needs, whoever sent it.
     wanted: Vec<KeyHash>,
     /// That of the frame in hand.
@@ -117,7 +118,6 @@ impl Worker {
         self.hashes.clear();
         let Some(entry) = self.out.links.get(name) else { return };
         let is_client = matches!(entry.kind, Kind::Client { .. });
-        let only_shard = self.out.shared.addresses.shards == 1;
         self.wanted.clear();
         frames.ahead(|place, frame| {
             let hash = if is_client {
@@ -134,12 +134,31 @@ impl Worker {
             };
             self.wanted.extend(hash);
         });
-        // A loop of nothing but look-ups: the processor then runs several at once.
-        for hash in &self.wanted {
-            if only_shard || self.shard_of(*hash) == self.out.shard {
-                self.shard.warm(*hash);
-            }
+        self.warm_wanted();
+    }
+
+    /// The same for the first requests, at most `most`, of a caller in this process; how many there are.
+    pub(crate) fn warm_group(&mut self, mut frames: &[u8], most: usize) -> usize {
+        self.hashes.clear();
+        self.wanted.clear();
+        while self.hashes.len() < most
+            && let Some((known, frame)) = local::next_request(&mut frames)
+        {
+            let hash = known.or_else(|| Request::place(frame).map(|(namespace, key)| self.hasher.hash(namespace, key)));
+            self.hashes.push(hash);
+            self.wanted.extend(hash);
         }
+        self.warm_wanted();
+        self.hashes.len()
+    }
+
+    #[inline]
+    fn warm_wanted(&mut self) {
+        let (shards, shard, partitions) = (self.out.shared.addresses.shards, self.out.shard, self.partitions);
+        if shards > 1 {
+            self.wanted.retain(|hash| hash.partition(partitions).0 % shards == shard);
+        }
+        self.shard.warm(&self.wanted);
     }
 
     /// Ends a batch: what is due, what follows from it, one flush.
