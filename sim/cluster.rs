@@ -36,7 +36,7 @@ use meshwork_core::{
         client::Request,
         control::{self, ClientControl, ControlReply, PeerControl},
         frame::{DecodeError, Decoder, FrameType},
-        peer::PeerMessage,
+        peer::{PeerMessage, ReplicaState},
     },
 };
 use std::{
@@ -395,6 +395,16 @@ impl<'p> Cluster<'p> {
     }
 
     fn publish(&mut self, process: u32, view: Arc<View>) {
+        // Ready at once in a first layout, and after the boot: whoever made it had forgotten what was before.
+        let running = &self.processes[process as usize];
+        if running.view.ring.is_none()
+            && view.ring.as_ref().is_some_and(|ring| ring.name().epoch == 1)
+            && view.state == ReplicaState::Ready
+            && self.chaos_from > 0
+        {
+            self.sight.probe("mesh founded anew");
+            self.recorded.push(Recorded::Founded { t: self.at / 1_000 });
+        }
         self.processes[process as usize].view = Arc::clone(&view);
         // Clients derive the ring from this layout: it must be the one that the node itself goes by.
         let routing = self.processes[process as usize].node.routing().map(|routing| routing.layout.name());

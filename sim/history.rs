@@ -72,6 +72,12 @@ pub enum Event {
         /// What.
         what: String,
     },
+    /// A first layout was made where there had been one: everybody who met for it had lost the old one. What was
+    /// acknowledged before may be gone, in strict mode too (PROTOCOL §2, "strict promises do not span that").
+    Founded {
+        /// Microseconds.
+        t: u64,
+    },
     /// A phase begins.
     Phase {
         /// Microseconds.
@@ -251,13 +257,18 @@ impl History {
                 Event::Ok(complete) => (End::Ok(complete), complete),
                 Event::Fail(complete) => (End::Fail(complete), complete),
                 Event::Maybe(complete) => (End::Maybe(complete), complete),
-                Event::Fault { .. } | Event::Phase { .. } => continue,
+                Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => continue,
             };
             if let Some(at) = places.get(&complete.op) {
                 ops[*at].end = Some(end);
             }
         }
         ops
+    }
+
+    /// Whether the mesh was founded anew between two times, microseconds: no promise spans that.
+    pub fn founded_within(&self, from: u64, to: u64) -> bool {
+        self.events.iter().any(|event| matches!(event, Event::Founded { t } if (from..=to).contains(t)))
     }
 
     /// One line each.

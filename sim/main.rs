@@ -246,13 +246,18 @@ fn replay(of: &Of, log: Option<Log>, history: Option<&PathBuf>) -> Result<u8, St
         fs::write(path, outcome.history.to_jsonl()).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     println!(
-        "seed {:x}: {} events, {} ms virtual, trace {:032x}, attempts {:?}, nothing to judge for {:?}",
-        plan.seed, outcome.events, outcome.virtual_ms, outcome.trace, outcome.ended, outcome.unknown
+        "seed {:x}: {} events, {} ms virtual, trace {:032x}, attempts {:?}",
+        plan.seed, outcome.events, outcome.virtual_ms, outcome.trace, outcome.ended
     );
+    for (checker, why) in &outcome.unknown {
+        println!("unknown: {checker}: {why}");
+    }
     for finding in &outcome.findings {
         println!("FAIL {finding}");
     }
-    Ok(outcome.findings.first().map_or(0, |finding| finding.invariant.exit_code()))
+    // One seed may leave a checker idle; one in which nobody asked anything proves nothing at all.
+    let idle = if outcome.ended.is_empty() { UNKNOWN } else { 0 };
+    Ok(outcome.findings.first().map_or(idle, |finding| finding.invariant.exit_code()))
 }
 
 fn check(path: &PathBuf) -> Result<u8, String> {

@@ -76,7 +76,8 @@ pub fn check_last_writer(history: &History) -> Verdict {
                 }
                 next += 1;
             }
-            let Some((first, at, older)) = highest else { continue };
+            let spans = |first: &&Told<'_>| history.founded_within(first.0.invoke.t, *end);
+            let Some((first, at, older)) = highest.filter(|first| !spans(first)) else { continue };
             judged += 1;
             if version <= older {
                 let what = format!(
