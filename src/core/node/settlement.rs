@@ -14,7 +14,7 @@ use crate::{
     view::{Fence, MemberView, View},
     wire::control::PeerControl,
 };
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 /// A role change other than a replacement waits for more of its kind.
 const QUIET: Duration = Duration::from_secs(5);
@@ -191,17 +191,17 @@ impl Node {
     fn publish(&mut self, out: &mut dyn NodeOutbox) {
         let me = self.config.node;
         let layouts = self.replicated.layouts();
-        let members: Vec<MemberView> = layouts.current().map_or_else(Vec::new, |layout| {
-            let zone = self.replicated.roles().get(me).map_or(self.config.zone.as_str(), |role| role.zone.as_str());
-            let facts = self.facts();
-            let view = |member: &LayoutMember| MemberView {
-                node: member.node,
-                shards: facts.address_of(member.node).map_or(1, |(_, shards)| shards),
-                up: facts.is_up(member.node),
-                near: member.zone == zone,
-            };
-            layout.members.iter().map(view).collect()
-        });
+        let facts = self.facts();
+        let listed = layouts.current().map_or(&[][..], |layout| &layout.members);
+        let places: Vec<_> = listed.iter().map(|member| facts.address_of(member.node)).collect();
+        let zone = self.replicated.roles().get(me).map_or(self.config.zone.as_str(), |role| role.zone.as_str());
+        let view = |(member, place): (&LayoutMember, &Option<(SocketAddr, u16)>)| MemberView {
+            node: member.node,
+            shards: place.map_or(1, |(_, shards)| shards),
+            up: facts.is_up(member.node),
+            near: member.zone == zone,
+        };
+        let members: Vec<MemberView> = listed.iter().zip(&places).map(view).collect();
         let view = View {
             me,
             ring: self.ring.clone(),
@@ -213,7 +213,6 @@ impl Node {
             clock_confirmations: self.watch.confirmations(),
         };
         // The driver looks addresses up when a view comes: a member that moved is news, though the view itself is equal.
-        let places: Vec<_> = view.members.iter().map(|member| self.address_of(member.node)).collect();
         if !is_same(&view, &self.view) || places != self.places {
             self.places = places;
             self.view = Arc::new(view);
