@@ -266,9 +266,10 @@ impl History {
         ops
     }
 
-    /// Whether the mesh was founded anew between two times, microseconds: no promise spans that.
-    pub fn founded_within(&self, from: u64, to: u64) -> bool {
-        self.events.iter().any(|event| matches!(event, Event::Founded { t } if (from..=to).contains(t)))
+    /// When the mesh was founded anew, microseconds, rising: no promise spans such a time.
+    pub fn foundings(&self) -> Vec<u64> {
+        let founded = |event: &Event| if let Event::Founded { t } = event { Some(*t) } else { None };
+        self.events.iter().filter_map(founded).collect()
     }
 
     /// One line each.

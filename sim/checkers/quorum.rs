@@ -27,6 +27,8 @@ pub fn check(history: &History) -> Verdict {
     for op in &ops {
         keys.entry((&op.invoke.ns, &op.invoke.key)).or_default().push(op);
     }
+    let foundings = history.foundings();
+    let spanned = |from: u64, to: u64| foundings.iter().any(|at| (from..=to).contains(at));
     let mut judged = 0;
     for ((ns, _), ops) in keys {
         let Some(space) = history.space(ns) else { continue };
@@ -46,7 +48,7 @@ pub fn check(history: &History) -> Verdict {
             let Some(end) = read.ok() else { continue };
             // Writes that this read's quorum must meet.
             let before = writes.iter().take_while(|written| written.told < read.invoke.t);
-            let before = before.filter(|written| !history.founded_within(written.op.invoke.t, end.t));
+            let before = before.filter(|written| !spanned(written.op.invoke.t, end.t));
             let met = before.filter(|written| u16::from(written.w) + u16::from(read.invoke.r) > u16::from(space.n));
             let Some(floor) = met.max_by_key(|written| written.version) else { continue };
             judged += 1;
