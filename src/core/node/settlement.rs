@@ -6,7 +6,9 @@
 
 use super::{Node, own_role};
 use crate::{
+    canary::canary,
     control::succession,
+    id::NodeId,
     outbox::{NodeEvent, NodeOutbox},
     ring::{Layout, LayoutMember, Ring, Role, RoleState},
     time::Now,
@@ -159,7 +161,7 @@ impl Node {
             return;
         };
         if self.ring.as_ref().is_none_or(|ring| ring.name() != name) {
-            self.ring = Some(Arc::new(Ring::derive(layout)));
+            self.ring = Some(Arc::new(if canary!(K22) { self.ring_by_arrival(layout) } else { Ring::derive(layout) }));
             out.event(NodeEvent::LayoutAdopted { epoch: name.epoch, members: layout.members.len() });
         }
         let me = self.config.node;
@@ -169,6 +171,17 @@ impl Node {
         }
         let replaces = self.replicated.roles().get(me).is_some_and(|role| role.replaces.is_some());
         self.standing.observe(member, replaces, self.replicated.layouts().all_acked(), now.mono);
+    }
+
+    /// The planted bug K22: members take each other's tokens by who was met.
+    fn ring_by_arrival(&self, layout: &Layout) -> Ring {
+        let mut layout = layout.clone();
+        let place = |node: &NodeId| layout.members.iter().position(|member| member.node == *node);
+        if let Some(met) = self.linked.iter().next().and_then(place).filter(|met| *met > 0) {
+            let (first, rest) = layout.members.split_at_mut(met);
+            std::mem::swap(&mut first[0].token_id, &mut rest[0].token_id);
+        }
+        Ring::derive(&layout)
     }
 
     /// Sends the state to whom it is owed.
