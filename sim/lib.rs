@@ -28,6 +28,7 @@ mod links;
 pub mod nemesis;
 pub mod network;
 pub mod options;
+pub mod page;
 pub mod phases;
 pub mod plan;
 pub mod process;

@@ -42,7 +42,7 @@ fn watching_a_run_does_not_change_it() {
     let watched = run(&plan, &Keep { window: 0..u64::MAX, timeline: true });
     assert_eq!(plain.trace, watched.trace);
     assert_eq!(watched.log.len() as u64, watched.events);
-    assert!(watched.timeline.is_some_and(|timeline| !timeline.frames.is_empty()));
+    assert!(watched.timeline.is_some_and(|timeline| !timeline.messages.is_empty()));
 }
 
 #[test]
