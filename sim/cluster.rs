@@ -17,6 +17,7 @@ use crate::{
     network::{Network, Site},
     plan::Plan,
     process::{Disk, Effect, NodeOut, Process, ShardOut, address_of},
+    queue::Queue,
     timeline::Timeline,
     trace::Trace,
 };
@@ -36,15 +37,10 @@ use meshwork_core::{
         client::Request,
         control::{self, ClientControl, ControlReply, PeerControl},
         frame::{DecodeError, Decoder, FrameType},
-        peer::PeerMessage,
+        peer::{PeerMessage, ReplicaState},
     },
 };
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// The cluster's id: nothing depends on it but the placement of keys.
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x006d_6573_6877_6f72_6b00);
@@ -109,9 +105,7 @@ pub(crate) struct Machine {
 pub(crate) struct Cluster<'p> {
     pub(crate) plan: &'p Plan,
     pub(crate) at: Time,
-    queue: BinaryHeap<Reverse<(Time, u64, u32)>>,
-    slots: Vec<Option<Event>>,
-    free: Vec<u32>,
+    queue: Queue<Event>,
     pushed: u64,
     pub(crate) machines: Vec<Machine>,
     pub(crate) processes: Vec<Process>,
@@ -161,9 +155,7 @@ impl<'p> Cluster<'p> {
             machines,
             plan,
             at: 0,
-            queue: BinaryHeap::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
+            queue: Queue::new(),
             pushed: 0,
             processes: Vec::new(),
             clients: Clients::default(),
@@ -183,31 +175,20 @@ impl<'p> Cluster<'p> {
 
     /// An event at a time, not before now.
     pub(crate) fn push(&mut self, at: Time, event: Event) {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                self.slots.push(None);
-                (self.slots.len() - 1) as u32
-            }
-        };
-        self.slots[slot as usize] = Some(event);
         self.pushed += 1;
         let order =
             if self.plan.config.shuffle { draw(self.plan.seed, Purpose::Phase, &[self.pushed]) } else { self.pushed };
-        self.queue.push(Reverse((at.max(self.at), order, slot)));
+        self.queue.push(at.max(self.at), order, event);
     }
 
     /// Runs until `end`, or until something broke.
     pub(crate) fn run_until(&mut self, end: Time) {
         while self.sight.findings.is_empty() {
-            match self.queue.peek() {
-                Some(Reverse((at, _, _))) if *at <= end => {}
-                Some(_) | None => break,
+            if self.queue.next_at().is_none_or(|at| at > end) {
+                break;
             }
-            let Some(Reverse((at, _, slot))) = self.queue.pop() else { break };
+            let Some((at, event)) = self.queue.pop() else { break };
             self.at = at;
-            let event = self.slots[slot as usize].take().expect("a queued slot is filled");
-            self.free.push(slot);
             self.deliver(event);
         }
         if self.sight.findings.is_empty() {
@@ -395,6 +376,16 @@ impl<'p> Cluster<'p> {
     }
 
     fn publish(&mut self, process: u32, view: Arc<View>) {
+        // Ready at once in a first layout, and after the boot: whoever made it had forgotten what was before.
+        let running = &self.processes[process as usize];
+        if running.view.ring.is_none()
+            && view.ring.as_ref().is_some_and(|ring| ring.name().epoch == 1)
+            && view.state == ReplicaState::Ready
+            && self.chaos_from > 0
+        {
+            self.sight.probe("mesh founded anew");
+            self.recorded.push(Recorded::Founded { t: self.at / 1_000 });
+        }
         self.processes[process as usize].view = Arc::clone(&view);
         // Clients derive the ring from this layout: it must be the one that the node itself goes by.
         let routing = self.processes[process as usize].node.routing().map(|routing| routing.layout.name());

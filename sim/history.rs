@@ -72,6 +72,12 @@ pub enum Event {
         /// What.
         what: String,
     },
+    /// A first layout was made where there had been one: everybody who met for it had lost the old one. What was
+    /// acknowledged before may be gone, in strict mode too (PROTOCOL §2, "strict promises do not span that").
+    Founded {
+        /// Microseconds.
+        t: u64,
+    },
     /// A phase begins.
     Phase {
         /// Microseconds.
@@ -251,13 +257,19 @@ impl History {
                 Event::Ok(complete) => (End::Ok(complete), complete),
                 Event::Fail(complete) => (End::Fail(complete), complete),
                 Event::Maybe(complete) => (End::Maybe(complete), complete),
-                Event::Fault { .. } | Event::Phase { .. } => continue,
+                Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => continue,
             };
             if let Some(at) = places.get(&complete.op) {
                 ops[*at].end = Some(end);
             }
         }
         ops
+    }
+
+    /// When the mesh was founded anew, microseconds, rising: no promise spans such a time.
+    pub fn foundings(&self) -> Vec<u64> {
+        let founded = |event: &Event| if let Event::Founded { t } = event { Some(*t) } else { None };
+        self.events.iter().filter_map(founded).collect()
     }
 
     /// One line each.

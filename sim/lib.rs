@@ -8,7 +8,7 @@
 //!
 //! - before a run: `plan` (all of it, as data), made of `options` (the cluster), `nemesis` (faults), `workload` (operations);
 //!   `keyed` is where every draw comes from
-//! - the run: `cluster` (queue and loop), `process` (the real `Node` and `Shard`s), `network` and `links`, `clock`,
+//! - the run: `cluster` (the loop), `queue`, `process` (the real `Node` and `Shard`s), `network` and `links`, `clock`,
 //!   `injury` (faults carried out), `clients`, `phases` (boot to quiet)
 //! - after it: `history` (JSONL), `checkers`, `trace` (one hash over all of it), `timeline`, `shrink`, `canaries`
 //! - many runs: `runner`
@@ -28,9 +28,11 @@ mod links;
 pub mod nemesis;
 pub mod network;
 pub mod options;
+pub mod page;
 pub mod phases;
 pub mod plan;
 pub mod process;
+mod queue;
 pub mod runner;
 pub mod shrink;
 #[cfg(test)]

@@ -226,6 +226,9 @@ impl Cluster<'_> {
             return;
         }
         let (arrives, fate) = self.network.arrival(link, end, self.at);
+        if let Some(timeline) = &mut self.timeline {
+            timeline.frame((self.at, arrives), (machines[end], machines[1 - end]), &frame);
+        }
         self.mischief(link, end, arrives, fate.bits, &frame);
         self.push(arrives, Event::Frame { link, end: 1 - end, frame });
     }
@@ -274,7 +277,11 @@ impl Cluster<'_> {
             return;
         }
         let fate = self.network.fate(Some(machines[end]), Some(machines[1 - end]), 5);
-        if self.network.drops(fate) {
+        let lost = self.network.drops(fate);
+        if let Some(timeline) = &mut self.timeline {
+            timeline.packet((self.at, self.at + fate.delay), (machines[end], machines[1 - end]), lost);
+        }
+        if lost {
             self.sight.probe("datagram lost");
             return;
         }
@@ -290,14 +297,9 @@ impl Cluster<'_> {
             return;
         }
         let (to, from) = (made.ends[end], PeerShard { node: made.nodes[1 - end], shard: made.ends[1 - end].shard });
-        let machines = [made.machines[1 - end], made.machines[end]];
         self.trace.add(u64::from(link));
         self.trace.add_bytes(frame);
         self.trace.event(|| format!("{to:?} frame from {from:?}: {frame:02x?}"));
-        let at = self.at;
-        if let Some(timeline) = &mut self.timeline {
-            timeline.frame(at, machines[0], machines[1], frame);
-        }
         self.on_peer_frame(to, from, frame, Some((link, end)));
     }
 

@@ -142,7 +142,9 @@ pub(crate) fn draw(seed: u64, mix: Option<Mix>) -> Config {
     let disks = !stream.chance(250);
     let replace_by_name = !disks || stream.chance(300);
     let tiny = stream.chance(250) || mix == Some(Mix::F20) || mix == Some(Mix::F8);
-    let memory = if tiny { stream.pick(&[384u64, 512, 768, 1024]) << 10 } else { 16 << 20 };
+    // Hints get a twentieth: to show beyond what a shard sets aside they need some room, and large values.
+    let sizes: &[u64; 4] = if mix == Some(Mix::F8) { &[512, 1024, 4096, 8192] } else { &[384, 512, 768, 1024] };
+    let memory = if tiny { stream.pick(sizes) << 10 } else { 16 << 20 };
     let spaces = (0..stream.between(1, 4)).map(|at| space(stream, at, n)).collect();
     let hostile = stream.chance(350) || mix == Some(Mix::F9);
     let slow = stream.chance(150);

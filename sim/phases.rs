@@ -42,8 +42,8 @@ const READS_MAX: usize = 1_500;
 pub struct Outcome {
     /// What broke, first first.
     pub findings: Vec<Finding>,
-    /// Checkers that had nothing to judge.
-    pub unknown: Vec<&'static str>,
+    /// Checkers that had nothing to judge, and what they missed.
+    pub unknown: Vec<(&'static str, &'static str)>,
     /// What clients asked and were told.
     pub history: History,
     /// 128 bits over everything that happened.
@@ -336,7 +336,7 @@ impl Cluster<'_> {
             match check(&history) {
                 Verdict::Valid => {}
                 Verdict::Invalid(finding) => findings.push(finding),
-                Verdict::Unknown(_) => unknown.push(name),
+                Verdict::Unknown(why) => unknown.push((name, why)),
             }
         }
         Outcome {

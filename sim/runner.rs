@@ -159,7 +159,7 @@ impl Totals {
         for (name, count) in outcome.ended {
             *self.ended.entry(name).or_insert(0) += count;
         }
-        for name in outcome.unknown {
+        for (name, _) in outcome.unknown {
             *self.unknown.entry(name).or_insert(0) += 1;
         }
         outcome.findings.into_iter().next()
@@ -216,20 +216,58 @@ impl Totals {
         text
     }
 
-    /// What never happened in a run large enough that it should have: `None`, or words.
+    /// What never happened in a run large enough that it should have: `None`, or words. A seed in which a checker had
+    /// nothing to judge is no failure (swarm draws such seeds on purpose); a run in which no seed gave it anything is.
     pub fn missed(&self) -> Option<String> {
-        const LARGE: u64 = 1_000;
         if self.seeds == 0 || self.ended.is_empty() {
             return Some("nothing ran".to_owned());
         }
-        let never = Class::ALL.iter().find(|class| !self.faults.contains_key(class));
-        let blind = self.unknown.iter().find(|(_, seeds)| **seeds == self.seeds);
-        match (never, blind) {
-            (Some(class), _) if self.seeds >= LARGE => Some(format!("no fault of class {class:?} was drawn")),
-            (_, Some((name, _))) if self.seeds >= LARGE => {
-                Some(format!("the checker {name} never had anything to judge"))
-            }
-            (Some(_) | None, Some(_) | None) => None,
+        if self.seeds < SEEDS_FOR_CLASSES {
+            return None;
         }
+        let never = Class::ALL.iter().find(|class| !self.faults.contains_key(class));
+        let blind = self.unknown.iter().find(|(_, seeds)| **seeds + self.failures.len() as u64 >= self.seeds);
+        match (never, blind) {
+            (Some(class), _) => Some(format!("no fault of class {class:?} was drawn in {} seeds", self.seeds)),
+            (None, Some((name, _))) => {
+                Some(format!("the checker {name} never had anything to judge in {} seeds", self.seeds))
+            }
+            (None, None) => None,
+        }
+    }
+}
+
+/// From so many seeds on, every class of fault must have been drawn and every checker have had something to judge.
+const SEEDS_FOR_CLASSES: u64 = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn totals(seeds: u64, idle: u64) -> Totals {
+        Totals {
+            seeds,
+            faults: Class::ALL.map(|class| (class, 1)).into(),
+            ended: [("ok", 1)].into(),
+            unknown: [("quorum", idle)].into(),
+            ..Totals::default()
+        }
+    }
+
+    #[test]
+    fn idle_seeds_fail_no_run_unless_all_of_a_large_one_were_idle() {
+        assert_eq!(totals(1_000, 999).missed(), None);
+        assert_eq!(totals(199, 199).missed(), None);
+        assert!(totals(200, 200).missed().is_some_and(|what| what.contains("quorum")));
+    }
+
+    #[test]
+    fn a_class_never_drawn_or_an_empty_run_is_told() {
+        let mut few = totals(200, 0);
+        few.faults.remove(&Class::Pause);
+        assert!(few.missed().is_some_and(|what| what.contains("Pause")));
+        few.seeds = 100;
+        assert_eq!(few.missed(), None);
+        assert!(Totals { ended: BTreeMap::new(), ..totals(10, 0) }.missed().is_some());
     }
 }

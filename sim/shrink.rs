@@ -1,14 +1,17 @@
 //! Shrinking: deleting parts of a plan while the same invariant still breaks (SIMULATION §6).
 //!
 //! First everything after the finding, then faults, then operations, by ddmin (Zeller, Hildebrandt, "Simplifying and
-//! Isolating Failure-Inducing Input", TSE 2002); then nodes from the end, clients, the network's mischief, durations. Keyed
-//! draws make it work: what stays in a plan keeps its fate. The caller says when to stop.
+//! Isolating Failure-Inducing Input", TSE 2002); then nodes from the end, the network's mischief, durations; then what
+//! single operations ask for: keys, clients, sizes, expiries, quorums, retries. Keyed draws make it work: what stays in a
+//! plan keeps its fate. The caller says when to stop.
 
 use crate::{
     checkers::{Finding, Invariant},
+    nemesis::FaultKind,
     options::Config,
     plan::Plan,
     runner,
+    workload::{Act, Op},
 };
 
 /// A plan that is shrinking.
@@ -33,6 +36,8 @@ pub fn shrink(plan: &Plan, go_on: &mut dyn FnMut() -> bool) -> Option<(Plan, Fin
         shrinking.nodes();
         shrinking.settings();
         shrinking.durations();
+        shrinking.operations();
+        shrinking.leftovers();
         if size(&shrinking.best) == before {
             break;
         }
@@ -40,9 +45,32 @@ pub fn shrink(plan: &Plan, go_on: &mut dyn FnMut() -> bool) -> Option<(Plan, Fin
     Some((shrinking.best, shrinking.finding, shrinking.runs))
 }
 
-fn size(plan: &Plan) -> (usize, usize, u16) {
-    (plan.faults.len(), plan.ops.len(), plan.config.nodes)
+fn size(plan: &Plan) -> (usize, usize, u16, u32) {
+    (plan.faults.len(), plan.ops.len(), plan.config.nodes, plan.config.keys)
 }
+
+/// The least that a value can be and still name its operation.
+const VALUE_LEAST: u32 = 12;
+/// With more operations than this, each is not tried by itself.
+const OPS_TRIED_ALONE: usize = 40;
+
+/// What an operation may do with less of; each is tried on all operations at once, then on each alone.
+const PLAINER: [fn(&mut Op); 8] = [
+    |op| op.key = 0,
+    |op| op.client = 0,
+    |op| op.retries = 0,
+    |op| op.smart = false,
+    |op| (op.r, op.w, op.strict) = (None, None, None),
+    |op| op.space = 0,
+    |op| match &mut op.act {
+        Act::Put { size, .. } | Act::Add { size } | Act::Swap { size } => *size = VALUE_LEAST.min(*size),
+        Act::Get | Act::Delete | Act::Touch { .. } => {}
+    },
+    |op| match &mut op.act {
+        Act::Put { ttl_ms, .. } | Act::Touch { ttl_ms } => *ttl_ms = 0,
+        Act::Get | Act::Add { .. } | Act::Swap { .. } | Act::Delete => {}
+    },
+];
 
 impl Shrinking<'_> {
     /// Whether a smaller plan still breaks the same; then it is the best so far.
@@ -139,5 +167,72 @@ impl Shrinking<'_> {
                 }
             }
         }
+    }
+
+    fn operations(&mut self) {
+        for plainer in PLAINER {
+            let mut smaller = self.best.clone();
+            smaller.ops.iter_mut().for_each(plainer);
+            if smaller == self.best || self.accept(smaller) || self.best.ops.len() > OPS_TRIED_ALONE {
+                continue;
+            }
+            for nth in 0..self.best.ops.len() {
+                let mut smaller = self.best.clone();
+                plainer(&mut smaller.ops[nth]);
+                self.accept(smaller);
+            }
+        }
+    }
+
+    /// Numbers keys, clients and namespaces anew, without those that nobody uses.
+    fn leftovers(&mut self) {
+        let mut smaller = self.best.clone();
+        let mut keys: Vec<u32> = smaller.ops.iter().map(|op| op.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        for op in &mut smaller.ops {
+            op.key = keys.binary_search(&op.key).expect("it is one of them") as u32;
+        }
+        smaller.config.keys = (keys.len() as u32).max(1);
+        self.accept(smaller);
+        let mut smaller = self.best.clone();
+        let vanishes = smaller.faults.iter().filter_map(|fault| match fault.kind {
+            FaultKind::Vanish { client } => Some(client),
+            _ => None,
+        });
+        let last = smaller.ops.iter().map(|op| op.client).chain(vanishes).max().unwrap_or(0);
+        smaller.config.clients = last + 1;
+        self.accept(smaller);
+        let mut nth = 0;
+        while nth < self.best.config.spaces.len() && self.best.config.spaces.len() > 1 {
+            let mut smaller = self.best.clone();
+            smaller.config.spaces.remove(nth);
+            let unused = smaller.ops.iter().all(|op| usize::from(op.space) != nth);
+            for op in smaller.ops.iter_mut().filter(|op| usize::from(op.space) > nth) {
+                op.space -= 1;
+            }
+            if !unused || !self.accept(smaller) {
+                nth += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plainer_operation_is_still_one_that_a_plan_may_hold() {
+        let mut plan = Plan::of_seed(4, None);
+        for plainer in PLAINER {
+            plan.ops.iter_mut().for_each(plainer);
+            assert_eq!(plan.check(), Ok(()));
+        }
+        let sizes = plan.ops.iter().filter_map(|op| match op.act {
+            Act::Put { size, ttl_ms } => Some((size, ttl_ms)),
+            Act::Get | Act::Add { .. } | Act::Swap { .. } | Act::Delete | Act::Touch { .. } => None,
+        });
+        assert!(sizes.into_iter().all(|(size, ttl)| size == VALUE_LEAST && ttl == 0));
     }
 }

@@ -100,6 +100,7 @@ pub(crate) fn draw(seed: u64, config: &Config) -> Vec<Op> {
     }
     let ttls = whole.chance(400) || matches!(config.mix, Some(Mix::F4 | Mix::F5));
     let large = whole.pick(&[64u64, 64, 1_000, 20_000]).min(config.memory / 64);
+    let large = if config.mix == Some(Mix::F8) { config.memory / 128 } else { large };
     let hot = whole.below(800);
     let tight = whole.chance(300);
     let burst = whole.chance(300).then(|| (whole.below(config.chaos_ms), whole.between(500, 5_000)));

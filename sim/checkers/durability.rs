@@ -62,6 +62,8 @@ pub fn check_last_writer(history: &History) -> Verdict {
             keys.entry((&op.invoke.ns, &op.invoke.key)).or_default().push((op, end.t, version));
         }
     }
+    let foundings = history.foundings();
+    let spanned = |from: u64, to: u64| foundings.iter().any(|at| (from..=to).contains(at));
     let mut judged = 0;
     for ((ns, key), writes) in keys {
         // By when they were told: the newest version told so far is what any later write must beat.
@@ -76,7 +78,8 @@ pub fn check_last_writer(history: &History) -> Verdict {
                 }
                 next += 1;
             }
-            let Some((first, at, older)) = highest else { continue };
+            let spans = |first: &&Told<'_>| spanned(first.0.invoke.t, *end);
+            let Some((first, at, older)) = highest.filter(|first| !spans(first)) else { continue };
             judged += 1;
             if version <= older {
                 let what = format!(

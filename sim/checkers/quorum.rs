@@ -3,8 +3,9 @@
 //! Judged per key in one pass over time: the newest version that a strict write was acknowledged with before the read was
 //! asked is the floor. A value read must be at or above it, by version. Nothing read is legal only where the floor or
 //! something above it may be gone or hidden: a delete, an expiry, an eviction. In core every strict vote is a Ready
-//! owner's, and who lost its memory is never Ready again; so no fault suspends this, not even restarts. Also S14: what is
-//! older than an acknowledged delete is older than the floor.
+//! owner's, and who lost its memory votes again only after it compared; so no fault suspends this, not even restarts. Only
+//! a mesh that was founded anew, by nodes that all forgot the layout, promises nothing of what was before. Also S14: what
+//! is older than an acknowledged delete is older than the floor.
 
 use super::{Finding, Invariant, Verdict};
 use crate::history::{History, Op};
@@ -26,6 +27,8 @@ pub fn check(history: &History) -> Verdict {
     for op in &ops {
         keys.entry((&op.invoke.ns, &op.invoke.key)).or_default().push(op);
     }
+    let foundings = history.foundings();
+    let spanned = |from: u64, to: u64| foundings.iter().any(|at| (from..=to).contains(at));
     let mut judged = 0;
     for ((ns, _), ops) in keys {
         let Some(space) = history.space(ns) else { continue };
@@ -45,6 +48,7 @@ pub fn check(history: &History) -> Verdict {
             let Some(end) = read.ok() else { continue };
             // Writes that this read's quorum must meet.
             let before = writes.iter().take_while(|written| written.told < read.invoke.t);
+            let before = before.filter(|written| !spanned(written.op.invoke.t, end.t));
             let met = before.filter(|written| u16::from(written.w) + u16::from(read.invoke.r) > u16::from(space.n));
             let Some(floor) = met.max_by_key(|written| written.version) else { continue };
             judged += 1;
@@ -101,7 +105,10 @@ pub fn check(history: &History) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkers::sample::{absent, fail, found, history, invoke, maybe, ok, read, write};
+    use crate::{
+        checkers::sample::{absent, fail, found, history, invoke, maybe, ok, read, write},
+        history::Event,
+    };
 
     #[test]
     fn an_older_value_or_nothing_after_an_acknowledged_write_is_refused() {
@@ -153,6 +160,13 @@ mod tests {
             found(3, 12, 1, 1),
         ]);
         assert!(matches!(check(&back), Verdict::Invalid(_)));
+    }
+
+    #[test]
+    fn a_write_from_before_the_mesh_was_founded_anew_is_not_missed() {
+        let mut gone = vec![write(1, 0, "k"), ok(1, 5, 1), read(3, 10, "k"), absent(3, 12)];
+        gone.insert(2, Event::Founded { t: 7_000 });
+        assert!(matches!(check(&history(gone)), Verdict::Unknown(_)));
     }
 
     #[test]

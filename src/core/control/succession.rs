@@ -37,29 +37,19 @@ pub fn due(layouts: &[&Layout], roles: &RoleMap) -> RoleMap {
         let rank = (claims, roles.version(node).unwrap_or_default(), node);
         best.entry(role.token_id).and_modify(|known| *known = (*known).min(rank)).or_insert(rank);
     }
-    select(roles, best.into_values().map(|(_, _, node)| node))
+    roles.only(best.into_values().map(|(_, _, node)| node))
 }
 
 /// The roles of a first layout: those of the live, once there are `expect` of them.
 pub fn first(roles: &RoleMap, is_live: impl Fn(NodeId) -> bool, expect: u16) -> Option<RoleMap> {
     let live = starters(roles, is_live);
-    (live.len() >= usize::from(expect)).then(|| select(roles, live.into_iter()))
+    (live.len() >= usize::from(expect)).then(|| roles.only(live.into_iter()))
 }
 
 /// Live nodes with an active role: whom a first layout would have.
 pub fn starters(roles: &RoleMap, is_live: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
     let active = roles.iter().filter(|(_, role)| role.state == RoleState::Active).map(|(node, _)| node);
     active.filter(|node| is_live(*node)).collect()
-}
-
-fn select(roles: &RoleMap, nodes: impl Iterator<Item = NodeId>) -> RoleMap {
-    let mut selected = RoleMap::new();
-    for node in nodes {
-        if let (Some(role), Some(version)) = (roles.get(node), roles.version(node)) {
-            selected.set(node, role.clone(), version);
-        }
-    }
-    selected
 }
 
 /// Since when each member of the layout has not answered.

@@ -6,7 +6,9 @@
 
 use super::{Node, own_role};
 use crate::{
+    canary::canary,
     control::succession,
+    id::NodeId,
     outbox::{NodeEvent, NodeOutbox},
     ring::{Layout, LayoutMember, Ring, Role, RoleState},
     time::Now,
@@ -14,7 +16,7 @@ use crate::{
     view::{Fence, MemberView, View},
     wire::control::PeerControl,
 };
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 /// A role change other than a replacement waits for more of its kind.
 const QUIET: Duration = Duration::from_secs(5);
@@ -159,7 +161,7 @@ impl Node {
             return;
         };
         if self.ring.as_ref().is_none_or(|ring| ring.name() != name) {
-            self.ring = Some(Arc::new(Ring::derive(layout)));
+            self.ring = Some(Arc::new(if canary!(K22) { self.ring_by_arrival(layout) } else { Ring::derive(layout) }));
             out.event(NodeEvent::LayoutAdopted { epoch: name.epoch, members: layout.members.len() });
         }
         let me = self.config.node;
@@ -169,6 +171,17 @@ impl Node {
         }
         let replaces = self.replicated.roles().get(me).is_some_and(|role| role.replaces.is_some());
         self.standing.observe(member, replaces, self.replicated.layouts().all_acked(), now.mono);
+    }
+
+    /// The planted bug K22: members take each other's tokens by who was met.
+    fn ring_by_arrival(&self, layout: &Layout) -> Ring {
+        let mut layout = layout.clone();
+        let place = |node: &NodeId| layout.members.iter().position(|member| member.node == *node);
+        if let Some(met) = self.linked.iter().next().and_then(place).filter(|met| *met > 0) {
+            let (first, rest) = layout.members.split_at_mut(met);
+            std::mem::swap(&mut first[0].token_id, &mut rest[0].token_id);
+        }
+        Ring::derive(&layout)
     }
 
     /// Sends the state to whom it is owed.
@@ -191,17 +204,17 @@ impl Node {
     fn publish(&mut self, out: &mut dyn NodeOutbox) {
         let me = self.config.node;
         let layouts = self.replicated.layouts();
-        let members: Vec<MemberView> = layouts.current().map_or_else(Vec::new, |layout| {
-            let zone = self.replicated.roles().get(me).map_or(self.config.zone.as_str(), |role| role.zone.as_str());
-            let facts = self.facts();
-            let view = |member: &LayoutMember| MemberView {
-                node: member.node,
-                shards: facts.address_of(member.node).map_or(1, |(_, shards)| shards),
-                up: facts.is_up(member.node),
-                near: member.zone == zone,
-            };
-            layout.members.iter().map(view).collect()
-        });
+        let facts = self.facts();
+        let listed = layouts.current().map_or(&[][..], |layout| &layout.members);
+        let places: Vec<_> = listed.iter().map(|member| facts.address_of(member.node)).collect();
+        let zone = self.replicated.roles().get(me).map_or(self.config.zone.as_str(), |role| role.zone.as_str());
+        let view = |(member, place): (&LayoutMember, &Option<(SocketAddr, u16)>)| MemberView {
+            node: member.node,
+            shards: place.map_or(1, |(_, shards)| shards),
+            up: facts.is_up(member.node),
+            near: member.zone == zone,
+        };
+        let members: Vec<MemberView> = listed.iter().zip(&places).map(view).collect();
         let view = View {
             me,
             ring: self.ring.clone(),
@@ -213,7 +226,6 @@ impl Node {
             clock_confirmations: self.watch.confirmations(),
         };
         // The driver looks addresses up when a view comes: a member that moved is news, though the view itself is equal.
-        let places: Vec<_> = view.members.iter().map(|member| self.address_of(member.node)).collect();
         if !is_same(&view, &self.view) || places != self.places {
             self.places = places;
             self.view = Arc::new(view);

@@ -169,6 +169,13 @@ impl RoleMap {
         self.merge(node, LWWReg { val: role, marker })
     }
 
+    /// The map with the roles of `nodes` alone, each under the version it has here. Cheaper than setting them anew: what a
+    /// role's stamp holds of its content is copied, not hashed again.
+    pub fn only(&self, nodes: impl Iterator<Item = NodeId>) -> Self {
+        let kept = nodes.filter_map(|node| Some((node, self.roles.get(&node)?.clone())));
+        Self { roles: kept.collect() }
+    }
+
     /// Takes in what `other` knows; says whether something changed.
     pub fn join(&mut self, other: &Self) -> bool {
         let mut changed = false;
