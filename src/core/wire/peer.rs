@@ -70,10 +70,12 @@ pub enum Refusal {
     Overloaded,
     /// It does not know the message.
     Unsupported,
+    /// The hint is too old, or what it brings is over: drop it.
+    Outlived,
 }
 
 impl Refusal {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::StaleEpoch,
         Self::ClockSkew,
         Self::OutOfMemory,
@@ -81,6 +83,7 @@ impl Refusal {
         Self::NotOwner,
         Self::Overloaded,
         Self::Unsupported,
+        Self::Outlived,
     ];
 
     fn code(self) -> u64 {
@@ -92,6 +95,7 @@ impl Refusal {
             Self::NotOwner => 4,
             Self::Overloaded => 5,
             Self::Unsupported => 6,
+            Self::Outlived => 7,
         }
     }
 

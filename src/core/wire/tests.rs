@@ -135,6 +135,7 @@ impl<'a> Draw<'a> {
             Refusal::NotOwner,
             Refusal::Overloaded,
             Refusal::Unsupported,
+            Refusal::Outlived,
         ]);
         let superseded = Replicated::Superseded { version: self.version(), hold_until: self.time() };
         let outcome = self.pick(&[Replicated::Applied, superseded, Replicated::Refused(refusal)]);
