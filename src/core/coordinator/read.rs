@@ -31,26 +31,23 @@ const HEDGE_COST: u64 = 100;
 const HEDGES_SAVED_MAX: u64 = 50;
 
 impl Shard {
-    /// What this node itself holds of a key: entry or hint, whichever is newer; else what it may have forgotten. A hint
-    /// that an owner keeps for another owner is no newer than what it forgot itself, or it would bring that one's older
-    /// version to a vote. Who does not `own` the key speaks for the hint alone.
+    /// What this node itself holds of a key: entry or hint, whichever is newer; else what it may have forgotten.
     pub(crate) fn local<'a>(
         table: &'a mut crate::storage::Memtable,
         hints: &'a crate::handoff::HintStore,
         subject: (crate::id::NamespaceId, crate::storage::NamespaceSlot, crate::id::PartitionId, crate::id::KeyHash),
         key: &[u8],
-        owns: bool,
     ) -> Result<Entry<'a>, Version> {
         let (namespace, slot, partition, hash) = subject;
         let hint = hints.find(namespace, hash, key).map(OwnedEntry::as_entry);
         let floors = table.floors(slot, partition);
-        let floor = floors.evicted.max(floors.tombstone);
-        let forgotten = match table.get(slot, hash, key) {
-            Lookup::Found(entry) => return Ok(hint.filter(|hint| hint.version > entry.version).unwrap_or(entry)),
-            Lookup::Ghost(version) => version.max(floor),
-            Lookup::Absent => floor,
-        };
-        hint.filter(|hint| !owns || hint.version > forgotten).ok_or(forgotten)
+        match (table.get(slot, hash, key), hint) {
+            (Lookup::Found(entry), Some(hint)) if hint.version > entry.version => Ok(hint),
+            (Lookup::Found(entry), _) => Ok(entry),
+            (Lookup::Ghost(_) | Lookup::Absent, Some(hint)) => Ok(hint),
+            (Lookup::Ghost(version), None) => Err(version.max(floors.evicted).max(floors.tombstone)),
+            (Lookup::Absent, None) => Err(floors.evicted.max(floors.tombstone)),
+        }
     }
 
     #[expect(
@@ -73,7 +70,7 @@ impl Shard {
         self.hedge_credit = (self.hedge_credit + HEDGE_PERCENT_MAX).min(HEDGES_SAVED_MAX * HEDGE_COST);
         let mut votes = Votes::new(owners, need, subject.strict);
         let place = (subject.namespace, subject.slot, subject.partition, subject.hash);
-        let local = Self::local(&mut self.table, &self.hints, place, &subject.key, owners.contains(&me));
+        let local = Self::local(&mut self.table, &self.hints, place, &subject.key);
         let state = if owners.contains(&me) { view.state } else { ReplicaState::Fallback };
         let mine = match &local {
             Ok(entry) => Answer::Holds(state, entry.version),
@@ -362,7 +359,7 @@ impl Shard {
             return self.end_read(now, id, Some(&OwnedOr::Owned(held)), worth, out);
         }
         let place = (subject.namespace, subject.slot, subject.partition, subject.hash);
-        let local = Self::local(&mut self.table, &self.hints, place, &subject.key, false).ok();
+        let local = Self::local(&mut self.table, &self.hints, place, &subject.key).ok();
         if let Some(entry) = local.filter(|entry| entry.version >= version) {
             if guarded.is_some() {
                 let held = OwnedEntry::from(&entry);

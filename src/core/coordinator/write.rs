@@ -271,7 +271,7 @@ impl Shard {
     fn local_entry(&mut self, id: OperationId) -> Option<OwnedEntry> {
         let subject = &self.in_flight.get_mut(id)?.subject;
         let place = (subject.namespace, subject.slot, subject.partition, subject.hash);
-        Self::local(&mut self.table, &self.hints, place, &subject.key, false).ok().map(|held| OwnedEntry::from(&held))
+        Self::local(&mut self.table, &self.hints, place, &subject.key).ok().map(|held| OwnedEntry::from(&held))
     }
 
     /// A peer's entry of `version` is about to replace what is held of this key. If that is a write in flight here, it

@@ -120,8 +120,7 @@ impl Shard {
             Err(refusal) => Found::Refused(refusal),
             Ok(slot) => {
                 let place = (key.namespace, slot, key.hash.partition(self.config.partitions), key.hash);
-                let owns = state != ReplicaState::Fallback;
-                match Self::local(&mut self.table, &self.hints, place, key.key, owns) {
+                match Self::local(&mut self.table, &self.hints, place, key.key) {
                     Ok(entry) if full => Found::Entry(entry),
                     Ok(entry) => Found::Digest { version: entry.version },
                     Err(forgotten) => Found::Absent { forgotten },
