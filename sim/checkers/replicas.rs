@@ -275,8 +275,10 @@ impl Replicas {
             let what = format!("{site:?} took version {version} and had said that it forgot up to {}", kept.forgotten);
             return Some((Invariant::S15, what));
         }
+        // Who may evict may have evicted what this one replaces, and its end with it: then only its own end is owed.
+        let evictable = self.evictable.contains(&incoming.key.0);
+        kept.end = if evictable && version > kept.version { end } else { kept.end.max(end) };
         kept.version = kept.version.max(version);
-        kept.end = kept.end.max(end);
         None
     }
 
@@ -306,7 +308,19 @@ impl Replicas {
         let over = kept.end.0.saturating_add(grace) <= incoming.wall.0 + CLOCK_SLACK_MS;
         // A wall that jumped may have ended entries early; what is kept is then not judged.
         if has < kept.version && !over && self.ledger.clocks {
-            let what = format!("{site:?} took version {}, and now has {has} and remembers nothing", kept.version);
+            let what = format!(
+                "{site:?} took version {} of {:?}/{:?}{}, owed until {}, and at {} has {has} and remembers nothing",
+                kept.version,
+                incoming.key.0,
+                incoming.key.1,
+                if self.evictable.contains(&incoming.key.0) { " (evictable)" } else { "" },
+                if kept.end == Wall(u64::MAX) {
+                    "for ever".to_owned()
+                } else {
+                    format!("{} ms", kept.end.0 - EPOCH_MS)
+                },
+                incoming.wall.0 - EPOCH_MS
+            );
             return Some((Invariant::S15, what));
         }
         None
