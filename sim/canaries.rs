@@ -14,7 +14,7 @@ use meshwork_core::canary::Canary;
 
 /// Which invariants may tell of a planted bug, and what its seeds lean on.
 pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
-    use Invariant::{L5, L6, S1, S2, S3, S6, S7, S9, S13, S14, S15, S18, S20, S22, S23, S24};
+    use Invariant::{L5, L6, S1, S2, S3, S6, S7, S9, S13, S14, S15, S18, S20, S22, S23, S24, S25};
     match canary {
         Canary::K2 => (&[S6, S2], Some(Mix::F9)),
         Canary::K3 => (&[S6, S3, S9, S7, S2, S1], Some(Mix::F9)),
@@ -35,6 +35,8 @@ pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
         Canary::K37 => (&[S15], Some(Mix::F4)),
         Canary::K39 => (&[S14], Some(Mix::F9)),
         Canary::K40 => (&[S6, S7], None),
+        Canary::K41 => (&[S25], Some(Mix::F7)),
+        Canary::K42 => (&[S25], Some(Mix::F7)),
     }
 }
 

@@ -333,7 +333,7 @@ impl<'p> Cluster<'p> {
         let shard = &mut self.processes[site.process as usize].shards[usize::from(site.shard)];
         let mut out = ShardOut { sight: &mut self.sight, effects: &mut self.effects, site, at: self.at };
         call(shard, now, &mut out);
-        self.sight.after(self.at, site, &shard.stats());
+        self.sight.after(self.at, site, shard, &shard.stats());
         self.perform(site.process);
         self.arm(site.process, usize::from(site.shard) + 1);
     }

@@ -1,8 +1,8 @@
 //! The phases of a run: boot, chaos, heal, converge, read everything, quiet (SIMULATION §2 "Phases").
 //!
 //! Each has a bound of virtual time. What must hold at the end of a phase is judged here (L2, L6, L8); what must hold at
-//! every event is judged as it happens. A run is over at its first finding. Nothing is asked of convergence by repair: core
-//! does not promise it yet.
+//! every event is judged as it happens. A run is over at its first finding. Of repair it is asked that hints drain; equal
+//! copies are not asked for: core does not promise them yet.
 
 use crate::{
     checkers::{CHECKERS, Finding, Invariant, Verdict, layout},
@@ -34,6 +34,8 @@ const BOOT_MAX: Time = 90_000 * MS;
 const CONVERGE: Time = 90_000 * MS;
 /// Requests end, and connections settle, within this.
 const QUIET: Time = 35_000 * MS;
+/// The longest wait before a replay, and time for it.
+const HINTS_DRAIN: Time = 360_000 * MS;
 /// Reads of the read-everything phase, at most.
 const READS_MAX: usize = 1_500;
 
@@ -287,6 +289,10 @@ impl Cluster<'_> {
         }
         let at = self.at;
         self.sight.at_end(at);
+        self.hints_drain();
+        if self.broken() {
+            return;
+        }
         for process in self.live() {
             for (shard, running) in self.processes[process as usize].shards.iter().enumerate() {
                 let stats = running.stats();
@@ -301,6 +307,46 @@ impl Cluster<'_> {
                 }
             }
         }
+    }
+
+    /// L2: hints for members that are back go to zero, however they flapped before.
+    fn hints_drain(&mut self) {
+        let ledger = Ledger::of(&self.plan.config, &self.plan.faults);
+        // Who disagrees about the time, or about who is who, refuses what the other sends.
+        if !ledger.clocks || !ledger.identities {
+            return;
+        }
+        let until = self.at + HINTS_DRAIN;
+        while self.at < until && !self.broken() && self.hints_left().is_some() {
+            self.run_until(self.at + 5_000 * MS);
+        }
+        if let Some(what) = self.hints_left().filter(|_| !self.broken()) {
+            self.blame_run(Invariant::L2, what);
+        }
+    }
+
+    /// The first hint that a node of the core holds for another one of it that it sees, and that has room.
+    fn hints_left(&self) -> Option<String> {
+        let core = |process: &u32| {
+            let known = &self.processes[*process as usize];
+            !known.stopping && self.plan.config.core.contains(&known.machine)
+        };
+        let live: Vec<u32> = self.live().into_iter().filter(core).collect();
+        for holder in &live {
+            let known = &self.processes[*holder as usize];
+            for (target, count) in known.shards.iter().flat_map(|shard| shard.hints_by_target()) {
+                let seen = known.view.members.iter().any(|member| member.node == target && member.up);
+                let takes = live.iter().any(|other| {
+                    let other = &self.processes[*other as usize];
+                    let full = other.shards.iter().any(|shard| shard.stats().out_of_memory > 0);
+                    other.node_id == target && other.view.ring.is_some() && !full
+                });
+                if seen && takes {
+                    return Some(format!("p{holder} holds {count} hints for {target}, which is up and has room"));
+                }
+            }
+        }
+        None
     }
 
     fn outcome(mut self) -> Outcome {

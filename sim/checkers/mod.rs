@@ -1,8 +1,8 @@
 //! The checkers: one small file a promise (SIMULATION §3, §5).
 //!
 //! Two kinds. Those that judge any history, of the simulator or of real processes: `quorum`, `durability`, `expiry`,
-//! `deadline`. And those that need sight of the nodes, fed while the run goes on: `sight` (votes, flags, replicas), `bounds`
-//! and `layout`. None shares code with core beyond its message types; a checker that shares code shares the bug.
+//! `deadline`, `resurrection`. And those that need sight of the nodes, fed while the run goes on: `sight` (votes, flags,
+//! replicas), `bounds`, `hints` and `layout`. None shares code with core beyond its message types; a checker that shares code shares the bug.
 //!
 //! Verdicts: valid; invalid, with the smallest explanation; unknown, when there was nothing to judge. Not judged yet, since
 //! core does not promise it yet: convergence by repair, transitions between layouts, causal kinds, flush, leases.
@@ -11,9 +11,11 @@ pub mod bounds;
 pub mod deadline;
 pub mod durability;
 pub mod expiry;
+pub mod hints;
 pub mod layout;
 pub mod quorum;
 pub mod replicas;
+pub mod resurrection;
 #[cfg(test)]
 pub mod sample;
 pub mod sight;
@@ -23,7 +25,7 @@ use std::fmt;
 
 /// What was broken: an invariant of SIMULATION §3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "each is named and stated in SIMULATION §3; `words` has the names")]
+#[expect(missing_docs, reason = "each is named and stated in SIMULATION §3, S25 in `hints`; `words` has the names")]
 pub enum Invariant {
     S1,
     S2,
@@ -39,6 +41,7 @@ pub enum Invariant {
     S22,
     S23,
     S24,
+    S25,
     L2,
     L5,
     L6,
@@ -64,6 +67,7 @@ impl Invariant {
             Self::S22 => "S22 removed-stays-out",
             Self::S23 => "S23 bounded",
             Self::S24 => "S24 wire-robust",
+            Self::S25 => "S25 hint-kept",
             Self::L2 => "L2 quiesces",
             Self::L5 => "L5 deadline",
             Self::L6 => "L6 membership-heals",
@@ -90,7 +94,8 @@ impl Invariant {
             | Self::S20
             | Self::S22
             | Self::S23
-            | Self::S24 => 11,
+            | Self::S24
+            | Self::S25 => 11,
         }
     }
 }
@@ -136,10 +141,11 @@ pub enum Verdict {
 pub type Checker = fn(&History) -> Verdict;
 
 /// All checkers that judge any history, by the file they live in.
-pub const CHECKERS: [(&str, Checker); 5] = [
+pub const CHECKERS: [(&str, Checker); 6] = [
     ("quorum", quorum::check),
     ("durability", durability::check),
     ("last-writer", durability::check_last_writer),
     ("expiry", expiry::check),
     ("deadline", deadline::check),
+    ("resurrection", resurrection::check),
 ];

@@ -5,7 +5,8 @@
 //! - A version names one key, value and expiry wherever it is seen; an expiry that differs was restarted (S18).
 //! - What a shard says of its clock only rises; what a node stamps is above all that its earlier processes stamped; nothing
 //!   is ahead of true time by more than the bound.
-//! - A message whose clock is more than 30 s behind changes nothing and is answered with nothing.
+//! - A message whose clock is more than 30 s behind changes nothing and is answered with nothing; nor does a hint whose
+//!   version is more than 10 min behind.
 
 use super::Invariant;
 use crate::{
@@ -22,7 +23,7 @@ use meshwork_core::{
     value::{Body, Entry, Hlc, Version},
     wire::{
         client::{Reply, ReplyBody},
-        peer::{Found, PeerMessage, Replicated},
+        peer::{Found, PeerMessage, Replicated, ReplicationKind},
     },
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +59,8 @@ struct Incoming {
     entry: Option<(Version, Wall)>,
     stands_in: bool,
     old: bool,
+    /// A hint that its receiver must refuse.
+    outlived: bool,
     wall: Wall,
 }
 
@@ -124,14 +127,18 @@ impl Replicas {
     /// A shard is about to be given a peer's message; `wall` is its machine's.
     pub fn before(&mut self, wall: Wall, _from: PeerShard, message: &PeerMessage<'_>) {
         let age = limits::MESSAGE_AGE_MAX.as_millis() as u64 + CLOCK_SLACK_MS;
+        let hint_age = limits::HINT_AGE_MAX.as_millis() as u64 + CLOCK_SLACK_MS;
         let old = |hlc: Hlc| self.ledger.clocks && hlc.wall().0 + age < wall.0;
         self.incoming = match message {
-            PeerMessage::Replicate { id, header, key, entry, stands_for } => Some(Incoming {
+            PeerMessage::Replicate { id, header, key, entry, stands_for, kind } => Some(Incoming {
                 id: *id,
                 key: (key.namespace, key.hash),
                 entry: Some((entry.version, end_of(entry))),
                 stands_in: stands_for.is_some(),
                 old: old(header.hlc),
+                outlived: *kind == ReplicationKind::Hint
+                    && self.ledger.clocks
+                    && entry.version.hlc.wall().0 + hint_age < wall.0,
                 wall,
             }),
             PeerMessage::Read { id, header, key, .. } => Some(Incoming {
@@ -140,6 +147,7 @@ impl Replicas {
                 entry: None,
                 stands_in: false,
                 old: old(header.hlc),
+                outlived: false,
                 wall,
             }),
             PeerMessage::Replicated { .. }
@@ -256,6 +264,9 @@ impl Replicas {
                 format!("{site:?} took version {version} from a message more than 30 s old"),
             ));
         }
+        if incoming.outlived {
+            return Some((Invariant::S14, format!("{site:?} took version {version} from a hint more than 10 min old")));
+        }
         if incoming.stands_in {
             return None;
         }
@@ -348,7 +359,7 @@ mod tests {
         let header = Header { layout: LayoutName { epoch: 1, hash: 0 }, hlc: at(ms), deadline_ms: 100 };
         let expires_at = expires.map(|at| Wall(EPOCH_MS + at));
         let entry = Entry { version: version(ms), expires_at, hold_until: None, body: Body::Value(b"v") };
-        PeerMessage::Replicate { id, header, key: KEY, entry, stands_for: None }
+        PeerMessage::Replicate { id, header, key: KEY, entry, stands_for: None, kind: ReplicationKind::Client }
     }
 
     fn read(id: u64, ms: u64) -> PeerMessage<'static> {

@@ -8,7 +8,7 @@
 //! between, one a node. A reply may claim no more than those answers and the coordinator's own copy give. What cannot be
 //! told for certain (two requests for one key that a timer woke at once) is not judged.
 
-use super::{Finding, Invariant, bounds::Bounds, layout::Layouts, replicas::Replicas};
+use super::{Finding, Invariant, bounds::Bounds, hints::Hints, layout::Layouts, replicas::Replicas};
 use crate::{
     clock::{MS, Time},
     nemesis::Ledger,
@@ -18,13 +18,14 @@ use meshwork_core::{
     id::{ActorId, KeyHash, NamespaceId, NodeId},
     input::{Caller, PeerShard},
     namespace::Mode,
+    shard::Shard,
     stats::ShardStats,
     time::Wall,
     value::{Hlc, Version},
     view::View,
     wire::{
         client::{Op, Quorum, Reply, ReplyBody, Request, Status},
-        peer::{PeerMessage, ReplicaState, Replicated},
+        peer::{PeerMessage, ReplicaState, Replicated, ReplicationKind},
     },
 };
 use std::{
@@ -104,6 +105,8 @@ pub struct Sight {
     pub replicas: Replicas,
     /// Memory and queues.
     pub bounds: Bounds,
+    /// Hints on their way.
+    pub hints: Hints,
     /// Layouts and fences.
     pub layouts: Layouts,
     nodes: Vec<(NodeId, ActorId)>,
@@ -119,6 +122,7 @@ impl Sight {
             probes: BTreeMap::new(),
             replicas: Replicas::new(ledger, skew_max_ms, evictable),
             bounds: Bounds::new(memory),
+            hints: Hints::default(),
             layouts: Layouts::default(),
             nodes: Vec::new(),
             seen: BTreeMap::new(),
@@ -152,6 +156,7 @@ impl Sight {
     /// A process died: nothing is owed by it.
     pub fn on_death(&mut self, process: u32) {
         self.seen.retain(|site, _| site.process != process);
+        self.hints.forget(|site| site.process == process);
         self.replicas.on_death(process);
     }
 
@@ -169,6 +174,7 @@ impl Sight {
         if let Some(finding) = self.layouts.on_view(at, view) {
             self.findings.push(finding);
         }
+        self.hints.forget(|of| of == site);
         if let Some(seen) = self.seen.get_mut(&site) {
             seen.view = Some(Arc::clone(view));
         }
@@ -193,6 +199,7 @@ impl Sight {
             Given::Peer(from, message) => self.on_answer(site, *from, message),
         };
         if let Given::Peer(from, message) = given {
+            self.hints.before(at, site, *from, message);
             self.replicas.before(wall, *from, message);
         } else {
             self.replicas.before_other();
@@ -276,12 +283,21 @@ impl Sight {
         if let Some((invariant, what)) = self.replicas.on_sent(at, site, message) {
             self.blame(invariant, at, what);
         }
+        self.hints.on_sent(at, site, to, message);
         match message {
-            PeerMessage::Replicate { id, key, entry, stands_for, .. } => {
+            PeerMessage::Replicate { id, key, entry, stands_for, kind, .. } => {
                 if stands_for.is_some() {
                     self.probe("hint sent to a stand-in");
                 }
-                self.follow(site, *id, (key.namespace, key.hash), Some(entry.version));
+                match kind {
+                    // The answers to these are nobody's votes.
+                    ReplicationKind::Repair => self.probe("stale responder repaired"),
+                    ReplicationKind::Hint => self.probe("hint replayed"),
+                    ReplicationKind::Stream => self.probe("entry streamed"),
+                    ReplicationKind::Client => {
+                        self.follow(site, *id, (key.namespace, key.hash), Some(entry.version));
+                    }
+                }
             }
             PeerMessage::Read { id, key, .. } => self.follow(site, *id, (key.namespace, key.hash), None),
             PeerMessage::Forward { .. } => {
@@ -414,8 +430,11 @@ impl Sight {
     }
 
     /// A call is over.
-    pub fn after(&mut self, at: Time, site: Site, stats: &ShardStats) {
+    pub fn after(&mut self, at: Time, site: Site, shard: &Shard, stats: &ShardStats) {
         self.cause = Cause::Other;
+        if let Some(what) = self.hints.after(site, shard) {
+            self.blame(Invariant::S25, at, what);
+        }
         if let Some(what) = self.bounds.after(site, stats) {
             self.blame(Invariant::S23, at, what);
         }

@@ -46,6 +46,8 @@ canaries! {
     K37 "hold_until dropped when a shorter TTL replaces a longer",
     K39 "a minutes-old peer message accepted",
     K40 "a touch re-stamps the local copy without a quorum read",
+    K41 "a hint dropped when it is sent, before it is acknowledged",
+    K42 "a refused hint dropped as if it were taken",
 }
 
 #[cfg(feature = "canary")]

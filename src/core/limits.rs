@@ -54,6 +54,20 @@ pub const RESTAMPS_MAX: u8 = 2;
 
 /// A hint dies, and is refused by its receiver, at this age.
 pub const HINT_AGE_MAX: Duration = Duration::from_secs(600);
+/// A target must have been up so long before its hints are replayed; twice as long after each flap …
+pub const HINT_WAIT_MIN: Duration = Duration::from_secs(10);
+/// … up to this, and from the start again once it was up for as long.
+pub const HINT_WAIT_MAX: Duration = Duration::from_secs(300);
+/// Hints in flight to one target: a returning node has clients to serve.
+pub const HINTS_IN_FLIGHT: usize = 32;
+/// Bytes of hints in flight to one target; one larger hint travels alone.
+pub const HINT_BYTES_IN_FLIGHT: u64 = 256 << 10;
+/// Read repairs may send so many bytes a second, a shard: a read that finds differences must not slow others down.
+pub const READ_REPAIR_BYTES_PER_SECOND: u64 = 4 << 20;
+/// Most bytes of read repairs at once, saved up.
+pub const READ_REPAIR_BYTES_SAVED: u64 = 1 << 20;
+/// What ends so soon is left to end: every replica forgets it at the same time.
+pub const REPAIR_ENDS_WITHIN: Duration = Duration::from_secs(30);
 /// Most bytes of hints for one target.
 pub const HINT_BYTES_MAX: u64 = 64 << 20;
 /// A tombstone is kept at least this long.
@@ -76,6 +90,8 @@ pub const EXPIRES_MS_MAX: u64 = 16_725_225_600_000;
 const _: () = assert!(2 * CLOCK_FENCE.as_millis() < CLOCK_OFFSET_MAX.as_millis());
 // A collected tombstone outlives every hint and message that could carry what it buried.
 const _: () = assert!(TOMBSTONE_AGE_MIN.as_secs() > HINT_AGE_MAX.as_secs() + MESSAGE_AGE_MAX.as_secs());
+// A hint whose target flapped worst still finds its time before it dies.
+const _: () = assert!(HINT_WAIT_MAX.as_secs() < HINT_AGE_MAX.as_secs());
 // Turning to somebody else must leave time for the answer.
 const _: () = assert!(READ_PATIENCE.as_millis() * 2 < READ_TIMEOUT.as_millis());
 const _: () = assert!(WRITE_PATIENCE.as_millis() * 2 < WRITE_TIMEOUT.as_millis());

@@ -9,8 +9,8 @@ use crate::{
     canary::canary,
     clock::Clock,
     config::ShardConfig,
-    coordinator::{InFlight, OperationId, Peers},
-    handoff::HintStore,
+    coordinator::{Budget, InFlight, OperationId, Peers},
+    handoff::{HintStore, Hinted},
     id::{KeyHash, NamespaceId, NodeId},
     input::ShardInput,
     limits,
@@ -63,6 +63,8 @@ pub struct Shard {
     pub(crate) rules: SeededMap<NamespaceId, Rules>,
     pub(crate) table: Memtable,
     pub(crate) hints: HintStore,
+    pub(crate) hinted: Hinted,
+    pub(crate) repair_budget: Budget,
     pub(crate) in_flight: InFlight,
     /// Bytes that requests in flight own beside the table of them: keys and waiting values.
     pub(crate) in_flight_bytes: u64,
@@ -93,6 +95,7 @@ impl Shard {
             seed: config.seed,
         });
         let process = Rng::fork(config.seed, &format!("requests in flight of {}", config.actor.0)).next();
+        let hinted = Hinted::new(Rng::fork(config.seed, &format!("hints in flight of {}", config.actor.0)).next());
         let view = View::empty(config.node, Arc::new(NamespaceTable::default()));
         Self {
             clock: Clock::new(config.clock_floor),
@@ -100,6 +103,8 @@ impl Shard {
             rules: SeededMap::with_hasher(foldhash::fast::FixedState::with_seed(config.seed)),
             table,
             hints: HintStore::new(config.memory / HINTS_SHARE),
+            hinted,
+            repair_budget: Budget::default(),
             in_flight: InFlight::new(config.memory / IN_FLIGHT_SHARE / 2, process),
             in_flight_bytes: 0,
             peers: Peers::default(),
@@ -125,8 +130,8 @@ impl Shard {
         match input {
             ShardInput::Client { caller, hash, request } => self.on_client(now, caller, hash, &request, out),
             ShardInput::Peer { from, message } => match message {
-                PeerMessage::Replicate { id, header, key, entry, stands_for } => {
-                    self.on_replicate(now, from, id, &header, &key, &entry, stands_for, out);
+                PeerMessage::Replicate { id, header, key, entry, stands_for, kind } => {
+                    self.on_replicate(now, from, id, &header, &key, &entry, stands_for, kind, out);
                 }
                 PeerMessage::Read { id, header, key, full } => self.on_read(now, from, id, &header, &key, full, out),
                 PeerMessage::Replicated { id, hlc, state, outcome } => {
@@ -143,6 +148,7 @@ impl Shard {
             ShardInput::PeerLost(node) => self.on_peer_lost(now, node, out),
             ShardInput::CallerLost { link } => self.on_caller_lost(link),
         }
+        self.watch_hints(now);
         self.reserve();
     }
 
@@ -166,15 +172,17 @@ impl Shard {
     pub fn handle_timeout(&mut self, now: Now, out: &mut dyn ShardOutbox) {
         self.clock.observe(now);
         self.run_due(now, out);
+        self.on_hints_due(now, out);
         if now.mono >= self.maintain_at {
             let more = self.table.work(self.clock.wall(now), MAINTENANCE_RECORDS);
             let pause = if more { MAINTENANCE_EVERY / 50 } else { MAINTENANCE_EVERY };
             self.maintain_at = now.mono + pause;
             if now.mono >= self.hints_expire_at {
-                self.hints.expire(self.clock.wall(now));
+                self.expire_hints(now);
                 self.hints_expire_at = now.mono + HINTS_EXPIRE_EVERY;
             }
         }
+        self.watch_hints(now);
         self.reserve();
     }
 
@@ -187,6 +195,7 @@ impl Shard {
             self.read_timeout.next_due(),
             self.write_timeout.next_due(),
             self.own_deadline.next_due(),
+            self.hinted.next_due(),
             Some(self.maintain_at),
         ];
         queues.into_iter().flatten().min()
@@ -199,6 +208,7 @@ impl Shard {
             hints: self.hints.len() as u64,
             hint_bytes: self.hints.bytes(),
             hints_dropped: self.hints.dropped(),
+            partitions_urgent: self.hinted.urgent.len() as u64,
             in_flight: self.in_flight.len() as u64,
             entries: table.entries + table.tombstones,
             tombstones: table.tombstones,
@@ -251,7 +261,7 @@ impl Shard {
             + self.write_timeout.len()
             + 4 * self.own_deadline.len();
         let hints = if canary!(K35) { 0 } else { self.hints.bytes() };
-        hints + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
+        hints + self.hinted.replay.bytes() + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
     }
 
     /// Tells the memtable what the shard holds beside it, so that one limit covers all.
@@ -270,7 +280,8 @@ impl Shard {
         let old = std::mem::replace(&mut self.view, Rc::new(View::clone(view)));
         self.learn_namespaces();
         let name = |view: &View| view.ring.as_ref().map(|ring| ring.name());
-        if name(&old) != name(&self.view) {
+        let new_ring = name(&old) != name(&self.view);
+        if new_ring {
             let members = |view: &View| -> Vec<NodeId> { view.members.iter().map(|member| member.node).collect() };
             let (before, after) = (members(&old), members(&self.view));
             self.peers.set_members(&before, &after);
@@ -285,6 +296,7 @@ impl Shard {
         for node in went_down {
             self.on_peer_lost(now, node, out);
         }
+        self.hints_see(now, new_ring);
     }
 
     fn learn_namespaces(&mut self) {

@@ -72,6 +72,18 @@ stats! {
     hints_stored,
     /// Hints dropped by age or bound.
     hints_dropped,
+    /// Hints that their targets acknowledged, or had something newer than.
+    hints_replayed,
+    /// Hints that their targets would not take yet, or did not answer in time.
+    hints_put_off,
+    /// Hints moved to the current owners after a new layout.
+    hints_resolved,
+    /// Entries sent to replicas that answered a read with less.
+    read_repairs,
+    /// Replicas that answered a read with less and were left so for want of budget.
+    read_repairs_skipped,
+    /// Gauge: partitions that a dead hint made urgent for anti-entropy.
+    partitions_urgent,
     /// Gauge: hints held now.
     hints,
     /// Gauge: bytes of hints held now.

@@ -189,6 +189,11 @@ impl InFlight {
         self.len >= self.most
     }
 
+    /// Whether half of the places are taken: time for nothing but clients.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.len >= self.most / 2
+    }
+
     /// Adds a request; the caller made sure that the table is not full.
     pub(crate) fn insert(&mut self, operation: Operation) -> OperationId {
         assert!(!self.is_full(), "admission refuses requests beyond the table");

@@ -15,6 +15,7 @@ mod peers;
 mod put;
 mod quorum;
 mod read;
+mod read_repair;
 mod replicate;
 #[cfg(test)]
 mod tests;
@@ -22,9 +23,11 @@ mod write;
 
 pub(crate) use in_flight::{InFlight, OperationId};
 pub(crate) use peers::Peers;
+pub(crate) use read_repair::Budget;
 
 use crate::{
     canary::canary,
+    handoff::Replay,
     id::{KeyHash, NodeId},
     input::{Caller, PeerShard},
     limits,
@@ -325,7 +328,7 @@ impl Shard {
         PeerShard { node: known.node, shard: subject.partition.0 % known.shards.max(1) }
     }
 
-    fn header(&mut self, now: Now, view: &View, deadline: Mono) -> Header {
+    pub(crate) fn header(&mut self, now: Now, view: &View, deadline: Mono) -> Header {
         let layout = view.ring.as_ref().map(|ring| ring.name()).expect("requests run under a ring");
         let deadline_ms = u32::try_from(deadline.since(now.mono).as_millis()).unwrap_or(u32::MAX);
         Header { layout, hlc: self.clock.reading(now), deadline_ms }
@@ -441,6 +444,7 @@ impl Shard {
     pub(crate) fn on_peer_lost(&mut self, now: Now, node: NodeId, out: &mut dyn ShardOutbox) {
         let Some(member) = self.view.ring.as_ref().and_then(|ring| ring.index_of(node)) else { return };
         self.peers.on_lost(member, now.mono);
+        self.hints_lose(node, now);
         for id in self.in_flight.ids() {
             self.lose(now, id, member, out);
         }
@@ -511,6 +515,10 @@ impl Shard {
 
     pub(crate) fn on_unsupported(&mut self, now: Now, from: NodeId, id: OperationId, out: &mut dyn ShardOutbox) {
         let Some(member) = self.view.ring.as_ref().and_then(|ring| ring.index_of(from)) else { return };
+        if Replay::is_background(id.0) {
+            self.hints_lose(from, now);
+            return;
+        }
         self.lose(now, id, member, out);
     }
 }

@@ -371,9 +371,14 @@ impl Shard {
             // The common case: the reply borrows the value from the memtable.
             let wall = self.clock.reading(now).wall();
             let hit = deliver_read(operation.origin, Some(&entry), wall, worth, out);
+            // Only a read that met less pays for a copy.
+            let stale = Self::met_stale(votes, entry.version).then(|| OwnedEntry::from(&entry));
             self.count_lookup(hit);
             self.stats.divergent_reads += u64::from(outcome.divergent);
-            self.take(id);
+            let Some(operation) = self.take(id) else { return };
+            if let (Some(entry), Phase::Read { votes, .. }) = (stale, &operation.phase) {
+                self.repair(now, &operation.subject, votes, &entry.as_entry(), out);
+            }
             return;
         }
         let first = votes.holders(version).find(|at| {
@@ -433,7 +438,12 @@ impl Shard {
         }
         let entry = found.map(OwnedOr::as_entry);
         match guarded {
-            None => self.answer_read(now, origin, entry.as_ref(), worth, out),
+            None => {
+                self.answer_read(now, origin, entry.as_ref(), worth, out);
+                if let Some(entry) = entry {
+                    self.repair(now, &subject, &votes, &entry, out);
+                }
+            }
             Some(guarded) => self.guarded_write(now, origin, subject, guarded, entry.as_ref(), worth, deadline, out),
         }
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     canary::canary,
-    handoff::HintStore,
+    handoff::{HintStore, Replay},
     id::NodeId,
     outbox::ShardOutbox,
     ring::Ring,
@@ -171,6 +171,9 @@ impl Shard {
         outcome: &Replicated,
         out: &mut dyn ShardOutbox,
     ) {
+        if Replay::is_background(id.0) {
+            return self.on_background_replicated(now, from, id.0, hlc, outcome);
+        }
         let skewed = self.clock.receive(hlc, now).is_err();
         let Some(member) = self.view.ring.as_ref().and_then(|ring| ring.index_of(from)) else { return };
         let Some(operation) = self.in_flight.get_mut(id) else {
@@ -304,17 +307,25 @@ impl Shard {
 
     /// Everybody answered or was given up: unpins, and keeps hints for owners that do not hold the write.
     fn end_write(&mut self, now: Now, id: OperationId) {
-        let held = match self.in_flight.get_mut(id).map(|operation| &operation.phase) {
-            Some(Phase::Write { votes, .. }) if needs_hints(votes) => self.held_entry(id),
-            Some(_) | None => None,
+        let missed = match self.in_flight.get_mut(id).map(|operation| &operation.phase) {
+            Some(Phase::Write { votes, .. }) => needs_hints(votes),
+            Some(Phase::Read { .. } | Phase::Forwarded { .. }) | None => false,
         };
+        let held = if missed { self.held_entry(id) } else { None };
+        // What took its place here is newer, and its own write tells the owners; nobody does of what was evicted.
+        let forgotten = missed && held.is_none() && self.successor(id).is_none();
         let Some(operation) = self.take(id) else { return };
         let Phase::Write { votes, pin, .. } = operation.phase else { return };
         let subject = &operation.subject;
         if let Some(pin) = pin {
             self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
         }
-        let Some(held) = held else { return };
+        let Some(held) = held else {
+            if forgotten {
+                self.mark_urgent(subject.hash);
+            }
+            return;
+        };
         let view = Rc::clone(&self.view);
         let wall = self.clock.wall(now);
         // Those for whom a fallback holds it need no hint here.
@@ -325,7 +336,9 @@ impl Shard {
             .filter_map(|owner| view.members.get(usize::from(owner)))
             .filter(|member| member.node != view.me);
         for member in missing {
-            self.keep_hint(wall, member.node, subject, &held.as_entry());
+            if !self.keep_hint(wall, member.node, subject, &held.as_entry()) {
+                self.mark_urgent(subject.hash);
+            }
         }
     }
 

@@ -1,8 +1,13 @@
 //! Keeping data where it belongs when its owner cannot take it (PROTOCOL §6).
 //!
-//! `hint` is hinted handoff: a write kept for an unreachable owner. Range transfer, which streams a partition to a new
-//! owner after a layout change, is the other handoff and shares nothing with it but the name; it moves in later.
+//! `hint` is hinted handoff's store: writes kept for unreachable owners. `replay` decides when they are sent and how many
+//! at once, `hinted` sends them, hears the answers and finds new targets after a layout change. Range transfer, which
+//! streams a partition to a new owner, is the other handoff and shares nothing with it but the name; it moves in later.
 
 pub mod hint;
+mod hinted;
+mod replay;
 
 pub use hint::{HintRefused, HintStore};
+pub(crate) use hinted::Hinted;
+pub(crate) use replay::Replay;

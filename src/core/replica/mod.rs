@@ -14,7 +14,7 @@ use crate::{
     storage::{Lookup, NamespaceSlot, Put},
     time::Now,
     value::{Entry, Version},
-    wire::peer::{Found, Header, KeyRef, PeerMessage, Refusal, ReplicaState, Replicated},
+    wire::peer::{Found, Header, KeyRef, PeerMessage, Refusal, ReplicaState, Replicated, ReplicationKind},
 };
 
 impl Shard {
@@ -55,6 +55,7 @@ impl Shard {
         key: &KeyRef<'_>,
         entry: &Entry<'_>,
         stands_for: Option<crate::id::NodeId>,
+        kind: ReplicationKind,
         out: &mut dyn ShardOutbox,
     ) {
         let (state, outcome) = match self.admit_peer(now, header, key) {
@@ -66,7 +67,10 @@ impl Shard {
                     (ReplicaState::Fallback, outcome)
                 }
                 (None, ReplicaState::Fallback) => (ReplicaState::Fallback, Replicated::Refused(Refusal::NotOwner)),
-                (None, state) => (state, self.apply(now, slot, key, entry)),
+                (None, state) => {
+                    let refused = self.refuse_hint(now, kind, entry);
+                    (state, refused.unwrap_or_else(|| self.apply(now, slot, key, entry)))
+                }
             },
         };
         self.stats.replica_writes += u64::from(outcome == Replicated::Applied);
@@ -74,7 +78,8 @@ impl Shard {
         out.send(from, &PeerMessage::Replicated { id, hlc, state, outcome });
     }
 
-    fn apply(&mut self, now: Now, slot: NamespaceSlot, key: &KeyRef<'_>, entry: &Entry<'_>) -> Replicated {
+    /// Joins an entry into what is held, unless it is not above what was forgotten.
+    pub(crate) fn apply(&mut self, now: Now, slot: NamespaceSlot, key: &KeyRef<'_>, entry: &Entry<'_>) -> Replicated {
         let wall = self.clock.wall(now);
         let floors = self.table.floors(slot, key.hash.partition(self.config.partitions));
         let floor = floors.evicted.max(floors.tombstone);

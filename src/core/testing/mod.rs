@@ -4,6 +4,7 @@
 //! - `call`: what clients ask and what they are told.
 //! - `control_rig`: the same for the control plane.
 //! - `faults`: what a test does to them.
+//! - `handoff` (tests): hints and read repair.
 //! - `schedules`, `promises` and `soak` (tests): the schedules that broke earlier rules, by name; and random ones, many.
 //!
 //! Nothing here is part of a node. It is behind the feature `testing`, which only tests turn on.
@@ -11,6 +12,8 @@
 mod call;
 pub mod control_rig;
 mod faults;
+#[cfg(test)]
+mod handoff;
 #[cfg(test)]
 mod promises;
 mod rig;

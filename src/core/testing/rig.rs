@@ -265,6 +265,14 @@ impl Rig {
         self.nodes[node].shard.as_ref().expect("the node runs").stats()
     }
 
+    /// Hints that `node` holds, by target.
+    ///
+    /// # Panics
+    /// If it was killed.
+    pub fn hints_by_target(&self, node: usize) -> Vec<(NodeId, usize)> {
+        self.nodes[node].shard.as_ref().expect("the node runs").hints_by_target()
+    }
+
     /// How many nodes there are.
     pub fn nodes(&self) -> usize {
         self.config.nodes

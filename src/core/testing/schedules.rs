@@ -7,7 +7,7 @@ use crate::{
     time::Wall,
     wire::{
         client::{Status, Ttl},
-        peer::{PeerMessage, ReplicaState, Replicated},
+        peer::{PeerMessage, ReplicaState, Replicated, ReplicationKind},
     },
 };
 use std::{cell::Cell, rc::Rc, time::Duration};
@@ -334,6 +334,8 @@ fn a_message_minutes_old_changes_nothing() {
     let held = Rc::new(Cell::new(false));
     let hold = Rc::clone(&held);
     rig.set_fate(move |_, to, message| match message {
+        // The hint that A keeps for C would bring it later, rightly.
+        PeerMessage::Replicate { kind: ReplicationKind::Hint, .. } => Fate::Drop,
         PeerMessage::Replicate { .. } if to == C && !hold.replace(true) => Fate::Hold,
         _ => Fate::Deliver,
     });
@@ -367,7 +369,8 @@ fn a_replica_that_forgot_supersedes_what_is_not_above_it() {
     let header = crate::wire::peer::Header { layout, hlc: crate::value::Hlc::at(rig.wall(C)), deadline_ms: 100 };
     let body = crate::value::Body::Value(b"v1");
     let entry = crate::value::Entry { version: v1, expires_at: None, hold_until: None, body };
-    rig.inject(C, A, &PeerMessage::Replicate { id: 77, header, key, entry, stands_for: None });
+    let kind = ReplicationKind::Client;
+    rig.inject(C, A, &PeerMessage::Replicate { id: 77, header, key, entry, stands_for: None, kind });
     rig.run_for(MILLI * 10);
     assert_eq!(outcomes.get(), 1);
     assert!(rig.wall(A) > Wall(0));
