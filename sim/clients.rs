@@ -25,7 +25,7 @@ use meshwork_core::{
         frame::Decoder,
     },
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Attempts of one operation have numbers in steps of one below this.
 pub(crate) const ATTEMPTS: u64 = 8;
@@ -49,6 +49,8 @@ pub(crate) struct Clients {
     pub(crate) lives: BTreeMap<u16, u64>,
     /// Operations beside those of the plan, by number.
     pub(crate) extra: BTreeMap<u64, Op>,
+    /// Those of them that must be served.
+    pub(crate) must: BTreeSet<u64>,
     /// Of each outcome, how many.
     pub(crate) ended: BTreeMap<&'static str, u64>,
 }
@@ -139,6 +141,7 @@ impl Cluster<'_> {
             w: what.w.unwrap_or(space.w),
             strict,
             deadline_ms: what.deadline_ms,
+            must: self.clients.must.contains(&(op / ATTEMPTS)),
         }));
         let Some(process) = process else {
             return self.end(op, &what, "fail", Complete { status: "nobody there".to_owned(), ..Complete::default() });

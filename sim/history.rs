@@ -118,6 +118,9 @@ pub struct Invoke {
     pub strict: bool,
     /// How long the client waits, ms.
     pub deadline_ms: u32,
+    /// Whoever records knows that enough is alive for it: a write must be served (L8).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub must: bool,
 }
 
 /// How a request ended.

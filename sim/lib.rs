@@ -9,9 +9,9 @@
 //! - before a run: `plan` (all of it, as data), made of `options` (the cluster), `nemesis` (faults), `workload` (operations);
 //!   `keyed` is where every draw comes from
 //! - the run: `cluster` (the loop), `queue`, `process` (the real `Node` and `Shard`s), `network` and `links`, `clock`,
-//!   `injury` (faults carried out), `clients`, `phases` (boot to quiet)
+//!   `injury` (faults carried out), `clients`, `phases` (boot to quiet), `finale` (thaw, writes, burst)
 //! - after it: `history` (JSONL), `checkers`, `trace` (one hash over all of it), `timeline`, `shrink`, `canaries`
-//! - many runs: `runner`
+//! - many runs: `runner`, `probes` (what they must have met)
 //!
 //! Start at [`phases::run`]. `history` and `checkers` are also for histories of real processes.
 #![forbid(unsafe_code)]
@@ -21,6 +21,7 @@ pub mod checkers;
 mod clients;
 pub mod clock;
 mod cluster;
+mod finale;
 pub mod history;
 mod injury;
 pub mod keyed;
@@ -31,6 +32,7 @@ pub mod options;
 pub mod page;
 pub mod phases;
 pub mod plan;
+pub mod probes;
 pub mod process;
 mod queue;
 pub mod runner;

@@ -195,7 +195,7 @@ pub(crate) fn draw(seed: u64, mix: Option<Mix>) -> Config {
         network,
         clocks,
         clients: stream.between(1, 8) as u16,
-        keys: stream.pick(&[1u32, 3, 10, 40, 200]),
+        keys: if mix == Some(Mix::F20) { 200 } else { stream.pick(&[1u32, 3, 10, 40, 200]) },
         view_delay_us: stream.pick(&[0u64, 500, 5_000, 50_000]),
         chaos_ms,
         core,

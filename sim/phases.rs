@@ -84,6 +84,16 @@ pub fn run(plan: &Plan, keep: &Keep) -> Outcome {
     cluster.chaos();
     cluster.converge();
     cluster.read_everything();
+    if !cluster.broken() && cluster.thaw() {
+        cluster.settle();
+        cluster.read_everything();
+    }
+    if !cluster.broken() {
+        cluster.write_everywhere();
+    }
+    if !cluster.broken() {
+        cluster.burst();
+    }
     cluster.quiet();
     cluster.outcome()
 }
@@ -93,7 +103,7 @@ impl Cluster<'_> {
         !self.sight.findings.is_empty()
     }
 
-    fn phase(&mut self, name: &str) {
+    pub(crate) fn phase(&mut self, name: &str) {
         let (at, t) = (self.at, self.at / 1_000);
         self.recorded.push(Recorded::Phase { t, name: name.to_owned() });
         if let Some(timeline) = &mut self.timeline {
@@ -210,6 +220,11 @@ impl Cluster<'_> {
         self.phase("heal");
         self.heal();
         self.phase("converge");
+        self.settle();
+    }
+
+    /// Lets whatever was broken come right, and judges whether it did.
+    fn settle(&mut self) {
         self.run_until(self.at + CONVERGE);
         if self.broken() {
             return;
@@ -244,7 +259,7 @@ impl Cluster<'_> {
         let core = &self.plan.config.core;
         let reads = keys.len() * core.len() * 2;
         let every = reads.div_ceil(READS_MAX).max(1);
-        let mut number = self.plan.ops.len() as u64 + 1;
+        let mut number = self.next_number();
         let mut at = self.at;
         let mut nth = 0;
         for (space, key) in keys {

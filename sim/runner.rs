@@ -9,6 +9,7 @@ use crate::{
     nemesis::Class,
     phases::{self, Keep, Outcome},
     plan::{Mix, Plan},
+    probes::{self, MUST_HIT, SEEDS_FOR_PROBES},
 };
 use meshwork_core::stats::ShardStats;
 use std::{
@@ -205,6 +206,9 @@ impl Totals {
                 list(self.unknown.iter().map(|(name, seeds)| format!("{name} {seeds}")).collect())
             );
         }
+        let missing = probes::never(&self.probes);
+        text += &format!("probes that must be hit: {} of {}", MUST_HIT.len() - missing.len(), MUST_HIT.len());
+        text += &if missing.is_empty() { "\n".to_owned() } else { format!("; not {}\n", missing.join(", ")) };
         let never: Vec<String> = Class::ALL
             .iter()
             .filter(|class| !self.faults.contains_key(class))
@@ -231,6 +235,10 @@ impl Totals {
             (Some(class), _) => Some(format!("no fault of class {class:?} was drawn in {} seeds", self.seeds)),
             (None, Some((name, _))) => {
                 Some(format!("the checker {name} never had anything to judge in {} seeds", self.seeds))
+            }
+            (None, None) if self.seeds >= SEEDS_FOR_PROBES => {
+                let never = probes::never(&self.probes);
+                (!never.is_empty()).then(|| format!("{} seeds never reached: {}", self.seeds, never.join(", ")))
             }
             (None, None) => None,
         }
@@ -259,6 +267,17 @@ mod tests {
         assert_eq!(totals(1_000, 999).missed(), None);
         assert_eq!(totals(199, 199).missed(), None);
         assert!(totals(200, 200).missed().is_some_and(|what| what.contains("quorum")));
+    }
+
+    #[test]
+    fn ten_thousand_seeds_must_reach_every_probe() {
+        let mut many = totals(SEEDS_FOR_PROBES, 0);
+        many.probes = MUST_HIT.into_iter().map(|name| (name, (1, 1))).collect();
+        assert_eq!(many.missed(), None);
+        many.probes.remove("restamps");
+        assert!(many.missed().is_some_and(|what| what.contains("restamps")));
+        many.seeds -= 1;
+        assert_eq!(many.missed(), None);
     }
 
     #[test]

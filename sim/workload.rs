@@ -91,7 +91,11 @@ impl Act {
 pub(crate) fn draw(seed: u64, config: &Config) -> Vec<Op> {
     let whole = &mut Stream::new(seed, Purpose::Workload, 0);
     let rate = whole.pick(&[2u64, 10, 30, 60]);
-    let rate = if config.mix == Some(Mix::F14) { 150 } else { rate };
+    let rate = match config.mix {
+        Some(Mix::F14) => 150,
+        Some(Mix::F20) => rate.max(30),
+        Some(_) | None => rate,
+    };
     let count = (rate * config.chaos_ms / 1_000).clamp(20, 6_000);
     // Classes: get, put, add, swap, delete, touch. Off in half of the seeds, but for reads and writes.
     let mut weights = [whole.between(10, 100), whole.between(10, 100), 0, 0, 0, 0];
@@ -100,7 +104,12 @@ pub(crate) fn draw(seed: u64, config: &Config) -> Vec<Op> {
     }
     let ttls = whole.chance(400) || matches!(config.mix, Some(Mix::F4 | Mix::F5));
     let large = whole.pick(&[64u64, 64, 1_000, 20_000]).min(config.memory / 64);
-    let large = if config.mix == Some(Mix::F8) { config.memory / 128 } else { large };
+    // Memory is short only where more is written than fits.
+    let large = match config.mix {
+        Some(Mix::F8) => config.memory / 128,
+        Some(Mix::F20) => config.memory / 64,
+        Some(_) | None => large,
+    };
     let hot = whole.below(800);
     let tight = whole.chance(300);
     let burst = whole.chance(300).then(|| (whole.below(config.chaos_ms), whole.between(500, 5_000)));

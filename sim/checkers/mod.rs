@@ -1,8 +1,9 @@
 //! The checkers: one small file a promise (SIMULATION §3, §5).
 //!
 //! Two kinds. Those that judge any history, of the simulator or of real processes: `quorum`, `durability`, `expiry`,
-//! `deadline`, `resurrection`. And those that need sight of the nodes, fed while the run goes on: `sight` (votes, flags,
-//! replicas), `bounds`, `hints` and `layout`. None shares code with core beyond its message types; a checker that shares code shares the bug.
+//! `deadline`, `resurrection`, `writable`, `overload`. And those that need sight of the nodes, fed while the run goes on:
+//! `sight` (votes, flags, replicas), `bounds`, `hints` and `layout`. None shares code with core beyond its message types; a
+//! checker that shares code shares the bug.
 //!
 //! Verdicts: valid; invalid, with the smallest explanation; unknown, when there was nothing to judge. Not judged yet, since
 //! core does not promise it yet: convergence by repair, transitions between layouts, causal kinds, flush, leases.
@@ -13,12 +14,14 @@ pub mod durability;
 pub mod expiry;
 pub mod hints;
 pub mod layout;
+pub mod overload;
 pub mod quorum;
 pub mod replicas;
 pub mod resurrection;
 #[cfg(test)]
 pub mod sample;
 pub mod sight;
+pub mod writable;
 
 use crate::history::History;
 use std::fmt;
@@ -45,6 +48,7 @@ pub enum Invariant {
     L2,
     L5,
     L6,
+    L7,
     L8,
     Panic,
 }
@@ -71,6 +75,7 @@ impl Invariant {
             Self::L2 => "L2 quiesces",
             Self::L5 => "L5 deadline",
             Self::L6 => "L6 membership-heals",
+            Self::L7 => "L7 overload-recovers",
             Self::L8 => "L8 writable",
             Self::Panic => "panic",
         }
@@ -80,7 +85,7 @@ impl Invariant {
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Panic => 10,
-            Self::L2 | Self::L5 | Self::L6 | Self::L8 => 12,
+            Self::L2 | Self::L5 | Self::L6 | Self::L7 | Self::L8 => 12,
             Self::S1
             | Self::S2
             | Self::S3
@@ -141,11 +146,13 @@ pub enum Verdict {
 pub type Checker = fn(&History) -> Verdict;
 
 /// All checkers that judge any history, by the file they live in.
-pub const CHECKERS: [(&str, Checker); 6] = [
+pub const CHECKERS: [(&str, Checker); 8] = [
     ("quorum", quorum::check),
     ("durability", durability::check),
     ("last-writer", durability::check_last_writer),
     ("expiry", expiry::check),
     ("deadline", deadline::check),
     ("resurrection", resurrection::check),
+    ("writable", writable::check),
+    ("overload", overload::check),
 ];

@@ -1,0 +1,94 @@
+//! L7 `overload-recovers`: ten seconds after a burst, as many requests are done as before it.
+//!
+//! The recorder names three phases: `calm`, a modest rate; `overload`, far more than that; and, ten seconds after its
+//! end, `recovered`, the modest rate again. The share of requests done in the last may not be below nine tenths of that in
+//! the first. Requests are counted in the phase that they are asked in.
+
+use super::{Finding, Invariant, Verdict};
+use crate::history::{Event, History};
+
+/// Fewer requests in a phase say nothing.
+const REQUESTS_LEAST: u64 = 20;
+
+/// What a phase came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Goodput {
+    asked: u64,
+    done: u64,
+    last: u64,
+}
+
+/// Judges the last burst.
+pub fn check(history: &History) -> Verdict {
+    let (mut calm, mut recovered, mut ran) = (Goodput::default(), Goodput::default(), false);
+    let mut phases: Vec<(u64, &str)> = Vec::new();
+    for event in &history.events {
+        if let Event::Phase { t, name } = event {
+            phases.push((*t, name));
+            ran |= name == "overload";
+        }
+    }
+    for op in history.ops() {
+        let phase = phases.iter().rev().find(|(t, _)| *t <= op.invoke.t).map_or("", |(_, name)| name);
+        let goodput = match phase {
+            "calm" => &mut calm,
+            "recovered" => &mut recovered,
+            _ => continue,
+        };
+        goodput.asked += 1;
+        goodput.done += u64::from(op.ok().is_some());
+        goodput.last = op.invoke.t;
+    }
+    if !ran || calm.asked < REQUESTS_LEAST || recovered.asked < REQUESTS_LEAST || calm.done == 0 {
+        return Verdict::Unknown("no burst between two phases of modest load");
+    }
+    if recovered.done * calm.asked * 10 < calm.done * recovered.asked * 9 {
+        let what = format!(
+            "{} of {} requests were done ten seconds after a burst, {} of {} before it",
+            recovered.done, recovered.asked, calm.done, calm.asked
+        );
+        return Verdict::Invalid(Finding { invariant: Invariant::L7, t: recovered.last, what, ops: Vec::new() });
+    }
+    Verdict::Valid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkers::sample::{fail, history, ok, write};
+
+    fn burst(done_before: u64, done_after: u64) -> History {
+        let phase = |t: u64, name: &str| Event::Phase { t: t * 1_000, name: name.to_owned() };
+        let mut events = vec![phase(0, "calm")];
+        let load = |events: &mut Vec<Event>, from: u64, done: u64| {
+            for nth in 0..40 {
+                events.push(write(from + nth, from + nth, "k"));
+                events.push(if nth < done { ok(from + nth, from + nth, nth) } else { fail(from + nth, from + nth) });
+            }
+        };
+        load(&mut events, 1, done_before);
+        events.push(phase(100, "overload"));
+        load(&mut events, 101, 3);
+        events.push(phase(10_200, "recovered"));
+        load(&mut events, 10_201, done_after);
+        history(events)
+    }
+
+    #[test]
+    fn a_cluster_that_stays_slow_after_a_burst_is_refused() {
+        assert!(matches!(check(&burst(40, 35)), Verdict::Invalid(Finding { invariant: Invariant::L7, .. })));
+        assert!(matches!(check(&burst(40, 0)), Verdict::Invalid(_)));
+    }
+
+    #[test]
+    fn one_that_is_as_good_as_before_is_accepted_however_bad_it_was_meanwhile() {
+        assert_eq!(check(&burst(40, 36)), Verdict::Valid);
+        assert_eq!(check(&burst(20, 19)), Verdict::Valid);
+    }
+
+    #[test]
+    fn no_burst_and_nothing_done_before_it_are_unknown() {
+        assert!(matches!(check(&history(vec![])), Verdict::Unknown(_)));
+        assert!(matches!(check(&burst(0, 40)), Verdict::Unknown(_)));
+    }
+}
