@@ -289,7 +289,7 @@ impl Shard {
         for (id, namespace) in view.namespaces.iter() {
             let next = u16::try_from(self.rules.len()).expect("NAMESPACES_MAX fits 16 bits");
             let slot = self.rules.get(&id).map_or(NamespaceSlot(next), |rules| rules.slot);
-            self.table.namespace(slot, namespace.eviction == Eviction::On);
+            self.table.namespace(slot, namespace.eviction == Eviction::On, namespace.n);
             let rules = Rules {
                 slot,
                 n: namespace.n,

@@ -1,0 +1,2 @@
+//! Anti-entropy.
+pub(crate) mod merkle;
