@@ -12,7 +12,7 @@ use meshwork_core::{
     wire::{
         client::Consistency,
         hello::NodeHello,
-        peer::{Header, KeyRef, PeerMessage},
+        peer::{Header, KeyRef, PeerMessage, ReplicationKind},
     },
 };
 use meshwork_transport::{Authority, Role};
@@ -126,7 +126,8 @@ fn a_client_may_not_speak_as_a_node_and_writes_nothing_by_trying() {
         let header = Header { layout: routing.layout.name(), hlc, deadline_ms: 1000 };
         let key = KeyRef { namespace, hash, key: b"guarded" };
         let mut frame = BytesMut::new();
-        PeerMessage::Replicate { id: 5, header, key, entry, stands_for: None }.encode(&mut frame);
+        let kind = ReplicationKind::Client;
+        PeerMessage::Replicate { id: 5, header, key, entry, stands_for: None, kind }.encode(&mut frame);
         link.send(&frame).await.unwrap();
         // A refusing frame or a closed connection; never an answer to the read.
         match link.frame().await {

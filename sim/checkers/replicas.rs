@@ -126,7 +126,7 @@ impl Replicas {
         let age = limits::MESSAGE_AGE_MAX.as_millis() as u64 + CLOCK_SLACK_MS;
         let old = |hlc: Hlc| self.ledger.clocks && hlc.wall().0 + age < wall.0;
         self.incoming = match message {
-            PeerMessage::Replicate { id, header, key, entry, stands_for } => Some(Incoming {
+            PeerMessage::Replicate { id, header, key, entry, stands_for, .. } => Some(Incoming {
                 id: *id,
                 key: (key.namespace, key.hash),
                 entry: Some((entry.version, end_of(entry))),
@@ -307,7 +307,7 @@ mod tests {
     use super::*;
     use meshwork_core::{
         ring::LayoutName,
-        wire::peer::{Header, KeyRef, ReplicaState},
+        wire::peer::{Header, KeyRef, ReplicaState, ReplicationKind},
     };
 
     const SITE: Site = Site { process: 0, shard: 0 };
@@ -334,7 +334,7 @@ mod tests {
         let header = Header { layout: LayoutName { epoch: 1, hash: 0 }, hlc: at(ms), deadline_ms: 100 };
         let expires_at = expires.map(|at| Wall(EPOCH_MS + at));
         let entry = Entry { version: version(ms), expires_at, hold_until: None, body: Body::Value(b"v") };
-        PeerMessage::Replicate { id, header, key: KEY, entry, stands_for: None }
+        PeerMessage::Replicate { id, header, key: KEY, entry, stands_for: None, kind: ReplicationKind::Client }
     }
 
     fn read(id: u64, ms: u64) -> PeerMessage<'static> {

@@ -125,8 +125,8 @@ impl Shard {
         match input {
             ShardInput::Client { caller, hash, request } => self.on_client(now, caller, hash, &request, out),
             ShardInput::Peer { from, message } => match message {
-                PeerMessage::Replicate { id, header, key, entry, stands_for } => {
-                    self.on_replicate(now, from, id, &header, &key, &entry, stands_for, out);
+                PeerMessage::Replicate { id, header, key, entry, stands_for, kind } => {
+                    self.on_replicate(now, from, id, &header, &key, &entry, stands_for, kind, out);
                 }
                 PeerMessage::Read { id, header, key, full } => self.on_read(now, from, id, &header, &key, full, out),
                 PeerMessage::Replicated { id, hlc, state, outcome } => {

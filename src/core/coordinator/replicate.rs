@@ -19,7 +19,7 @@ use crate::{
     view::View,
     wire::{
         client::Status,
-        peer::{KeyRef, PeerMessage, ReplicaState},
+        peer::{KeyRef, PeerMessage, ReplicaState, ReplicationKind},
     },
 };
 use std::rc::Rc;
@@ -51,7 +51,8 @@ impl Shard {
             let subject = &operation.subject;
             let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
             let to = Self::shard_of(view, member, subject);
-            out.send(to, &PeerMessage::Replicate { id: id.0, header, key, entry: *entry, stands_for: None });
+            let (stands_for, kind) = (None, ReplicationKind::Client);
+            out.send(to, &PeerMessage::Replicate { id: id.0, header, key, entry: *entry, stands_for, kind });
         }
     }
 
@@ -101,8 +102,8 @@ impl Shard {
             let subject = &operation.subject;
             let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
             let to = Self::shard_of(view, member, subject);
-            let stands_for = Some(ring.node(owner));
-            out.send(to, &PeerMessage::Replicate { id: id.0, header, key, entry: *entry, stands_for });
+            let (stands_for, kind) = (Some(ring.node(owner)), ReplicationKind::Client);
+            out.send(to, &PeerMessage::Replicate { id: id.0, header, key, entry: *entry, stands_for, kind });
         }
     }
 
@@ -194,7 +195,8 @@ impl Shard {
             let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
             let stands_for = covers.and_then(|owner| view.members.get(usize::from(owner))).map(|owner| owner.node);
             let to = Self::shard_of(&view, member, subject);
-            let message = PeerMessage::Replicate { id: id.0, header, key, entry: entry.as_entry(), stands_for };
+            let (entry, kind) = (entry.as_entry(), ReplicationKind::Client);
+            let message = PeerMessage::Replicate { id: id.0, header, key, entry, stands_for, kind };
             out.send(to, &message);
         }
         self.advance_write(now, id, out);

@@ -14,7 +14,7 @@ use crate::{
     storage::{Lookup, NamespaceSlot, Put},
     time::Now,
     value::{Entry, Version},
-    wire::peer::{Found, Header, KeyRef, PeerMessage, Refusal, ReplicaState, Replicated},
+    wire::peer::{Found, Header, KeyRef, PeerMessage, Refusal, ReplicaState, Replicated, ReplicationKind},
 };
 
 impl Shard {
@@ -55,6 +55,7 @@ impl Shard {
         key: &KeyRef<'_>,
         entry: &Entry<'_>,
         stands_for: Option<crate::id::NodeId>,
+        _kind: ReplicationKind,
         out: &mut dyn ShardOutbox,
     ) {
         let (state, outcome) = match self.admit_peer(now, header, key) {

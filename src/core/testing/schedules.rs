@@ -367,7 +367,8 @@ fn a_replica_that_forgot_supersedes_what_is_not_above_it() {
     let header = crate::wire::peer::Header { layout, hlc: crate::value::Hlc::at(rig.wall(C)), deadline_ms: 100 };
     let body = crate::value::Body::Value(b"v1");
     let entry = crate::value::Entry { version: v1, expires_at: None, hold_until: None, body };
-    rig.inject(C, A, &PeerMessage::Replicate { id: 77, header, key, entry, stands_for: None });
+    let kind = crate::wire::peer::ReplicationKind::Client;
+    rig.inject(C, A, &PeerMessage::Replicate { id: 77, header, key, entry, stands_for: None, kind });
     rig.run_for(MILLI * 10);
     assert_eq!(outcomes.get(), 1);
     assert!(rig.wall(A) > Wall(0));

@@ -134,6 +134,38 @@ impl ReplicaState {
     }
 }
 
+/// Why an entry is sent, which decides how it is received and which class its bytes travel in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicationKind {
+    /// A client's write, now: the receiver's answer is a vote.
+    Client,
+    /// What a read or an exchange found the receiver to be without.
+    Repair,
+    /// A write kept while its owner could not be reached; or, with `stands_for`, handed over to be kept on.
+    Hint,
+    /// Part of a range transfer to a new owner.
+    Stream,
+}
+
+impl ReplicationKind {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Client, Self::Repair, Self::Hint, Self::Stream];
+
+    fn code(self) -> u64 {
+        match self {
+            Self::Client => 0,
+            Self::Repair => 1,
+            Self::Hint => 2,
+            Self::Stream => 3,
+        }
+    }
+
+    /// A kind that only a newer version knows is received like a repair, by the most careful rule there is.
+    fn of(code: u64) -> Self {
+        Self::ALL.into_iter().find(|kind| kind.code() == code).unwrap_or(Self::Repair)
+    }
+}
+
 /// What a replica holds of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found<'a> {
@@ -168,6 +200,8 @@ pub enum PeerMessage<'a> {
         entry: Entry<'a>,
         /// The unreachable owner for whom the receiver holds it as a hint; `None`: the receiver is an owner.
         stands_for: Option<NodeId>,
+        /// Why it is sent.
+        kind: ReplicationKind,
     },
     /// How it was taken.
     Replicated {
@@ -264,10 +298,10 @@ impl<'a> PeerMessage<'a> {
     /// Appends the frame.
     pub fn encode(&self, out: &mut BytesMut) {
         match self {
-            Self::Replicate { id, header, key, entry, stands_for } => {
-                let mut encoder = Encoder::start(out, FrameType::Replicate, *id, HEADER_FIELDS + ENTRY_FIELDS + 1);
+            Self::Replicate { id, header, key, entry, stands_for, kind } => {
+                let mut encoder = Encoder::start(out, FrameType::Replicate, *id, HEADER_FIELDS + ENTRY_FIELDS + 2);
                 encode_header(&mut encoder, header, key);
-                encoder.entry(entry).node(*stands_for);
+                encoder.entry(entry).node(*stands_for).uint(kind.code());
             }
             Self::Replicated { id, hlc, state, outcome } => {
                 let fields = match outcome {
@@ -324,7 +358,11 @@ impl<'a> PeerMessage<'a> {
             FrameType::Replicate => {
                 let (header, key) = decode_header(decoder)?;
                 let entry = decoder.entry()?;
-                Self::Replicate { id, header, key, entry, stands_for: decoder.node()? }
+                let stands_for = decoder.node()?;
+                // Frames from before there were kinds end here: they were all clients' writes.
+                let kind =
+                    if decoder.has_more() { ReplicationKind::of(decoder.uint()?) } else { ReplicationKind::Client };
+                Self::Replicate { id, header, key, entry, stands_for, kind }
             }
             FrameType::Replicated => {
                 let hlc = Hlc(decoder.uint()?);

@@ -6,7 +6,7 @@ use super::{
     control,
     frame::{DecodeError, Decoder, Encoder, FrameType},
     hello::{Hello, HelloReply, PROTOCOL},
-    peer::{Found, Header, KeyRef, PeerMessage, Refusal, ReplicaState, Replicated},
+    peer::{Found, Header, KeyRef, PeerMessage, Refusal, ReplicaState, Replicated, ReplicationKind},
 };
 use crate::{
     id::{ActorId, ClusterId, KeyHash, NamespaceId, NodeId},
@@ -143,9 +143,9 @@ impl<'a> Draw<'a> {
         let found = self.pick(&[Found::Entry(entry), Found::Digest { version }, absent, Found::Refused(refusal)]);
         let node = NodeId(u128::from(self.number()) << 64 | u128::from(self.number()));
         let stands_for = self.pick(&[None, Some(node)]);
-        let full = self.rng.below(2) == 1;
+        let (full, kind) = (self.rng.below(2) == 1, self.pick(&ReplicationKind::ALL));
         let messages = [
-            PeerMessage::Replicate { id, header, key, entry, stands_for },
+            PeerMessage::Replicate { id, header, key, entry, stands_for, kind },
             PeerMessage::Replicated { id, hlc, state, outcome },
             PeerMessage::Read { id, header, key, full },
             PeerMessage::ReadReply { id, hlc, state, found },
@@ -219,6 +219,35 @@ fn what_is_encoded_is_what_is_decoded() {
         let (frame_type, id, mut decoder) = Decoder::start(&frame).unwrap();
         assert_eq!(PeerMessage::decode(frame_type, id, &mut decoder), Ok(Some(message)));
         assert!(!decoder.has_more(), "{message:?}");
+    }
+}
+
+#[test]
+fn a_replication_says_what_kind_it_is_and_one_of_an_older_version_is_a_clients() {
+    let header = Header { layout: LayoutName { epoch: 1, hash: 2 }, hlc: Hlc(3), deadline_ms: 4 };
+    let key = KeyRef { namespace: NamespaceId(5), hash: KeyHash(6), key: b"k" };
+    let version = Version { hlc: Hlc(7), actor: ActorId(8) };
+    let entry = Entry { version, expires_at: None, hold_until: None, body: Body::Value(b"v") };
+    for (code, sent) in (0u8..).zip(ReplicationKind::ALL) {
+        let message = PeerMessage::Replicate { id: 9, header, key, entry, stands_for: None, kind: sent };
+        let mut frame = BytesMut::new();
+        message.encode(&mut frame);
+        assert_eq!((frame[0], frame.last()), (0xdc, Some(&code)), "the last of more than 15 fields");
+        let kind_of = |frame: &[u8]| {
+            let (frame_type, id, mut decoder) = Decoder::start(frame).unwrap();
+            match PeerMessage::decode(frame_type, id, &mut decoder) {
+                Ok(Some(PeerMessage::Replicate { kind, .. })) => kind,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(kind_of(&frame), sent);
+        let mut newer = frame.clone();
+        *newer.last_mut().unwrap() = 99;
+        assert_eq!(kind_of(&newer), ReplicationKind::Repair, "the careful rule");
+        // Without the last field, and with the count one less: as it was before there were kinds.
+        let mut older = frame[..frame.len() - 1].to_vec();
+        older[2] -= 1;
+        assert_eq!(kind_of(&older), ReplicationKind::Client);
     }
 }
 
