@@ -533,6 +533,7 @@ impl<'p> Cluster<'p> {
             | FrameType::ReadReply
             | FrameType::Forward
             | FrameType::ForwardReply
+            | FrameType::Exchange
             | FrameType::Unsupported => {
                 let Some(message) = PeerMessage::decode(frame_type, id, &mut decoder)? else {
                     return Err(DecodeError::Malformed("a client's frame on a node's link"));

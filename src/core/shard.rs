@@ -6,6 +6,7 @@
 //! its limit after every input. Not here: membership, layouts, clocks of other nodes; they arrive as a `View`.
 
 use crate::{
+    anti_entropy::{AntiEntropy, REPAIR_ID},
     canary::canary,
     clock::Clock,
     config::ShardConfig,
@@ -53,6 +54,7 @@ pub(crate) struct Rules {
     pub(crate) ttl_default: Option<u64>,
     pub(crate) ttl_max: Option<u64>,
     pub(crate) value_max: u32,
+    pub(crate) evictable: bool,
 }
 
 /// One shard. See the crate's front page for how it is driven.
@@ -61,8 +63,11 @@ pub struct Shard {
     pub(crate) clock: Clock,
     pub(crate) view: Rc<View>,
     pub(crate) rules: SeededMap<NamespaceId, Rules>,
+    /// By slot: which namespace.
+    pub(crate) spaces: Vec<NamespaceId>,
     pub(crate) table: Memtable,
     pub(crate) hints: HintStore,
+    pub(crate) anti_entropy: AntiEntropy,
     pub(crate) in_flight: InFlight,
     /// Bytes that requests in flight own beside the table of them: keys and waiting values.
     pub(crate) in_flight_bytes: u64,
@@ -98,7 +103,9 @@ impl Shard {
             clock: Clock::new(config.clock_floor),
             view: Rc::new(view),
             rules: SeededMap::with_hasher(foldhash::fast::FixedState::with_seed(config.seed)),
+            spaces: Vec::new(),
             table,
+            anti_entropy: AntiEntropy::new(Rng::fork(config.seed, &format!("anti-entropy of {}", config.actor.0))),
             hints: HintStore::new(config.memory / HINTS_SHARE),
             in_flight: InFlight::new(config.memory / IN_FLIGHT_SHARE / 2, process),
             in_flight_bytes: 0,
@@ -129,6 +136,7 @@ impl Shard {
                     self.on_replicate(now, from, id, &header, &key, &entry, stands_for, kind, out);
                 }
                 PeerMessage::Read { id, header, key, full } => self.on_read(now, from, id, &header, &key, full, out),
+                PeerMessage::Replicated { id: REPAIR_ID, .. } => {}
                 PeerMessage::Replicated { id, hlc, state, outcome } => {
                     self.on_replicated(now, from.node, OperationId(id), hlc, state, &outcome, out);
                 }
@@ -137,6 +145,9 @@ impl Shard {
                 }
                 PeerMessage::Forward { id, hash, request } => self.on_forward(now, from, id, hash, &request, out),
                 PeerMessage::ForwardReply(reply) => self.on_forward_reply(now, from.node, &reply, out),
+                PeerMessage::Exchange { id, header, exchange } => {
+                    self.on_exchange(now, from, id, &header, &exchange, out);
+                }
                 PeerMessage::Unsupported { id } => self.on_unsupported(now, from.node, OperationId(id), out),
             },
             ShardInput::View(view) => self.on_view(now, &view, out),
@@ -163,6 +174,7 @@ impl Shard {
     pub fn handle_timeout(&mut self, now: Now, out: &mut dyn ShardOutbox) {
         self.clock.observe(now);
         self.run_due(now, out);
+        self.run_anti_entropy(now, out);
         if now.mono >= self.maintain_at {
             let more = self.table.work(self.clock.wall(now), MAINTENANCE_RECORDS);
             let pause = if more { MAINTENANCE_EVERY / 50 } else { MAINTENANCE_EVERY };
@@ -185,6 +197,7 @@ impl Shard {
             self.write_timeout.next_due(),
             self.own_deadline.next_due(),
             Some(self.maintain_at),
+            Some(self.anti_entropy.next_due()),
         ];
         queues.into_iter().flatten().min()
     }
@@ -203,6 +216,7 @@ impl Shard {
             evictions: table.evictions,
             expired: table.expired,
             out_of_memory: table.out_of_memory,
+            partitions_warming: self.anti_entropy.readiness.len() as u64,
             memory_bytes: self.table.accounted(),
             memory_limit_bytes: self.table.limit(),
             ..self.stats
@@ -248,7 +262,7 @@ impl Shard {
             + self.write_timeout.len()
             + 4 * self.own_deadline.len();
         let hints = if canary!(K35) { 0 } else { self.hints.bytes() };
-        hints + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
+        hints + self.anti_entropy.bytes() + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
     }
 
     /// Tells the memtable what the shard holds beside it, so that one limit covers all.
@@ -273,6 +287,7 @@ impl Shard {
             self.peers.set_members(&before, &after);
             self.on_new_ring(now, &before, &after, out);
         }
+        self.on_view_compared(now, &old, out);
         let went_down: Vec<NodeId> = old
             .members
             .iter()
@@ -299,7 +314,11 @@ impl Shard {
                 ttl_default: namespace.ttl_default,
                 ttl_max: namespace.ttl_max,
                 value_max: namespace.value_max,
+                evictable: namespace.eviction == Eviction::On,
             };
+            if usize::from(slot.0) == self.spaces.len() {
+                self.spaces.push(id);
+            }
             self.rules.insert(id, rules);
         }
     }

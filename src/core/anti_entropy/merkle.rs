@@ -46,15 +46,15 @@ pub(crate) fn entry_hash(hash: KeyHash, version: Version, expires_at: Option<Wal
     mix(write ^ 0xbf58_476d_1ce4_e5b9, ends ^ key)
 }
 
+/// The root of the tree that `name` stands for, as part of one sum over many; zero, of an empty tree, adds nothing.
+pub(crate) fn named(root: u64, name: u64) -> u64 {
+    if root == 0 { 0 } else { mix(root ^ 0x1656_67b1_9e37_79f9, name ^ 0x9e37_79b9_7f4a_7c15) }
+}
+
 /// As [`entry_hash`], of a whole entry.
 #[cfg(test)]
 pub(crate) fn hash_of(hash: KeyHash, entry: &Entry<'_>) -> u64 {
     entry_hash(hash, entry.version, entry.expires_at, entry.hold_until)
-}
-
-/// When `entry` is gone, `Wall(u64::MAX)`: not by time.
-pub(crate) fn entry_gone_at(entry: &Entry<'_>, grace_ms: u64) -> Wall {
-    entry.expires_at.map_or(Wall(u64::MAX), |at| gone_at(at.max(entry.hold_until.unwrap_or_default()), grace_ms))
 }
 
 /// The leaf of `hash` in a tree of `2^leaf_bits` leaves of one of `2^partition_bits` partitions.

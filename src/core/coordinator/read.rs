@@ -70,8 +70,12 @@ impl Shard {
         self.hedge_credit = (self.hedge_credit + HEDGE_PERCENT_MAX).min(HEDGES_SAVED_MAX * HEDGE_COST);
         let mut votes = Votes::new(owners, need, subject.strict);
         let place = (subject.namespace, subject.slot, subject.partition, subject.hash);
+        let state = if owners.contains(&me) {
+            self.state_of(subject.namespace, subject.partition)
+        } else {
+            ReplicaState::Fallback
+        };
         let local = Self::local(&mut self.table, &self.hints, place, &subject.key);
-        let state = if owners.contains(&me) { view.state } else { ReplicaState::Fallback };
         let mine = match &local {
             Ok(entry) => Answer::Holds(state, entry.version),
             Err(forgotten) => Answer::Absent(state, *forgotten),

@@ -162,15 +162,14 @@ impl Memtable {
         self.ghosts.lookup(hash.0).map(|ghost| self.ghost_version(ghost))
     }
 
-    /// Recomputes one leaf of a partition's widest tree from the data; whether it agrees. Walks the partition.
-    pub(crate) fn audit_leaf(&self, copies: u8, partition: PartitionId, leaf: usize) -> bool {
+    /// Recomputes a partition's tree from the data; whether it agrees. Walks the partition.
+    pub(crate) fn audit(&self, copies: u8, partition: PartitionId) -> bool {
         let bits = self.trees.leaf_bits();
-        let mut sum = 0u64;
+        let mut leaves = vec![0u64; 1 << bits];
         self.visit_tree(copies, partition, |item| {
-            if self.leaf_of(item.hash, bits) == leaf {
-                sum = sum.wrapping_add(item.entry_hash);
-            }
+            let leaf = &mut leaves[self.leaf_of(item.hash, bits)];
+            *leaf = leaf.wrapping_add(item.entry_hash);
         });
-        self.leaves(copies, partition, bits).get(leaf).copied().unwrap_or_default() == sum
+        self.leaves(copies, partition, bits) == leaves
     }
 }

@@ -10,6 +10,8 @@
 
 mod call;
 pub mod control_rig;
+#[cfg(test)]
+mod entropy;
 mod faults;
 #[cfg(test)]
 mod promises;

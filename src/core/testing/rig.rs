@@ -265,6 +265,14 @@ impl Rig {
         self.nodes[node].shard.as_ref().expect("the node runs").stats()
     }
 
+    /// How many trees of `node` do not vote yet.
+    ///
+    /// # Panics
+    /// If it was killed.
+    pub fn warming(&self, node: usize) -> usize {
+        self.nodes[node].shard.as_ref().expect("the node runs").warming().count()
+    }
+
     /// How many nodes there are.
     pub fn nodes(&self) -> usize {
         self.config.nodes
