@@ -36,7 +36,7 @@ use meshwork_core::{
         client::Request,
         control::{self, ClientControl, ControlReply, PeerControl},
         frame::{DecodeError, Decoder, FrameType},
-        peer::PeerMessage,
+        peer::{PeerMessage, ReplicaState},
     },
 };
 use std::{
@@ -315,11 +315,24 @@ impl<'p> Cluster<'p> {
         self.trace.add(u64::from(process) << 8 | plane as u64);
         self.trace.event(|| format!("p{process} timeout of plane {plane}"));
         match plane {
-            0 => self.node_call(process, |node, now, out| node.handle_timeout(now, out)),
+            0 => {
+                self.tell_stats(process);
+                self.node_call(process, |node, now, out| node.handle_timeout(now, out));
+            }
             _ => {
                 let site = Site { process, shard: (plane - 1) as u16 };
                 self.shard_call(site, &Given::Other, |shard, now, out| shard.handle_timeout(now, out));
             }
+        }
+    }
+
+    /// As the driver does each second, a node that warms is told how far its shards are.
+    fn tell_stats(&mut self, process: u32) {
+        let running = &self.processes[process as usize];
+        if matches!(running.view.state, ReplicaState::Warming | ReplicaState::Settled) {
+            let mut sum = ShardStats::default();
+            running.shards.iter().for_each(|shard| sum.add(&shard.stats()));
+            self.node_input(process, NodeInput::Stats(sum));
         }
     }
 
@@ -348,8 +361,11 @@ impl<'p> Cluster<'p> {
         call: impl FnOnce(&mut Shard, Now, &mut ShardOut<'_>),
     ) {
         let now = self.now_of(site.process);
-        self.sight.before(self.at, now.wall, site, given);
         let shard = &mut self.processes[site.process as usize].shards[usize::from(site.shard)];
+        if self.sight.has_warmed(site, shard.warming().len()) {
+            self.sight.on_warming(site, shard.warming());
+        }
+        self.sight.before(self.at, now.wall, site, given);
         let mut out = ShardOut { sight: &mut self.sight, effects: &mut self.effects, site, at: self.at };
         call(shard, now, &mut out);
         self.sight.after(self.at, site, &shard.stats());

@@ -146,6 +146,7 @@ impl Replicas {
             | PeerMessage::ReadReply { .. }
             | PeerMessage::Forward { .. }
             | PeerMessage::ForwardReply(_)
+            | PeerMessage::Exchange { .. }
             | PeerMessage::Unsupported { .. } => None,
         };
     }
@@ -160,6 +161,7 @@ impl Replicas {
         let hlc = match message {
             PeerMessage::Replicate { header, .. } | PeerMessage::Read { header, .. } => header.hlc,
             PeerMessage::Replicated { hlc, .. } | PeerMessage::ReadReply { hlc, .. } => *hlc,
+            PeerMessage::Exchange { header, .. } => header.hlc,
             PeerMessage::Forward { .. } => return None,
             PeerMessage::ForwardReply(_) => return None,
             PeerMessage::Unsupported { .. } => return None,
@@ -176,6 +178,7 @@ impl Replicas {
             PeerMessage::Read { .. }
             | PeerMessage::Forward { .. }
             | PeerMessage::ForwardReply(_)
+            | PeerMessage::Exchange { .. }
             | PeerMessage::Unsupported { .. } => None,
         }
     }

@@ -216,6 +216,7 @@ impl Shard {
             evictions: table.evictions,
             expired: table.expired,
             out_of_memory: table.out_of_memory,
+            partitions_ready: self.trees_ready(),
             partitions_warming: self.anti_entropy.readiness.len() as u64,
             memory_bytes: self.table.accounted(),
             memory_limit_bytes: self.table.limit(),

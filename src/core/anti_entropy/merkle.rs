@@ -10,11 +10,7 @@
 //! An entry's hash leaves at a wall time that all replicas compute alike (`gone_at`), in steps of 16 s: between two steps
 //! no clock matters, and trees are compared only when both sides are through with the same step. Not here: who compares.
 
-use crate::{
-    id::KeyHash,
-    time::Wall,
-    value::{Entry, Version},
-};
+use crate::{id::KeyHash, time::Wall, value::Version};
 
 /// How entries are hashed. Replicas that differ in it do not compare: to them everything would differ.
 pub(crate) const HASH_VERSION: u8 = 1;
@@ -53,7 +49,7 @@ pub(crate) fn named(root: u64, name: u64) -> u64 {
 
 /// As [`entry_hash`], of a whole entry.
 #[cfg(test)]
-pub(crate) fn hash_of(hash: KeyHash, entry: &Entry<'_>) -> u64 {
+pub(crate) fn hash_of(hash: KeyHash, entry: &crate::value::Entry<'_>) -> u64 {
     entry_hash(hash, entry.version, entry.expires_at, entry.hold_until)
 }
 
@@ -202,7 +198,7 @@ mod tests {
     use crate::{
         id::ActorId,
         rng::Rng,
-        value::{Body, Hlc},
+        value::{Body, Entry, Hlc},
     };
 
     #[test]

@@ -18,14 +18,16 @@ mod session;
 
 use crate::{
     canary::canary,
-    id::{NodeId, PartitionId},
+    id::{KeyHash, NamespaceId, NodeId, PartitionId},
     input::PeerShard,
     limits,
     outbox::ShardOutbox,
     ring::Ring,
     rng::Rng,
     shard::Shard,
+    storage::{Floors, Holding},
     time::{Mono, Now, Wall},
+    value::Version,
     view::View,
     wire::{
         exchange::Exchange,
@@ -51,6 +53,28 @@ const MEMO_SHARE: u64 = 16 * 1024;
 /// The number of every repair: its answer is of no consequence.
 pub(crate) const REPAIR_ID: u64 = 0;
 
+/// A write younger than this may still be on its way to an owner: twice what a comparison waits.
+const YOUNG: Duration = Duration::from_secs(2);
+
+/// What a shard holds of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Where.
+    pub namespace: NamespaceId,
+    /// The key's hash.
+    pub hash: KeyHash,
+    /// Which write.
+    pub version: Version,
+    /// Evicted, and remembered.
+    pub ghost: bool,
+    /// Too young or too near its end to be repaired now.
+    pub passing: bool,
+    /// Whether its namespace may be evicted.
+    pub evictable: bool,
+    /// What the shard forgot of the namespace in this partition.
+    pub floor: Version,
+}
+
 /// What a shard knows about comparing itself.
 pub(crate) struct AntiEntropy {
     pub(crate) readiness: Readiness,
@@ -66,6 +90,8 @@ pub(crate) struct AntiEntropy {
     credit: i64,
     credited_at: Mono,
     audited: u16,
+    /// Trees of this shard under the ring it knows.
+    owned: u64,
 }
 
 impl AntiEntropy {
@@ -83,6 +109,7 @@ impl AntiEntropy {
             credit: 0,
             credited_at: Mono::default(),
             audited: 0,
+            owned: 0,
         }
     }
 
@@ -117,6 +144,12 @@ impl AntiEntropy {
 }
 
 impl Shard {
+    /// Trees of this shard that vote.
+    pub(crate) fn trees_ready(&self) -> u64 {
+        let warming = self.anti_entropy.readiness.len() as u64;
+        if self.view.state == ReplicaState::Fallback { 0 } else { self.anti_entropy.owned.saturating_sub(warming) }
+    }
+
     /// What this node's copy of a tree is worth.
     #[inline]
     pub(crate) fn replica_state(&self, tree: TreeName) -> ReplicaState {
@@ -131,7 +164,7 @@ impl Shard {
 
     /// What this node's copy of a partition is worth for a namespace, as an owner.
     #[inline]
-    pub(crate) fn state_of(&self, namespace: crate::id::NamespaceId, partition: PartitionId) -> ReplicaState {
+    pub(crate) fn state_of(&self, namespace: NamespaceId, partition: PartitionId) -> ReplicaState {
         match self.view.state {
             // Without a warming tree, the common case, no rules are looked up.
             ReplicaState::Ready if self.anti_entropy.readiness.len() == 0 => ReplicaState::Ready,
@@ -143,8 +176,27 @@ impl Shard {
     }
 
     /// Trees of this shard that do not vote yet, for `status` and for tests.
-    pub fn warming(&self) -> impl Iterator<Item = (u8, PartitionId)> + '_ {
+    pub fn warming(&self) -> impl ExactSizeIterator<Item = (u8, PartitionId)> + '_ {
         self.anti_entropy.readiness.warming()
+    }
+
+    /// Calls `visit` with all that this shard holds or remembers of a tree: for tests and the simulator. Walks the partition.
+    pub fn holdings(&self, copies: u8, partition: PartitionId, mut visit: impl FnMut(Held)) {
+        let wall = self.table.told();
+        self.table.visit_tree(copies, partition, |item| {
+            let Some(namespace) = self.spaces.get(usize::from(item.slot.0)) else { return };
+            let rules = self.rules.get(namespace);
+            let Floors { evicted, tombstone } = self.table.floors(item.slot, partition);
+            visit(Held {
+                namespace: *namespace,
+                hash: item.hash,
+                version: item.version,
+                ghost: item.holding == Holding::Ghost,
+                passing: delta::is_ending(item.gone_at, wall) || item.version.hlc.wall() + YOUNG > wall,
+                evictable: rules.is_some_and(|rules| rules.evictable),
+                floor: evicted.max(tombstone),
+            });
+        });
     }
 
     /// N−W+1 of the namespaces with `copies` copies, W at most a majority: a request may ask for fewer votes than W.
@@ -165,10 +217,12 @@ impl Shard {
         let Some((ring, me)) = after else {
             self.anti_entropy.readiness.settle();
             self.anti_entropy.forget();
+            self.anti_entropy.owned = 0;
             return;
         };
         if name(old) != name(&view) {
             self.anti_entropy.forget();
+            self.anti_entropy.owned = readiness::owned(&ring, me, shard).count() as u64;
             let before = before.as_ref().map(|(ring, me)| (&**ring, *me));
             self.anti_entropy.readiness.on_ring(before, &ring, me, shard);
         }
@@ -343,7 +397,7 @@ impl Shard {
         &mut self,
         now: Now,
         to: PeerShard,
-        place: (crate::storage::NamespaceSlot, crate::id::KeyHash),
+        place: (crate::storage::NamespaceSlot, KeyHash),
         out: &mut dyn ShardOutbox,
     ) -> Option<usize> {
         let header = self.exchange_header(now)?;

@@ -42,6 +42,11 @@ pub(crate) fn owned(ring: &Ring, me: u16, shard: (u16, u16)) -> impl Iterator<It
     })
 }
 
+/// How many trees `node` owns, over all its shards.
+pub(crate) fn trees(ring: &Ring, node: NodeId) -> u64 {
+    ring.index_of(node).map_or(0, |me| owned(ring, me, (0, 1)).count() as u64)
+}
+
 impl Readiness {
     /// All that `me` owns warms.
     pub(crate) fn warm_all(&mut self, ring: &Ring, me: u16, shard: (u16, u16)) {
@@ -82,7 +87,7 @@ impl Readiness {
     }
 
     /// The trees that warm.
-    pub(crate) fn warming(&self) -> impl Iterator<Item = TreeName> + '_ {
+    pub(crate) fn warming(&self) -> impl ExactSizeIterator<Item = TreeName> + '_ {
         self.warming.keys().copied()
     }
 

@@ -79,6 +79,11 @@ impl Memtable {
         }
     }
 
+    /// The wall time of the newest call that brought one.
+    pub(crate) fn told(&self) -> Wall {
+        self.wall
+    }
+
     /// As of which step of wall time the trees are; `None` while something that ended by then is still in them.
     pub(crate) fn trees_at(&self, wall: Wall) -> Option<u64> {
         let step = wall.0 / STEP_MS;
