@@ -411,6 +411,10 @@ impl<'p> Cluster<'p> {
     }
 
     fn publish(&mut self, process: u32, view: Arc<View>) {
+        let before = self.processes[process as usize].view.state;
+        if view.state == ReplicaState::Ready && matches!(before, ReplicaState::Warming | ReplicaState::Settled) {
+            self.record_fault(format!("ready is p{process}"));
+        }
         self.processes[process as usize].view = Arc::clone(&view);
         // Clients derive the ring from this layout: it must be the one that the node itself goes by.
         let routing = self.processes[process as usize].node.routing().map(|routing| routing.layout.name());
