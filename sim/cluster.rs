@@ -296,11 +296,24 @@ impl<'p> Cluster<'p> {
         self.trace.add(u64::from(process) << 8 | plane as u64);
         self.trace.event(|| format!("p{process} timeout of plane {plane}"));
         match plane {
-            0 => self.node_call(process, |node, now, out| node.handle_timeout(now, out)),
+            0 => {
+                self.tell_stats(process);
+                self.node_call(process, |node, now, out| node.handle_timeout(now, out));
+            }
             _ => {
                 let site = Site { process, shard: (plane - 1) as u16 };
                 self.shard_call(site, &Given::Other, |shard, now, out| shard.handle_timeout(now, out));
             }
+        }
+    }
+
+    /// As the driver does each second, a node that warms is told how far its shards are.
+    fn tell_stats(&mut self, process: u32) {
+        let running = &self.processes[process as usize];
+        if matches!(running.view.state, ReplicaState::Warming | ReplicaState::Settled) {
+            let mut sum = ShardStats::default();
+            running.shards.iter().for_each(|shard| sum.add(&shard.stats()));
+            self.node_input(process, NodeInput::Stats(sum));
         }
     }
 
@@ -329,8 +342,11 @@ impl<'p> Cluster<'p> {
         call: impl FnOnce(&mut Shard, Now, &mut ShardOut<'_>),
     ) {
         let now = self.now_of(site.process);
-        self.sight.before(self.at, now.wall, site, given);
         let shard = &mut self.processes[site.process as usize].shards[usize::from(site.shard)];
+        if self.sight.has_warmed(site, shard.warming().len()) {
+            self.sight.on_warming(site, shard.warming());
+        }
+        self.sight.before(self.at, now.wall, site, given);
         let mut out = ShardOut { sight: &mut self.sight, effects: &mut self.effects, site, at: self.at };
         call(shard, now, &mut out);
         self.sight.after(self.at, site, shard, &shard.stats());
@@ -376,6 +392,10 @@ impl<'p> Cluster<'p> {
     }
 
     fn publish(&mut self, process: u32, view: Arc<View>) {
+        let before = self.processes[process as usize].view.state;
+        if view.state == ReplicaState::Ready && matches!(before, ReplicaState::Warming | ReplicaState::Settled) {
+            self.record_fault(format!("ready is p{process}"));
+        }
         // Ready at once in a first layout, and after the boot: whoever made it had forgotten what was before.
         let running = &self.processes[process as usize];
         if running.view.ring.is_none()
@@ -524,6 +544,7 @@ impl<'p> Cluster<'p> {
             | FrameType::ReadReply
             | FrameType::Forward
             | FrameType::ForwardReply
+            | FrameType::Exchange
             | FrameType::Unsupported => {
                 let Some(message) = PeerMessage::decode(frame_type, id, &mut decoder)? else {
                     return Err(DecodeError::Malformed("a client's frame on a node's link"));

@@ -1,11 +1,14 @@
 //! The phases of a run: boot, chaos, heal, converge, read everything, quiet (SIMULATION §2 "Phases").
 //!
 //! Each has a bound of virtual time. What must hold at the end of a phase is judged here (L2, L6, L8); what must hold at
-//! every event is judged as it happens. A run is over at its first finding. Of repair it is asked that hints drain; equal
-//! copies are not asked for: core does not promise them yet.
+//! every event is judged as it happens. A run is over at its first finding.
 
 use crate::{
-    checkers::{CHECKERS, Finding, Invariant, Verdict, layout},
+    checkers::{
+        CHECKERS, Finding, Invariant, Verdict,
+        convergence::{self, Copy},
+        layout,
+    },
     clients::ATTEMPTS,
     clock::{EPOCH_MS, MS, Time},
     cluster::{Cluster, Event},
@@ -19,6 +22,7 @@ use crate::{
     workload::{Act, Op},
 };
 use meshwork_core::{
+    id::PartitionId,
     input::{Caller, NodeInput},
     namespace::{Eviction, Mode, Namespace},
     stats::ShardStats,
@@ -240,6 +244,52 @@ impl Cluster<'_> {
         }
     }
 
+    /// Live processes whose copies can be judged: clocks within bounds, and all of one layout and unfenced.
+    fn comparable(&self) -> Option<Vec<u32>> {
+        let ledger = Ledger::of(&self.plan.config, &self.plan.faults);
+        let live = self.live();
+        let view = |process: u32| &self.processes[process as usize].view;
+        let ring = view(*live.first()?).ring.as_ref()?.name();
+        let alike = live.iter().all(|process| {
+            let view = view(*process);
+            view.ring.as_ref().is_some_and(|ring_of| ring_of.name() == ring) && view.fence.is_none()
+        });
+        (alike && ledger.clocks && ledger.identities).then_some(live)
+    }
+
+    /// L1: live owners agree.
+    fn convergence(&self) -> Option<String> {
+        let live = self.comparable()?;
+        let ring = self.processes[*live.first()? as usize].view.ring.clone()?;
+        for partition in (0..ring.partitions()).map(PartitionId) {
+            for copies in 1..=ring.n() {
+                let owners = ring.owners(partition);
+                let owners = &owners[..usize::from(copies).min(owners.len())];
+                let copy = |process: &u32| {
+                    let running = &self.processes[*process as usize];
+                    let index = ring.index_of(running.node_id).filter(|index| owners.contains(index));
+                    index?;
+                    let shard = &running.shards[usize::from(partition.0) % running.shards.len()];
+                    let mut held = Vec::new();
+                    shard.holdings(copies, partition, |item| held.push(item));
+                    let stats = shard.stats();
+                    Some(Copy { node: running.node_id, full: stats.out_of_memory > 0, held })
+                };
+                let copies: Vec<Copy> = live.iter().filter_map(copy).collect();
+                if let Some(what) = convergence::judge(&copies) {
+                    return Some(what);
+                }
+            }
+        }
+        None
+    }
+
+    /// Repairs sent so far by all that run.
+    fn repairs(&self) -> u64 {
+        let shards = self.live().into_iter().flat_map(|process| &self.processes[process as usize].shards);
+        shards.map(|shard| shard.stats().repairs_sent).sum()
+    }
+
     fn disagreement(&self) -> Option<Finding> {
         let running = |process: &u32| !self.processes[*process as usize].stopping;
         let live: Vec<u32> = self.live().into_iter().filter(running).collect();
@@ -298,9 +348,30 @@ impl Cluster<'_> {
             return;
         }
         self.phase("quiet");
+        if self.comparable().is_some() {
+            self.sight.probe("owners' memories were compared");
+        }
+        if let Some(what) = self.convergence() {
+            return self.blame_run(Invariant::L1, what);
+        }
+        let (comparable, before) = (self.comparable().is_some(), self.repairs());
         self.run_until(self.at + QUIET);
         if self.broken() {
             return;
+        }
+        let sent = self.repairs() - before;
+        if comparable && self.comparable().is_some() && sent > 0 {
+            let what = format!("{sent} repairs were sent while nobody wrote and nothing differed");
+            return self.blame_run(Invariant::L2, what);
+        }
+        let errors: u64 = self
+            .live()
+            .iter()
+            .flat_map(|process| &self.processes[*process as usize].shards)
+            .map(|shard| shard.stats().tree_errors)
+            .sum();
+        if errors > 0 {
+            return self.blame_run(Invariant::L1, format!("{errors} trees were not those of their data"));
         }
         let at = self.at;
         self.sight.at_end(at);

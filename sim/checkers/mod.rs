@@ -6,9 +6,10 @@
 //! checker that shares code shares the bug.
 //!
 //! Verdicts: valid; invalid, with the smallest explanation; unknown, when there was nothing to judge. Not judged yet, since
-//! core does not promise it yet: convergence by repair, transitions between layouts, causal kinds, flush, leases.
+//! core does not promise it yet: transitions between layouts, causal kinds, flush, leases.
 
 pub mod bounds;
+pub mod convergence;
 pub mod deadline;
 pub mod durability;
 pub mod expiry;
@@ -45,6 +46,7 @@ pub enum Invariant {
     S23,
     S24,
     S25,
+    L1,
     L2,
     L5,
     L6,
@@ -72,6 +74,7 @@ impl Invariant {
             Self::S23 => "S23 bounded",
             Self::S24 => "S24 wire-robust",
             Self::S25 => "S25 hint-kept",
+            Self::L1 => "L1 converges",
             Self::L2 => "L2 quiesces",
             Self::L5 => "L5 deadline",
             Self::L6 => "L6 membership-heals",
@@ -85,7 +88,7 @@ impl Invariant {
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Panic => 10,
-            Self::L2 | Self::L5 | Self::L6 | Self::L7 | Self::L8 => 12,
+            Self::L1 | Self::L2 | Self::L5 | Self::L6 | Self::L7 | Self::L8 => 12,
             Self::S1
             | Self::S2
             | Self::S3

@@ -3,12 +3,12 @@
 //! Judged per key in one pass over time: the newest version that a strict write was acknowledged with before the read was
 //! asked is the floor. A value read must be at or above it, by version. Nothing read is legal only where the floor or
 //! something above it may be gone or hidden: a delete, an expiry, an eviction. In core every strict vote is a Ready
-//! owner's, and who lost its memory votes again only after it compared; so no fault suspends this, not even restarts. Only
-//! a mesh that was founded anew, by nodes that all forgot the layout, promises nothing of what was before. Also S14: what
-//! is older than an acknowledged delete is older than the floor.
+//! owner's, and who lost its memory is Ready again only once it compared; so a write is lost only when as many machines as
+//! acknowledged it had lost their memory at one time: then nothing is promised, and nothing across a mesh that was founded
+//! anew, by nodes that all forgot the layout. Also S14: what is older than an acknowledged delete is older than the floor.
 
 use super::{Finding, Invariant, Verdict};
-use crate::history::{History, Op};
+use crate::history::{Event, History, Op};
 use meshwork_core::value::Version;
 use std::collections::BTreeMap;
 
@@ -17,7 +17,44 @@ struct Written<'a> {
     told: u64,
     version: Version,
     w: u8,
+    /// So many machines must have lost their memory for it to be lost.
+    lost_from: u8,
     op: &'a Op<'a>,
+}
+
+/// When a process started on a machine, without what the one before it held, and when it had compared itself again.
+struct Loss {
+    from: u64,
+    until: u64,
+}
+
+fn losses(history: &History) -> Vec<Loss> {
+    let mut open: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut losses: Vec<Loss> = Vec::new();
+    for event in &history.events {
+        let Event::Fault { t, what } = event else { continue };
+        let mut words = what.split(' ');
+        match (words.next(), words.next(), words.next()) {
+            (Some("start"), Some("of"), Some(process)) => {
+                open.insert(process, losses.len());
+                losses.push(Loss { from: *t, until: u64::MAX });
+            }
+            (Some("ready"), Some("is"), Some(process)) => {
+                if let Some(at) = open.remove(process) {
+                    losses[at].until = *t;
+                }
+            }
+            _ => {}
+        }
+    }
+    losses
+}
+
+/// Most machines that were without their memory at one time after `from` and up to `to`.
+fn lost_at_once(losses: &[Loss], from: u64, to: u64) -> usize {
+    let within: Vec<&Loss> = losses.iter().filter(|loss| loss.from > from && loss.from <= to).collect();
+    let at = |time: u64| within.iter().filter(|loss| loss.from <= time && time < loss.until).count();
+    within.iter().map(|loss| at(loss.from)).max().unwrap_or(0)
 }
 
 /// Judges every strict read.
@@ -29,6 +66,7 @@ pub fn check(history: &History) -> Verdict {
     }
     let foundings = history.foundings();
     let spanned = |from: u64, to: u64| foundings.iter().any(|at| (from..=to).contains(at));
+    let losses = losses(history);
     let mut judged = 0;
     for ((ns, _), ops) in keys {
         let Some(space) = history.space(ns) else { continue };
@@ -37,7 +75,8 @@ pub fn check(history: &History) -> Verdict {
             .filter(|op| op.writes() && op.invoke.strict)
             .filter_map(|op| {
                 let end = op.ok()?;
-                Some(Written { told: end.t, version: end.version?, w: op.invoke.w, op })
+                let w = op.invoke.w.min(end.acks.max(1));
+                Some(Written { told: end.t, version: end.version?, w: op.invoke.w, lost_from: w, op })
             })
             .collect();
         writes.sort_by_key(|written| written.told);
@@ -51,6 +90,9 @@ pub fn check(history: &History) -> Verdict {
             let before = before.filter(|written| !spanned(written.op.invoke.t, end.t));
             let met = before.filter(|written| u16::from(written.w) + u16::from(read.invoke.r) > u16::from(space.n));
             let Some(floor) = met.max_by_key(|written| written.version) else { continue };
+            if lost_at_once(&losses, floor.op.invoke.t, end.t) >= usize::from(floor.lost_from) {
+                continue;
+            }
             judged += 1;
             let blame = |what: String| {
                 Verdict::Invalid(Finding {
@@ -147,6 +189,22 @@ mod tests {
             absent(3, 12),
         ]);
         assert_eq!(check(&deleted), Verdict::Valid);
+    }
+
+    #[test]
+    fn what_as_many_machines_as_acknowledged_it_lost_at_once_is_not_owed() {
+        let fault = |t: u64, what: &str| Event::Fault { t: t * 1_000, what: what.to_owned() };
+        let with = |faults: [Event; 3]| {
+            let mut events = vec![write(1, 0, "k"), ok(1, 5, 1)];
+            events.extend(faults);
+            events.extend([read(3, 10_000, "k"), absent(3, 10_002)]);
+            check(&history(events))
+        };
+        let (first, second) = ("start of p5 on machine 0 as a", "start of p6 on machine 1 as b");
+        let both = [fault(6, first), fault(7, second), fault(8, "ready is p5")];
+        assert!(matches!(with(both), Verdict::Unknown(_)));
+        let in_turn = [fault(6, first), fault(7, "ready is p5"), fault(8, second)];
+        assert!(matches!(with(in_turn), Verdict::Invalid(_)), "one after the other has compared is owed");
     }
 
     #[test]

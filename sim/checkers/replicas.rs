@@ -154,6 +154,7 @@ impl Replicas {
             | PeerMessage::ReadReply { .. }
             | PeerMessage::Forward { .. }
             | PeerMessage::ForwardReply(_)
+            | PeerMessage::Exchange { .. }
             | PeerMessage::Unsupported { .. } => None,
         };
     }
@@ -168,6 +169,7 @@ impl Replicas {
         let hlc = match message {
             PeerMessage::Replicate { header, .. } | PeerMessage::Read { header, .. } => header.hlc,
             PeerMessage::Replicated { hlc, .. } | PeerMessage::ReadReply { hlc, .. } => *hlc,
+            PeerMessage::Exchange { header, .. } => header.hlc,
             PeerMessage::Forward { .. } => return None,
             PeerMessage::ForwardReply(_) => return None,
             PeerMessage::Unsupported { .. } => return None,
@@ -184,6 +186,7 @@ impl Replicas {
             PeerMessage::Read { .. }
             | PeerMessage::Forward { .. }
             | PeerMessage::ForwardReply(_)
+            | PeerMessage::Exchange { .. }
             | PeerMessage::Unsupported { .. } => None,
         }
     }
@@ -332,7 +335,7 @@ mod tests {
     use super::*;
     use meshwork_core::{
         ring::LayoutName,
-        wire::peer::{Header, KeyRef, ReplicaState},
+        wire::peer::{Header, KeyRef, ReplicaState, ReplicationKind},
     };
 
     const SITE: Site = Site { process: 0, shard: 0 };

@@ -15,7 +15,7 @@ use crate::{
     network::Site,
 };
 use meshwork_core::{
-    id::{ActorId, KeyHash, NamespaceId, NodeId},
+    id::{ActorId, KeyHash, NamespaceId, NodeId, PartitionId},
     input::{Caller, PeerShard},
     namespace::Mode,
     shard::Shard,
@@ -70,6 +70,10 @@ struct Ask {
     blurred: bool,
     paused: bool,
     reads: BTreeMap<NodeId, ReplicaState>,
+    /// Number of copies, and partition.
+    tree: (u8, PartitionId),
+    /// Other owners to compare with before this copy votes, if there are as many.
+    needs: usize,
 }
 
 #[derive(Debug)]
@@ -85,6 +89,10 @@ struct Seen {
     view: Option<Arc<View>>,
     asks: BTreeMap<Origin, Ask>,
     tallies: BTreeMap<u64, Tally>,
+    /// Trees that the shard says do not vote.
+    warming: BTreeSet<(u8, PartitionId)>,
+    /// Who compared itself with this shard since it began to warm.
+    heard: BTreeSet<NodeId>,
 }
 
 /// What a call in progress was given, as far as its outputs are judged by it.
@@ -148,8 +156,16 @@ impl Sight {
         self.nodes.push((node, actor));
         self.replicas.on_start(node, actor, floor, continues);
         for shard in 0..shards {
-            self.seen
-                .insert(Site { process, shard }, Seen { view: None, asks: BTreeMap::new(), tallies: BTreeMap::new() });
+            self.seen.insert(
+                Site { process, shard },
+                Seen {
+                    view: None,
+                    asks: BTreeMap::new(),
+                    tallies: BTreeMap::new(),
+                    warming: BTreeSet::new(),
+                    heard: BTreeSet::new(),
+                },
+            );
         }
     }
 
@@ -176,7 +192,23 @@ impl Sight {
         }
         self.hints.forget(|of| of == site);
         if let Some(seen) = self.seen.get_mut(&site) {
+            let warms = |view: &View| matches!(view.state, ReplicaState::Warming | ReplicaState::Settled);
+            if warms(view) && !seen.view.as_deref().is_some_and(warms) {
+                seen.heard.clear();
+            }
             seen.view = Some(Arc::clone(view));
+        }
+    }
+
+    /// Whether what is known of a shard's warming trees is of another number than it says now.
+    pub fn has_warmed(&self, site: Site, trees: usize) -> bool {
+        self.seen.get(&site).is_some_and(|seen| seen.warming.len() != trees)
+    }
+
+    /// A shard says which of its trees do not vote.
+    pub fn on_warming(&mut self, site: Site, trees: impl Iterator<Item = (u8, PartitionId)>) {
+        if let Some(seen) = self.seen.get_mut(&site) {
+            seen.warming = trees.collect();
         }
     }
 
@@ -228,12 +260,16 @@ impl Sight {
             blurred: false,
             paused: false,
             reads: BTreeMap::new(),
+            tree: (0, PartitionId(0)),
+            needs: 0,
         };
         if let Some(view) = &seen.view
             && let (Some(ring), Some(rules)) = (view.ring.as_ref(), view.namespaces.get(request.namespace))
         {
             let owners = ring.owners(hash.partition(ring.partitions()));
             let copies = usize::from(rules.n).min(owners.len());
+            ask.tree = (rules.n, hash.partition(ring.partitions()));
+            ask.needs = copies - usize::from(rules.w).min(copies / 2 + 1).min(copies) + 1;
             ask.owners = owners[..copies].iter().map(|owner| ring.node(*owner)).collect();
             ask.epoch = ring.name().epoch;
             ask.strict = request.consistency.mode.unwrap_or(rules.mode) == Mode::Strict;
@@ -270,6 +306,10 @@ impl Sight {
                 }
                 Cause::Answer(*id)
             }
+            PeerMessage::Exchange { .. } => {
+                seen.heard.insert(from.node);
+                Cause::Other
+            }
             PeerMessage::Unsupported { .. }
             | PeerMessage::ForwardReply(_)
             | PeerMessage::Forward { .. }
@@ -285,6 +325,7 @@ impl Sight {
         }
         self.hints.on_sent(at, site, to, message);
         match message {
+            PeerMessage::Replicate { kind: ReplicationKind::Repair, .. } => self.probe("repair sent"),
             PeerMessage::Replicate { id, key, entry, stands_for, kind, .. } => {
                 if stands_for.is_some() {
                     self.probe("hint sent to a stand-in");
@@ -308,7 +349,10 @@ impl Sight {
                 }
             }
             PeerMessage::ForwardReply(reply) => self.finish(at, site, Origin::Peer(to, reply.id), reply),
-            PeerMessage::Replicated { .. } | PeerMessage::ReadReply { .. } | PeerMessage::Unsupported { .. } => {}
+            PeerMessage::Replicated { .. }
+            | PeerMessage::ReadReply { .. }
+            | PeerMessage::Exchange { .. }
+            | PeerMessage::Unsupported { .. } => {}
         }
     }
 
@@ -393,7 +437,8 @@ impl Sight {
             return;
         }
         let me = self.nodes[site.process as usize].0;
-        if let Some((invariant, what)) = judge(&ask, reply, &applied, me, &view) {
+        let Some(seen) = self.seen.get(&site) else { return };
+        if let Some((invariant, what)) = judge(&ask, reply, &applied, me, &view, &seen.warming, &seen.heard) {
             self.blame(invariant, at, format!("{site:?} {me}: {} answered {:?} with {what}", ask.kind, reply.status));
         }
         self.notice(&ask, reply);
@@ -453,6 +498,28 @@ impl Sight {
     }
 }
 
+/// What a coordinator's own copy may be worth: of a node that warms it votes once the shard says so, and then it must have
+/// heard from enough other owners.
+fn own_state(
+    ask: &Ask,
+    me: NodeId,
+    view: &View,
+    warming: &BTreeSet<(u8, PartitionId)>,
+    heard: &BTreeSet<NodeId>,
+) -> ReplicaState {
+    let compared = ask.owners.iter().filter(|owner| heard.contains(*owner)).count();
+    let others = ask.owners.iter().filter(|owner| **owner != me).count();
+    match view.state {
+        ReplicaState::Ready if warming.contains(&ask.tree) => ReplicaState::Warming,
+        ReplicaState::Warming | ReplicaState::Settled
+            if !warming.contains(&ask.tree) && compared >= ask.needs.min(others) =>
+        {
+            ReplicaState::Ready
+        }
+        state @ (ReplicaState::Ready | ReplicaState::Warming | ReplicaState::Settled | ReplicaState::Fallback) => state,
+    }
+}
+
 /// Whether a reply claims more than the votes behind it.
 fn judge(
     ask: &Ask,
@@ -460,9 +527,11 @@ fn judge(
     applied: &BTreeMap<NodeId, ReplicaState>,
     me: NodeId,
     view: &View,
+    warming: &BTreeSet<(u8, PartitionId)>,
+    heard: &BTreeSet<NodeId>,
 ) -> Option<(Invariant, String)> {
     let owner = |node: &NodeId| ask.owners.contains(node);
-    let mine = owner(&me).then_some(view.state);
+    let mine = owner(&me).then(|| own_state(ask, me, view, warming, heard));
     let settled = |state: ReplicaState| state == ReplicaState::Ready || (state == ReplicaState::Settled && !ask.strict);
     let count = |answers: &BTreeMap<NodeId, ReplicaState>, states: &dyn Fn(ReplicaState) -> bool| {
         let others = answers.iter().filter(|(node, state)| **node != me && owner(node) && states(**state)).count();

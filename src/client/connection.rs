@@ -437,7 +437,8 @@ impl State {
             | FrameType::Read
             | FrameType::ReadReply
             | FrameType::Forward
-            | FrameType::ForwardReply => {
+            | FrameType::ForwardReply
+            | FrameType::Exchange => {
                 return Err(DecodeError::Malformed("a node sends replies to its clients, nothing else"));
             }
         };

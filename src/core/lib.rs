@@ -32,6 +32,7 @@
 //! in release too; the driver then stops the node, since the mesh repairs a crash and nothing repairs half a node.
 #![forbid(unsafe_code)]
 
+pub mod anti_entropy;
 pub mod canary;
 pub mod clock;
 pub mod config;

@@ -77,6 +77,17 @@ pub const WARMING_MAX: Duration = Duration::from_secs(600);
 /// Entries are forgotten this long after they stopped being served, on every replica alike.
 pub const EXPIRY_GRACE: Duration = Duration::from_secs(60);
 
+/// What leaves every replica within this is not repaired any more.
+pub const REPAIR_END_MARGIN: Duration = Duration::from_secs(30);
+/// Between two comparisons with a peer, give or take a fifth.
+pub const EXCHANGE_EVERY: Duration = Duration::from_secs(10);
+/// Most leaves that one answer lists.
+pub const EXCHANGE_LEAVES_MAX: usize = 64;
+/// Bytes of keys, and of entries, after which one step of an exchange goes on with the next.
+pub const EXCHANGE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of repair that a node may send a second.
+pub const REPAIR_BYTES_PER_SECOND: u64 = 16 << 20;
+
 /// Requests in flight that a shard admits from one caller's link.
 pub const IN_FLIGHT_PER_LINK: usize = 4096;
 /// Requests in flight that a shard admits in all.
@@ -92,6 +103,8 @@ const _: () = assert!(2 * CLOCK_FENCE.as_millis() < CLOCK_OFFSET_MAX.as_millis()
 const _: () = assert!(TOMBSTONE_AGE_MIN.as_secs() > HINT_AGE_MAX.as_secs() + MESSAGE_AGE_MAX.as_secs());
 // A hint whose target flapped worst still finds its time before it dies.
 const _: () = assert!(HINT_WAIT_MAX.as_secs() < HINT_AGE_MAX.as_secs());
+// What is not repaired any more is still everywhere: an ended entry stays for longer than the margin.
+const _: () = assert!(REPAIR_END_MARGIN.as_secs() < EXPIRY_GRACE.as_secs());
 // Turning to somebody else must leave time for the answer.
 const _: () = assert!(READ_PATIENCE.as_millis() * 2 < READ_TIMEOUT.as_millis());
 const _: () = assert!(WRITE_PATIENCE.as_millis() * 2 < WRITE_TIMEOUT.as_millis());

@@ -13,6 +13,7 @@
 mod settlement;
 
 use crate::{
+    anti_entropy::readiness,
     canary::canary,
     clock::Clock,
     config::NodeConfig,
@@ -162,7 +163,13 @@ impl Node {
                 self.seeds.replace(addresses);
                 self.dial(now, out);
             }
-            NodeInput::Stats(stats) => self.stats = stats,
+            NodeInput::Stats(stats) => {
+                self.stats = stats;
+                let owned = self.ring.as_ref().map_or(0, |ring| readiness::trees(ring, self.config.node));
+                if owned > 0 && stats.partitions_ready == owned && stats.partitions_warming == 0 {
+                    self.standing.on_compared(now.mono);
+                }
+            }
             NodeInput::ClockStored(bound) => self.watch.on_stored(bound),
         }
         self.settle(now, out);

@@ -6,6 +6,7 @@
 //! its limit after every input. Not here: membership, layouts, clocks of other nodes; they arrive as a `View`.
 
 use crate::{
+    anti_entropy::{AntiEntropy, REPAIR_ID},
     canary::canary,
     clock::Clock,
     config::ShardConfig,
@@ -53,6 +54,7 @@ pub(crate) struct Rules {
     pub(crate) ttl_default: Option<u64>,
     pub(crate) ttl_max: Option<u64>,
     pub(crate) value_max: u32,
+    pub(crate) evictable: bool,
 }
 
 /// One shard. See the crate's front page for how it is driven.
@@ -61,10 +63,13 @@ pub struct Shard {
     pub(crate) clock: Clock,
     pub(crate) view: Rc<View>,
     pub(crate) rules: SeededMap<NamespaceId, Rules>,
+    /// By slot: which namespace.
+    pub(crate) spaces: Vec<NamespaceId>,
     pub(crate) table: Memtable,
     pub(crate) hints: HintStore,
     pub(crate) hinted: Hinted,
     pub(crate) repair_budget: Budget,
+    pub(crate) anti_entropy: AntiEntropy,
     pub(crate) in_flight: InFlight,
     /// Bytes that requests in flight own beside the table of them: keys and waiting values.
     pub(crate) in_flight_bytes: u64,
@@ -101,7 +106,9 @@ impl Shard {
             clock: Clock::new(config.clock_floor),
             view: Rc::new(view),
             rules: SeededMap::with_hasher(foldhash::fast::FixedState::with_seed(config.seed)),
+            spaces: Vec::new(),
             table,
+            anti_entropy: AntiEntropy::new(Rng::fork(config.seed, &format!("anti-entropy of {}", config.actor.0))),
             hints: HintStore::new(config.memory / HINTS_SHARE),
             hinted,
             repair_budget: Budget::default(),
@@ -134,6 +141,7 @@ impl Shard {
                     self.on_replicate(now, from, id, &header, &key, &entry, stands_for, kind, out);
                 }
                 PeerMessage::Read { id, header, key, full } => self.on_read(now, from, id, &header, &key, full, out),
+                PeerMessage::Replicated { id: REPAIR_ID, .. } => {}
                 PeerMessage::Replicated { id, hlc, state, outcome } => {
                     self.on_replicated(now, from.node, OperationId(id), hlc, state, &outcome, out);
                 }
@@ -142,6 +150,9 @@ impl Shard {
                 }
                 PeerMessage::Forward { id, hash, request } => self.on_forward(now, from, id, hash, &request, out),
                 PeerMessage::ForwardReply(reply) => self.on_forward_reply(now, from.node, &reply, out),
+                PeerMessage::Exchange { id, header, exchange } => {
+                    self.on_exchange(now, from, id, &header, &exchange, out);
+                }
                 PeerMessage::Unsupported { id } => self.on_unsupported(now, from.node, OperationId(id), out),
             },
             ShardInput::View(view) => self.on_view(now, &view, out),
@@ -173,6 +184,7 @@ impl Shard {
         self.clock.observe(now);
         self.run_due(now, out);
         self.on_hints_due(now, out);
+        self.run_anti_entropy(now, out);
         if now.mono >= self.maintain_at {
             let more = self.table.work(self.clock.wall(now), MAINTENANCE_RECORDS);
             let pause = if more { MAINTENANCE_EVERY / 50 } else { MAINTENANCE_EVERY };
@@ -197,6 +209,7 @@ impl Shard {
             self.own_deadline.next_due(),
             self.hinted.next_due(),
             Some(self.maintain_at),
+            Some(self.anti_entropy.next_due()),
         ];
         queues.into_iter().flatten().min()
     }
@@ -208,7 +221,7 @@ impl Shard {
             hints: self.hints.len() as u64,
             hint_bytes: self.hints.bytes(),
             hints_dropped: self.hints.dropped(),
-            partitions_urgent: self.hinted.urgent.len() as u64,
+            partitions_urgent: self.anti_entropy.urgent.len() as u64,
             in_flight: self.in_flight.len() as u64,
             entries: table.entries + table.tombstones,
             tombstones: table.tombstones,
@@ -216,6 +229,8 @@ impl Shard {
             evictions: table.evictions,
             expired: table.expired,
             out_of_memory: table.out_of_memory,
+            partitions_ready: self.trees_ready(),
+            partitions_warming: self.anti_entropy.readiness.len() as u64,
             memory_bytes: self.table.accounted(),
             memory_limit_bytes: self.table.limit(),
             ..self.stats
@@ -261,7 +276,12 @@ impl Shard {
             + self.write_timeout.len()
             + 4 * self.own_deadline.len();
         let hints = if canary!(K35) { 0 } else { self.hints.bytes() };
-        hints + self.hinted.replay.bytes() + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
+        hints
+            + self.hinted.replay.bytes()
+            + self.anti_entropy.bytes()
+            + self.in_flight.bytes()
+            + self.in_flight_bytes
+            + 24 * queued as u64
     }
 
     /// Tells the memtable what the shard holds beside it, so that one limit covers all.
@@ -287,6 +307,7 @@ impl Shard {
             self.peers.set_members(&before, &after);
             self.on_new_ring(now, &before, &after, out);
         }
+        self.on_view_compared(now, &old, out);
         let went_down: Vec<NodeId> = old
             .members
             .iter()
@@ -304,7 +325,7 @@ impl Shard {
         for (id, namespace) in view.namespaces.iter() {
             let next = u16::try_from(self.rules.len()).expect("NAMESPACES_MAX fits 16 bits");
             let slot = self.rules.get(&id).map_or(NamespaceSlot(next), |rules| rules.slot);
-            self.table.namespace(slot, namespace.eviction == Eviction::On);
+            self.table.namespace(slot, namespace.eviction == Eviction::On, namespace.n);
             let rules = Rules {
                 slot,
                 n: namespace.n,
@@ -314,7 +335,11 @@ impl Shard {
                 ttl_default: namespace.ttl_default,
                 ttl_max: namespace.ttl_max,
                 value_max: namespace.value_max,
+                evictable: namespace.eviction == Eviction::On,
             };
+            if usize::from(slot.0) == self.spaces.len() {
+                self.spaces.push(id);
+            }
             self.rules.insert(id, rules);
         }
     }

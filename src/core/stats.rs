@@ -68,6 +68,28 @@ stats! {
     replica_writes,
     /// Replica reads answered.
     replica_reads,
+    /// Rounds of comparisons begun.
+    exchange_rounds,
+    /// Messages of comparisons sent, repairs not counted.
+    exchange_messages,
+    /// Comparisons that found nothing to do.
+    exchanges_equal,
+    /// Trees that differed and were walked.
+    trees_compared,
+    /// Entries sent to repair a replica.
+    repairs_sent,
+    /// Their bytes.
+    repair_bytes,
+    /// Differences that are none to repair: evicted or forgotten on one side.
+    repairs_left,
+    /// Trees that became Ready by comparing.
+    partitions_warmed,
+    /// Gauge: trees that warm.
+    partitions_warming,
+    /// Gauge: trees that vote.
+    partitions_ready,
+    /// Trees that were found not to be those of their data: a bug.
+    tree_errors,
     /// Hints stored.
     hints_stored,
     /// Hints dropped by age or bound.

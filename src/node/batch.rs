@@ -107,7 +107,8 @@ impl Worker {
             | FrameType::Read
             | FrameType::ReadReply
             | FrameType::Forward
-            | FrameType::ForwardReply => {
+            | FrameType::ForwardReply
+            | FrameType::Exchange => {
                 Err("a client may send requests only: nodes need a certificate with the role node".to_owned())
             }
         }
@@ -199,6 +200,7 @@ impl Worker {
             | FrameType::ReadReply
             | FrameType::Forward
             | FrameType::ForwardReply
+            | FrameType::Exchange
             | FrameType::Unsupported => match PeerMessage::decode(frame_type, id, &mut decoder) {
                 Ok(Some(message)) => {
                     let message = self.on_time(now, name, message);
@@ -228,6 +230,7 @@ impl Worker {
             PeerMessage::Replicated { .. }
             | PeerMessage::ReadReply { .. }
             | PeerMessage::ForwardReply(_)
+            | PeerMessage::Exchange { .. }
             | PeerMessage::Unsupported { .. } => None,
         };
         let shard = hash.map_or(self.out.shard, |hash| self.shard_of(hash));

@@ -125,7 +125,7 @@ fn memtable(trace: &[u32]) -> (f64, usize) {
     let limit = u64::from(KEYS / 10) * 200;
     let config = MemtableConfig { limit, partitions: 64, shards: 1, shard: ShardId(0), seed: 1 };
     let mut real = Real { table: Memtable::new(config), time: 0, entries: 0 };
-    real.table.namespace(NamespaceSlot(0), true);
+    real.table.namespace(NamespaceSlot(0), true, 3);
     let hit = ratio(trace, &mut real);
     (hit, (real.entries / real.time) as usize)
 }

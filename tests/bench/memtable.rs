@@ -50,7 +50,7 @@ fn measure(count: u64) {
     let before = resident();
     let config = MemtableConfig { limit: 1 << 40, partitions: 1024, shards: 1, shard: ShardId(0), seed: 1 };
     let mut table = Memtable::new(config);
-    table.namespace(SLOT, true);
+    table.namespace(SLOT, true, 3);
     let put = |table: &mut Memtable, number: u64, time: u64, pin: bool| {
         let (key, hash) = key(number);
         let now = Wall(1_700_000_000_000 + time);

@@ -2,11 +2,14 @@
 //!
 //! A member of a first layout has everything that was acknowledged, since nothing was: it is `Ready`. Who comes back,
 //! takes another's place, or enters a layout after others agreed on one without it, may lack what was acknowledged: it is
-//! `Warming`, and `Settled` after `warming_max`. Comparing with other owners, which would make it `Ready`, is not here yet.
-//! One state stands for all of a node's partitions until comparison makes them differ.
+//! `Warming`, and `Settled` after `warming_max`. Shards make their copies Ready one by
+//! one as they compare (`anti_entropy`); once all are, the node is `Ready` as a whole.
 
 use crate::{time::Mono, wire::peer::ReplicaState};
 use std::time::Duration;
+
+/// Shards have heard by then that they warm, and their figures say so.
+const COMPARED_AFTER: Duration = Duration::from_secs(3);
 
 /// The node's standing, and what it was told that decides the next one.
 #[derive(Debug)]
@@ -55,6 +58,15 @@ impl Standing {
         }
     }
 
+    /// All of this node's shards say that all their copies compared with enough other owners. What was said before the
+    /// shards heard that they warm does not count.
+    pub fn on_compared(&mut self, now: Mono) {
+        let warms = matches!(self.state, ReplicaState::Warming | ReplicaState::Settled);
+        if warms && now.since(self.warming_since) >= COMPARED_AFTER {
+            self.state = ReplicaState::Ready;
+        }
+    }
+
     /// The state of this node's copies.
     pub fn state(&self) -> ReplicaState {
         self.state
@@ -78,6 +90,19 @@ mod tests {
     fn a_member_of_a_first_layout_is_ready_at_once() {
         let mut standing = standing();
         standing.observe(true, false, false, Mono(0));
+        assert_eq!(standing.state(), ReplicaState::Ready);
+    }
+
+    #[test]
+    fn a_warming_node_whose_copies_all_compared_is_ready() {
+        let mut standing = standing();
+        standing.on_return();
+        standing.observe(true, false, true, Mono(0));
+        standing.on_compared(Mono(1));
+        assert_eq!(standing.state(), ReplicaState::Warming, "that was said of another time");
+        standing.on_compared(Mono(0) + COMPARED_AFTER);
+        assert_eq!(standing.state(), ReplicaState::Ready);
+        standing.observe(true, false, true, Mono(0) + Duration::from_secs(50));
         assert_eq!(standing.state(), ReplicaState::Ready);
     }
 

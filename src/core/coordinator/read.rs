@@ -73,8 +73,12 @@ impl Shard {
         self.hedge_credit = (self.hedge_credit + HEDGE_PERCENT_MAX).min(HEDGES_SAVED_MAX * HEDGE_COST);
         let mut votes = Votes::new(owners, need, subject.strict);
         let place = (subject.namespace, subject.slot, subject.partition, subject.hash);
+        let state = if owners.contains(&me) {
+            self.state_of(subject.namespace, subject.partition)
+        } else {
+            ReplicaState::Fallback
+        };
         let local = Self::local(&mut self.table, &self.hints, place, &subject.key);
-        let state = if owners.contains(&me) { view.state } else { ReplicaState::Fallback };
         let mine = match &local {
             Ok(entry) => Answer::Holds(state, entry.version),
             Err(forgotten) => Answer::Absent(state, *forgotten),
@@ -560,7 +564,7 @@ mod tests {
         let (slot, space, hash) = (NamespaceSlot(0), NamespaceId(1), KeyHash(7));
         let config = MemtableConfig { limit: 256 << 10, partitions: 1, shards: 1, shard: ShardId(0), seed: 1 };
         let (mut table, mut hints) = (Memtable::new(config), HintStore::new(1 << 20));
-        table.namespace(slot, true);
+        table.namespace(slot, true, 3);
         let at = |ms| Version { hlc: Hlc::at(Wall(ms)), actor: ActorId(1) };
         let entry = |ms, value| Entry { version: at(ms), expires_at: None, hold_until: None, body: Body::Value(value) };
         hints.store(Wall(10), NodeId(2), space, hash, b"k", &entry(10, b"old")).unwrap();

@@ -156,7 +156,7 @@ impl Shard {
         votes.restamp();
         let me = view.ring.as_ref().and_then(|ring| ring.index_of(view.me));
         let own = me.and_then(|me| votes.targets.position(me));
-        let wall = self.clock.wall(now);
+        let (wall, state) = (self.clock.wall(now), self.state_of(subject.namespace, subject.partition));
         if let Some(at) = own {
             if let Some(pin) = pin.take() {
                 self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
@@ -165,11 +165,11 @@ impl Shard {
                 match self.table.put(wall, subject.slot, subject.hash, &subject.key, &entry.as_entry(), true) {
                     Put::Applied { pin: pinned } => {
                         *pin = pinned;
-                        Answer::Applied(view.state)
+                        Answer::Applied(state)
                     }
                     Put::Superseded { version, hold_until } => {
                         votes.report(version, hold_until);
-                        Answer::Superseded(view.state)
+                        Answer::Superseded(state)
                     }
                     Put::OutOfMemory | Put::TooLarge => Answer::Lost,
                 }

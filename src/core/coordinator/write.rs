@@ -88,19 +88,19 @@ impl Shard {
         let hold_until = hold.take().and_then(|old| value.and(old.hold_for_successor(expires_at)));
         let body = value.map_or(Body::Tombstone, Body::Value);
         let entry = Entry { version, expires_at, hold_until, body };
-        let wall = self.clock.wall(now);
+        let (wall, state) = (self.clock.wall(now), self.state_of(subject.namespace, subject.partition));
         let mut pin = None;
         if is_owner {
             let at = votes.targets.position(me).expect("an owner is among the owners");
             match self.table.put(wall, subject.slot, subject.hash, &subject.key, &entry, copies > 1) {
                 Put::Applied { pin: pinned } => {
                     pin = pinned;
-                    votes.targets.set(at, Answer::Applied(view.state));
+                    votes.targets.set(at, Answer::Applied(state));
                 }
                 Put::Superseded { version, hold_until } => {
                     // Only a version beyond the clock's bounds is still above the stamp.
                     votes.report(version, hold_until);
-                    votes.targets.set(at, Answer::Superseded(view.state));
+                    votes.targets.set(at, Answer::Superseded(state));
                 }
                 Put::OutOfMemory => {
                     return Err(refused(

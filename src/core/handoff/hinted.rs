@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     canary::canary,
-    id::{KeyHash, NamespaceId, NodeId, PartitionId},
+    id::{KeyHash, NamespaceId, NodeId},
     limits::WRITE_TIMEOUT,
     outbox::ShardOutbox,
     ring::Ring,
@@ -23,7 +23,7 @@ use crate::{
     view::View,
     wire::peer::{KeyRef, PeerMessage, Refusal, Replicated, ReplicationKind},
 };
-use std::{collections::BTreeSet, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 /// Between two looks while hints wait for their targets.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -38,15 +38,13 @@ const RESOLVE_MOST: usize = 1_000;
 #[derive(Debug)]
 pub(crate) struct Hinted {
     pub(crate) replay: Replay,
-    /// Partitions that lost a hint undelivered: anti-entropy takes them first.
-    pub(crate) urgent: BTreeSet<PartitionId>,
     look_at: Option<Mono>,
     resolve_at: Option<Mono>,
 }
 
 impl Hinted {
     pub(crate) fn new(process: u64) -> Self {
-        Self { replay: Replay::new(process), urgent: BTreeSet::new(), look_at: None, resolve_at: None }
+        Self { replay: Replay::new(process), look_at: None, resolve_at: None }
     }
 
     /// When hints are looked at next.
@@ -91,8 +89,9 @@ impl Shard {
     /// Drops what is over or too old.
     pub(crate) fn expire_hints(&mut self, now: Now) {
         let died = self.hints.expire(self.clock.wall(now));
-        let partitions = self.config.partitions;
-        self.hinted.urgent.extend(died.into_iter().map(|hash| hash.partition(partitions)));
+        for hash in died {
+            self.mark_urgent(hash);
+        }
     }
 
     /// Sends what may be sent.
@@ -184,7 +183,7 @@ impl Shard {
                 self.stats.hints_replayed += 1;
             }
             Replicated::Refused(Refusal::Outlived) => {
-                self.hinted.urgent.insert(sent.place.0.partition(self.config.partitions));
+                self.mark_urgent(sent.place.0);
                 self.hints.end(from, &sent.place, sent.version);
             }
             Replicated::Refused(refusal) => {
@@ -252,9 +251,14 @@ impl Shard {
         }
     }
 
-    /// An owner is without a write, and nobody here keeps it for them.
+    /// An owner is without a write, and nobody here keeps it for them: where this node is an owner too, comparing comes
+    /// first. Otherwise the owners find out among themselves.
     pub(crate) fn mark_urgent(&mut self, hash: KeyHash) {
-        self.hinted.urgent.insert(hash.partition(self.config.partitions));
+        let partition = hash.partition(self.config.partitions);
+        let owns = |ring: &Ring| ring.index_of(self.view.me).is_some_and(|me| ring.owners(partition).contains(&me));
+        if self.view.ring.as_deref().is_some_and(owns) {
+            self.anti_entropy.urgent.insert(partition);
+        }
     }
 
     /// The version of the hint held for `target` under this key: for whoever explains or checks a node.

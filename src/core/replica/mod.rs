@@ -38,11 +38,12 @@ impl Shard {
     /// This node's state as a replica of the key.
     fn state_for(&self, key: &KeyRef<'_>) -> ReplicaState {
         let Some(ring) = self.view.ring.as_ref() else { return ReplicaState::Fallback };
-        let copies = self.rules.get(&key.namespace).map_or(0, |rules| usize::from(rules.n));
-        let owners = ring.owners(key.hash.partition(ring.partitions()));
+        let copies = self.rules.get(&key.namespace).map_or(0, |rules| rules.n);
+        let partition = key.hash.partition(ring.partitions());
+        let owners = ring.owners(partition);
         let mine = ring.index_of(self.view.me);
-        let owns = owners.iter().take(copies).any(|owner| Some(*owner) == mine);
-        if owns { self.view.state } else { ReplicaState::Fallback }
+        let owns = owners.iter().take(usize::from(copies)).any(|owner| Some(*owner) == mine);
+        if owns { self.replica_state((copies, partition)) } else { ReplicaState::Fallback }
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of the message")]

@@ -61,6 +61,14 @@ fn audit(table: &Memtable) {
     let stats = table.stats();
     assert_eq!((stats.entries, stats.entries + stats.tombstones), (entries, live as u64));
     assert_eq!([stats.tombstone_bytes, stats.held_tombstone_bytes], tombstone_bytes);
+    for local in 0..table.index.tables() {
+        let partition = PartitionId(u16::try_from(local * 2).unwrap());
+        for copies in 1..=table.copies_max() {
+            assert!(table.audit(copies, partition), "the tree kept in place is that of the data");
+            let leaves = table.leaves(copies, partition, 8).into_iter();
+            assert_eq!(table.root(copies, partition), leaves.fold(0, u64::wrapping_add));
+        }
+    }
     for actor in table.ghosts.actors() {
         *uses.entry(actor).or_default() += 1;
     }
@@ -82,8 +90,8 @@ fn counters_agree_with_the_records_after_any_history() {
         let limit = [300 << 10, 1 << 20, 3 << 20, 40 << 20][(seed % 4) as usize];
         let mut table = Memtable::new(MemtableConfig { limit, partitions: 16, shards: 2, shard: ShardId(0), seed: 1 });
         let slots = [NamespaceSlot(0), NamespaceSlot(1)];
-        table.namespace(slots[0], true);
-        table.namespace(slots[1], false);
+        table.namespace(slots[0], true, 3);
+        table.namespace(slots[1], false, 2);
         let mut pins: Vec<(Pin, NamespaceSlot, u64)> = Vec::new();
         let mut wall = 1_000_000;
         for step in 0..20_000u64 {
@@ -102,7 +110,8 @@ fn counters_agree_with_the_records_after_any_history() {
                 400 => table.remove_partition(PartitionId(2 * u16::try_from(rng.below(8)).unwrap())),
                 401 => {
                     for evictable in [true, false] {
-                        table.namespace(slots[1], evictable);
+                        let copies = if evictable { 1 } else { 2 };
+                        table.namespace(slots[1], evictable, copies);
                         audit(&table);
                     }
                 }

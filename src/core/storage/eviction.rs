@@ -33,6 +33,7 @@ use super::{
     segments::{CLASSES, Class, handle},
 };
 use crate::{
+    anti_entropy::merkle::gone_at,
     time::Wall,
     value::{Hlc, Version},
 };
@@ -73,11 +74,12 @@ enum Fate {
 }
 
 impl Memtable {
-    /// Makes room to append a record of `needed` bytes and index it in table `local`.
+    /// Makes room to append a record of `needed` bytes and index it in table `local`, in a tree that may be new: making
+    /// room may take the last other entry of its partition.
     pub(super) fn room_to_append(&mut self, class: Class, needed: u32, local: usize) -> bool {
         loop {
             let need = match self.log.growth(class, needed) {
-                Some(growth) => growth + self.index.growth(local),
+                Some(growth) => growth + self.index.growth(local) + self.trees.leaves_bytes(),
                 None => match self.clean_one(true) {
                     true => continue,
                     false => return false,
@@ -199,7 +201,7 @@ impl Memtable {
                 gone @ (Fate::Ended | Fate::Evicted | Fate::Dropped) => {
                     progress = true;
                     self.index.remove(self.placement.local(header.hash), header.hash, old);
-                    self.lose(&header, &gone);
+                    self.lose(&header, record, &gone);
                 }
             }
         }
@@ -237,7 +239,7 @@ impl Memtable {
             }
             Fate::Ended | Fate::Evicted | Fate::Dropped => {
                 self.index.remove(self.placement.local(header.hash), header.hash, handle);
-                self.lose(&header, &fate);
+                self.lose(&header, &data, &fate);
                 self.log.release(slot, data);
                 true
             }
@@ -292,7 +294,8 @@ impl Memtable {
         match cleaning {
             Cleaning::Compact | Cleaning::Shed => Fate::Kept(stay, header.frequency()),
             Cleaning::Evict | Cleaning::Force if over && self.after_end(header, record) => Fate::Buried,
-            Cleaning::Evict | Cleaning::Force if over => Fate::Ended,
+            // Over but not gone: replicas that keep it still have its hash in their trees.
+            Cleaning::Evict | Cleaning::Force if over => Fate::Evicted,
             Cleaning::Force => Fate::Evicted,
             Cleaning::Evict => match (stay, header.frequency()) {
                 (Class::Small, uses) if uses >= PROMOTE_USES => Fate::Kept(Class::Main, 0),
@@ -304,18 +307,19 @@ impl Memtable {
 
     /// Whether a value past its own end must stay as a tombstone because what it replaced has not ended.
     pub(super) fn after_end(&self, header: &Header, record: &[u8]) -> bool {
-        let hold = header.hold_until(record).unwrap_or(Wall(0)).0.saturating_add(super::GRACE_MS);
-        !header.is_tombstone() && hold > self.wall.0 && header.hold_until(record) > header.expires_at(record)
+        let hold = gone_at(header.hold_until(record).unwrap_or(Wall(0)), super::GRACE_MS);
+        !header.is_tombstone() && hold > self.wall && header.hold_until(record) > header.expires_at(record)
     }
 
     /// Accounts for a record that leaves the index: its actor's reference goes to its ghost, if it gets one.
-    fn lose(&mut self, header: &Header, fate: &Fate) {
+    fn lose(&mut self, header: &Header, record: &[u8], fate: &Fate) {
         self.count(header, false);
+        let gone = self.entry_hash(header, record);
         let version = Version { hlc: Hlc(header.hlc), actor: self.actors.resolve(header.actor()) };
         match fate {
             Fate::Evicted => {
                 self.stats.evictions += 1;
-                self.haunt(header);
+                self.haunt(header, record, gone);
                 return;
             }
             Fate::Dropped => {
@@ -327,16 +331,19 @@ impl Memtable {
             Fate::Ended => self.stats.expired += 1,
             Fate::Buried | Fate::Kept(..) => unreachable!("those stay"),
         }
+        self.tree_remove(header.namespace(), header.hash, gone);
         self.actors.release(header.actor());
     }
 
     /// Makes a ghost of an evicted record, dropping older ones to stay within their share.
-    fn haunt(&mut self, header: &Header) {
+    fn haunt(&mut self, header: &Header, record: &[u8], entry_hash: u64) {
         let growth = self.ghosts.growth(header.hash);
+        let (actor, namespace) = (header.actor(), header.namespace());
+        let ghost = Ghost::new(header.hash, header.hlc, entry_hash, actor, namespace, header.gone_at(record));
         if self.trim_ghosts(growth) {
-            self.ghosts.push(Ghost::new(header.hash, header.hlc, header.actor(), header.namespace()));
+            self.ghosts.push(ghost);
         } else {
-            self.forget_ghost(&Ghost::new(header.hash, header.hlc, header.actor(), header.namespace()));
+            self.forget_ghost(&ghost);
         }
     }
 
@@ -355,6 +362,7 @@ impl Memtable {
         let version = self.ghost_version(ghost);
         let rises = self.floors.raise_evicted(ghost.namespace, self.placement.local(ghost.hash), version);
         self.stats.evicted_floor_raised += u64::from(rises);
+        self.tree_remove(ghost.namespace, ghost.hash, ghost.entry_hash);
         self.actors.release(ghost.actor);
     }
 

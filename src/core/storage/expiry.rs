@@ -1,6 +1,6 @@
 //! Who leaves with time: a bounded sweep over the segments that have something due.
 //!
-//! Each segment knows the earliest wall time at which one of its records ends, a minute of grace included, and is
+//! Each segment knows the earliest wall time at which one of its records is gone, a minute of grace included, and is
 //! walked only then: a wheel as coarse as a segment. An entry that replaced one that would outlive it becomes a
 //! tombstone instead and lasts until that one's end (PROTOCOL §5). Nothing here decides what a client sees.
 
@@ -18,13 +18,15 @@ const PASS_MS: u64 = 1_000;
 pub(super) struct Sweep {
     /// No segment is due before this wall time, in milliseconds.
     due: u64,
+    /// No pass begins before this one.
+    not_before: u64,
     /// In a pass: the next slot, and the earliest time seen behind it.
     pass: Option<(u16, u64)>,
 }
 
 impl Default for Sweep {
     fn default() -> Self {
-        Self { due: u64::MAX, pass: None }
+        Self { due: u64::MAX, not_before: 0, pass: None }
     }
 }
 
@@ -36,6 +38,11 @@ impl Sweep {
             *earliest = (*earliest).min(due);
         }
     }
+
+    /// Whether a record that was due by `wall` may still be there.
+    pub(super) fn has_due(&self, wall: u64) -> bool {
+        self.due <= wall
+    }
 }
 
 impl Memtable {
@@ -45,6 +52,7 @@ impl Memtable {
         self.wall = now;
         let mut budget = records_max;
         let swept = self.sweep_step(&mut budget);
+        self.forget_ended_ghosts(&mut budget);
         let mut stuck = false;
         while budget > 0 && self.is_high() {
             let before = (self.stats.evictions, self.stats.moved_bytes);
@@ -67,7 +75,7 @@ impl Memtable {
         let now = self.wall.0;
         let (mut slot, mut earliest) = match self.sweep.pass {
             Some(pass) => pass,
-            None if self.sweep.due <= now => (0, u64::MAX),
+            None if self.sweep.due <= now && self.sweep.not_before <= now => (0, u64::MAX),
             None => return false,
         };
         while slot < self.log.slots() {
@@ -83,8 +91,18 @@ impl Memtable {
             earliest = earliest.min(self.log.segment(slot).due);
             slot += 1;
         }
-        self.sweep = Sweep { due: earliest.max(now.saturating_add(PASS_MS)), pass: None };
+        self.sweep = Sweep { due: earliest, not_before: now.saturating_add(PASS_MS), pass: None };
         false
+    }
+
+    /// What was evicted and has ended by now protects nothing any more: no floor rises.
+    fn forget_ended_ghosts(&mut self, budget: &mut usize) {
+        if self.ghosts.is_due(self.wall.0) {
+            for ghost in self.ghosts.take_ended(self.wall.0, budget) {
+                self.tree_remove(ghost.namespace, ghost.hash, ghost.entry_hash);
+                self.actors.release(ghost.actor);
+            }
+        }
     }
 
     fn sweep_segment(&mut self, slot: u16) -> usize {

@@ -5,6 +5,7 @@
 //! Whoever drops a ghost raises the forget floor E by its version: the memtable does, this file only says which.
 
 use super::index::{Index, Placement};
+use crate::anti_entropy::merkle::STEP_MS;
 use std::collections::VecDeque;
 
 /// One evicted entry, 32 bytes.
@@ -12,16 +13,30 @@ use std::collections::VecDeque;
 pub(super) struct Ghost {
     pub(super) hash: u64,
     pub(super) hlc: u64,
-    /// Room for the entry's hash in the partition's tree; zero until there are trees.
-    _digest: u64,
+    /// The entry's hash in the partition's tree.
+    pub(super) entry_hash: u64,
     pub(super) actor: u16,
     pub(super) namespace: u16,
-    live: bool,
+    /// In which step of the trees it ends; zero: this cell is empty.
+    end: u32,
 }
 
+const NEVER: u32 = u32::MAX;
+
 impl Ghost {
-    pub(super) fn new(hash: u64, hlc: u64, actor: u16, namespace: u16) -> Self {
-        Self { hash, hlc, _digest: 0, actor, namespace, live: true }
+    /// `gone_at`: when the entry's hash leaves the tree, in wall milliseconds.
+    pub(super) fn new(hash: u64, hlc: u64, entry_hash: u64, actor: u16, namespace: u16, gone_at: u64) -> Self {
+        let end = u32::try_from(gone_at.div_ceil(STEP_MS)).unwrap_or(NEVER).max(1);
+        Self { hash, hlc, entry_hash, actor, namespace, end }
+    }
+
+    /// When it is gone, in wall milliseconds; `u64::MAX`: not by time.
+    pub(super) fn gone_at(&self) -> u64 {
+        if self.end == NEVER { u64::MAX } else { u64::from(self.end) * STEP_MS }
+    }
+
+    fn is_live(&self) -> bool {
+        self.end != 0
     }
 }
 
@@ -34,6 +49,10 @@ pub(super) struct Ghosts {
     placement: Placement,
     index: Index,
     chunks: VecDeque<Box<[Ghost]>>,
+    /// By chunk: no ghost in it ends before this step.
+    ends: VecDeque<u32>,
+    /// No ghost at all does.
+    earliest: u32,
     /// Sequence number of the first cell of the first chunk.
     base: u32,
     /// Oldest and next sequence number.
@@ -45,7 +64,17 @@ pub(super) struct Ghosts {
 impl Ghosts {
     pub(super) fn new(placement: Placement) -> Self {
         let index = Index::new(placement.tables());
-        Self { placement, index, chunks: VecDeque::new(), base: 0, head: 0, tail: 0, live: 0 }
+        Self {
+            placement,
+            index,
+            chunks: VecDeque::new(),
+            ends: VecDeque::new(),
+            earliest: NEVER,
+            base: 0,
+            head: 0,
+            tail: 0,
+            live: 0,
+        }
     }
 
     fn place(base: u32, sequence: u32) -> (usize, usize) {
@@ -82,8 +111,8 @@ impl Ghosts {
     fn take(&mut self, sequence: u32) -> Ghost {
         let (chunk, at) = Self::place(self.base, sequence);
         let cell = &mut self.chunks[chunk][at];
-        cell.live = false;
         let ghost = *cell;
+        cell.end = 0;
         self.index.remove(self.placement.local(ghost.hash), ghost.hash, sequence);
         self.live -= 1;
         ghost
@@ -92,7 +121,7 @@ impl Ghosts {
     /// Bytes that one more ghost may add.
     pub(super) fn growth(&self, hash: u64) -> u64 {
         let full = Self::place(self.base, self.tail).0 >= self.chunks.len();
-        self.index.growth(self.placement.local(hash)) + if full { CHUNK_BYTES + 256 } else { 0 }
+        self.index.growth(self.placement.local(hash)) + if full { CHUNK_BYTES + 384 } else { 0 }
     }
 
     /// Remembers an eviction. There is none of this hash yet.
@@ -102,9 +131,15 @@ impl Ghosts {
             if self.chunks.len() == self.chunks.capacity() {
                 self.chunks.reserve_exact(16 + self.chunks.len() / 8);
             }
+            if self.ends.len() == self.ends.capacity() {
+                self.ends.reserve_exact(self.chunks.capacity() - self.ends.len());
+            }
             self.chunks.push_back(vec![Ghost::default(); CHUNK as usize].into());
+            self.ends.push_back(NEVER);
         }
         self.chunks[chunk][at] = ghost;
+        self.ends[chunk] = self.ends[chunk].min(ghost.end);
+        self.earliest = self.earliest.min(ghost.end);
         let (chunks, base) = (&self.chunks, self.base);
         let hash_of = |sequence| Self::cell(chunks, base, sequence).hash;
         self.index.insert(self.placement.local(ghost.hash), ghost.hash, self.tail, hash_of);
@@ -116,11 +151,12 @@ impl Ghosts {
     pub(super) fn pop(&mut self) -> Option<Ghost> {
         while self.head != self.tail {
             let sequence = self.head;
-            let live = Self::cell(&self.chunks, self.base, sequence).live;
+            let live = Self::cell(&self.chunks, self.base, sequence).is_live();
             let ghost = live.then(|| self.take(sequence));
             self.head = self.head.wrapping_add(1);
             if self.head.wrapping_sub(self.base) == CHUNK {
                 self.chunks.pop_front();
+                self.ends.pop_front();
                 self.base = self.head;
             }
             if ghost.is_some() {
@@ -133,7 +169,7 @@ impl Ghosts {
     /// Gives all memory back once there is no ghost left.
     pub(super) fn release(&mut self) {
         if self.live == 0 {
-            self.chunks = VecDeque::new();
+            (self.chunks, self.ends, self.earliest) = (VecDeque::new(), VecDeque::new(), NEVER);
             (self.base, self.head) = (self.tail, self.tail);
             self.index = Index::new(self.placement.tables());
         }
@@ -147,15 +183,54 @@ impl Ghosts {
         let forget = |sequence: u32| {
             let (chunk, at) = Self::place(base, sequence);
             let cell = &mut self.chunks[chunk][at];
-            cell.live = false;
-            *cell
+            let ghost = *cell;
+            cell.end = 0;
+            ghost
         };
         sequences.into_iter().map(forget).collect()
     }
 
+    /// Whether a ghost may have ended by `wall`.
+    pub(super) fn is_due(&self, wall: u64) -> bool {
+        u64::from(self.earliest) <= wall / STEP_MS
+    }
+
+    /// Forgets ghosts of what has ended by `wall`, walking about `budget` of them; the caller releases their actors.
+    pub(super) fn take_ended(&mut self, wall: u64, budget: &mut usize) -> Vec<Ghost> {
+        let step = u32::try_from(wall / STEP_MS).unwrap_or(NEVER - 1);
+        let mut ended = Vec::new();
+        for chunk in 0..self.chunks.len() {
+            if self.ends[chunk] > step {
+                continue;
+            }
+            if *budget == 0 {
+                return ended;
+            }
+            *budget = budget.saturating_sub(CHUNK as usize);
+            let mut earliest = NEVER;
+            for at in 0..CHUNK {
+                let ghost = self.chunks[chunk][at as usize];
+                if ghost.is_live() && ghost.end <= step {
+                    let distance = u32::try_from(chunk).expect("a chunk's number fits a sequence") * CHUNK + at;
+                    ended.push(self.take(self.base.wrapping_add(distance)));
+                } else if ghost.is_live() {
+                    earliest = earliest.min(ghost.end);
+                }
+            }
+            self.ends[chunk] = earliest;
+        }
+        self.earliest = self.ends.iter().copied().min().unwrap_or(NEVER);
+        ended
+    }
+
+    /// The ghosts of a partition, in no meaningful order.
+    pub(super) fn of_partition(&self, local: usize) -> impl Iterator<Item = &Ghost> + '_ {
+        self.index.values(local).map(|sequence| Self::cell(&self.chunks, self.base, sequence))
+    }
+
     #[cfg(test)]
     pub(super) fn actors(&self) -> Vec<u16> {
-        self.chunks.iter().flatten().filter(|ghost| ghost.live).map(|ghost| ghost.actor).collect()
+        self.chunks.iter().flatten().filter(|ghost| ghost.is_live()).map(|ghost| ghost.actor).collect()
     }
 
     pub(super) fn shrink(&mut self, local: usize) {
@@ -168,7 +243,7 @@ impl Ghosts {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.index.bytes() + self.chunks.len() as u64 * CHUNK_BYTES + self.chunks.capacity() as u64 * 16
+        self.index.bytes() + self.chunks.len() as u64 * CHUNK_BYTES + self.chunks.capacity() as u64 * 20
     }
 }
 
@@ -178,13 +253,30 @@ mod tests {
     use crate::id::ShardId;
 
     #[test]
+    fn ghosts_of_what_ended_leave_at_their_step_and_no_other_does() {
+        let mut ghosts = Ghosts::new(Placement::new(8, 1, ShardId(0)));
+        let hash = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        for n in 1..=1000 {
+            let gone_at = if n % 3 == 0 { n * STEP_MS } else { u64::MAX };
+            ghosts.push(Ghost::new(hash(n), n, 0, 0, 0, gone_at));
+        }
+        assert!(!ghosts.is_due(3 * STEP_MS - 1) && ghosts.is_due(3 * STEP_MS));
+        let mut taken = 0;
+        while ghosts.is_due(300 * STEP_MS) {
+            taken += ghosts.take_ended(300 * STEP_MS, &mut 200).len();
+        }
+        assert_eq!((taken, ghosts.live()), (100, 900));
+        assert!(ghosts.lookup(hash(300)).is_none() && ghosts.lookup(hash(303)).is_some());
+    }
+
+    #[test]
     fn ghosts_leave_in_the_order_they_came_and_removed_ones_are_skipped() {
         let mut ghosts = Ghosts::new(Placement::new(8, 2, ShardId(0)));
         let hash = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !(1 << 61);
         // Wrapping sequence numbers are part of the test.
         (ghosts.base, ghosts.head, ghosts.tail) = (u32::MAX - 200, u32::MAX - 200, u32::MAX - 200);
         for n in 1..=1000 {
-            ghosts.push(Ghost::new(hash(n), n, 0, 0));
+            ghosts.push(Ghost::new(hash(n), n, 0, 0, 0, u64::MAX));
         }
         assert!((1..=1000).all(|n| ghosts.lookup(hash(n)).is_some_and(|ghost| ghost.hlc == n)));
         assert_eq!(ghosts.remove(hash(2)).map(|ghost| ghost.hlc), Some(2));

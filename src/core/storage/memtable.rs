@@ -16,6 +16,7 @@ use super::{
     segments::{Class, Handle, Log},
 };
 use crate::{
+    anti_entropy::merkle::Trees,
     canary::canary,
     id::{KeyHash, PartitionId},
     time::Wall,
@@ -32,6 +33,7 @@ pub struct Memtable {
     pub(super) index: Index,
     pub(super) ghosts: Ghosts,
     pub(super) floors: FloorTable,
+    pub(super) trees: Trees,
     pub(super) actors: Actors,
     pub(super) namespaces: Vec<Option<Namespace>>,
     pub(super) stats: MemtableStats,
@@ -44,6 +46,7 @@ pub struct Memtable {
 #[derive(Clone, Copy)]
 pub(super) struct Namespace {
     pub(super) evictable: bool,
+    pub(super) copies: u8,
 }
 
 impl Memtable {
@@ -62,6 +65,7 @@ impl Memtable {
             index: Index::new(placement.tables()),
             ghosts: Ghosts::new(placement),
             floors: FloorTable::default(),
+            trees: Trees::new(config.limit, config.partitions, placement.tables()),
             actors: Actors::new(config.seed),
             namespaces: Vec::new(),
             stats: MemtableStats::default(),
@@ -72,21 +76,26 @@ impl Memtable {
         made
     }
 
-    /// Declares a namespace, or changes whether it may be evicted; needed before its first use. Floors of an evictable
-    /// one take 32 bytes per partition.
+    /// Declares a namespace with so many copies of a key, or changes whether it may be evicted; needed before its first
+    /// use. Floors of an evictable one take 32 bytes per partition, trees of each number of copies as much.
     ///
     /// # Panics
     /// If `slot` is not below [`NAMESPACE_SLOTS_MAX`].
-    pub fn namespace(&mut self, slot: NamespaceSlot, evictable: bool) {
+    pub fn namespace(&mut self, slot: NamespaceSlot, evictable: bool, copies: u8) {
         assert!(slot.0 < NAMESPACE_SLOTS_MAX, "a namespace slot has 13 bits");
         let at = usize::from(slot.0);
         // Where nothing can be evicted the row goes over the limit: puts are refused until there is room again.
-        self.make_room(self.floors.growth(slot, self.placement.tables()) + 2 * (at as u64 + 1));
+        let growth = self.floors.growth(slot, self.placement.tables()) + self.trees.declare_growth(copies);
+        self.make_room(growth + 3 * (at as u64 + 1));
+        self.trees.declare(copies);
         if self.namespaces.len() <= at {
             self.namespaces.reserve_exact(at + 1 - self.namespaces.len());
             self.namespaces.resize(at + 1, None);
         }
-        let before = self.namespaces[at].replace(Namespace { evictable });
+        let before = self.namespaces[at].replace(Namespace { evictable, copies });
+        if let Some(before) = before.filter(|before| before.copies != copies) {
+            self.retree(slot.0, before.copies, copies);
+        }
         if before.is_some_and(|before| before.evictable != evictable) {
             self.recount_tombstones(slot.0, evictable);
         }
@@ -364,14 +373,17 @@ impl Memtable {
         match found {
             Some(old) => {
                 self.index.replace(local, hash, old, handle);
+                self.tree_add(handle);
                 self.forget_record(old);
             }
             None => {
                 let log = &self.log;
                 self.index.insert(local, hash, handle, |other| Header::read(log.record(other)).hash);
+                self.tree_add(handle);
             }
         }
         if let Some(ghost) = self.ghosts.remove(hash) {
+            self.tree_remove(ghost.namespace, hash, ghost.entry_hash);
             self.actors.release(ghost.actor);
             self.stats.ghost_hits += 1;
         }
@@ -385,11 +397,14 @@ impl Memtable {
 
     fn overwrite(&mut self, handle: Handle, old: &Header, draft: &Draft<'_>) {
         self.count(old, false);
+        let gone = self.entry_hash(old, self.log.record(handle));
         self.actors.release(old.actor());
         if old.is_pinned() {
             self.log.note_unpinned(handle, old.capacity());
         }
         let header = draft.write(self.log.record_mut(handle));
+        self.tree_add(handle);
+        self.tree_remove(old.namespace(), old.hash, gone);
         self.log.trim(handle, old.capacity());
         self.count(&header, true);
         self.note(handle);
@@ -425,7 +440,10 @@ impl Memtable {
 
     /// Ends a record that the index no longer names.
     pub(super) fn forget_record(&mut self, handle: Handle) {
-        let header = Header::read(self.log.record(handle));
+        let record = self.log.record(handle);
+        let header = Header::read(record);
+        let gone = self.entry_hash(&header, record);
+        self.tree_remove(header.namespace(), header.hash, gone);
         self.count(&header, false);
         self.actors.release(header.actor());
         self.log.kill(handle);
@@ -477,6 +495,7 @@ impl Memtable {
             self.forget_record(handle);
         }
         for ghost in self.ghosts.take_partition(local) {
+            self.tree_remove(ghost.namespace, ghost.hash, ghost.entry_hash);
             self.actors.release(ghost.actor);
         }
         self.settle();
@@ -536,12 +555,13 @@ impl Memtable {
             + self.log.tables_bytes()
             + self.index.bytes()
             + self.ghosts.bytes()
+            + self.trees.bytes()
             + self.small_tables_bytes()
             + self.reserved
     }
 
     fn small_tables_bytes(&self) -> u64 {
-        self.floors.bytes() + self.actors.bytes() + self.namespaces.capacity() as u64 * 2
+        self.floors.bytes() + self.actors.bytes() + self.namespaces.capacity() as u64 * 3
     }
 
     /// The hard limit, in bytes.
@@ -560,6 +580,7 @@ impl Memtable {
         self.stats.segment_bytes = self.log.segments_bytes();
         self.stats.index_bytes = self.index.bytes() + self.log.tables_bytes();
         self.stats.ghost_bytes = self.ghosts.bytes();
+        self.stats.tree_bytes = self.trees.bytes();
         self.stats.table_bytes = self.small_tables_bytes();
     }
 }

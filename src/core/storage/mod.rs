@@ -2,7 +2,8 @@
 //!
 //! Start at [`Memtable`]. Beneath it: `record` (how an entry lies in memory), `segments` (the log records are appended
 //! to), `index` (hash to handle, per partition), `eviction` (who leaves when room is needed), `expiry` (who leaves with
-//! time), `ghosts` and `floors` (what is remembered of those that left), `actors` (interned process ids).
+//! time), `ghosts` and `floors` (what is remembered of those that left), `actors` (interned process ids), `tree` (what others
+//! compare themselves with).
 //!
 //! Invariant: after every call the accounted bytes are at most the limit, unless the limit or the reservation was just
 //! moved past what may be evicted. What it is not: it answers for no clock (served or not is [`Entry::is_live`], asked
@@ -21,10 +22,12 @@ mod record;
 mod segments;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 pub use floors::Floors;
 pub use memtable::Memtable;
 pub use record::NAMESPACE_SLOTS_MAX;
+pub(crate) use tree::{Holding, TreeItem};
 
 use crate::{
     id::ShardId,
@@ -37,9 +40,9 @@ pub const KEY_BYTES_MAX: usize = 1 << 10;
 /// Longest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 8 << 20;
 
-/// An ended entry is kept this long past its end, so that every replica drops it at the same wall time although their
-/// clocks differ (PROTOCOL §5). Milliseconds.
-const GRACE_MS: u64 = 60_000;
+/// An ended entry is kept this long past its end, and to the next step of the trees, so that every replica drops it at the
+/// same wall time although their clocks differ (PROTOCOL §5). Milliseconds.
+pub(crate) const GRACE_MS: u64 = 60_000;
 
 /// A small dense id of a namespace within one memtable, chosen by the caller; below [`NAMESPACE_SLOTS_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,6 +119,8 @@ pub struct MemtableStats {
     pub index_bytes: u64,
     /// Bytes of ghosts and their index.
     pub ghost_bytes: u64,
+    /// Bytes of trees.
+    pub tree_bytes: u64,
     /// Bytes of floors, interned actors and namespaces.
     pub table_bytes: u64,
     /// Bytes of tombstone records in evictable namespaces.

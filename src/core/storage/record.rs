@@ -11,6 +11,7 @@
 //! round-trips. Invariant: `capacity` of the header is the distance to the next record, whatever was overwritten in place.
 
 use crate::{
+    anti_entropy::merkle::gone_at,
     id::ActorId,
     time::Wall,
     value::{Body, Entry, Hlc, Version},
@@ -145,12 +146,18 @@ impl Header {
         }
     }
 
-    /// When the sweep has something to do with this record, in wall milliseconds: `u64::MAX` for never. The minute
-    /// past the end is the same on every replica (PROTOCOL §5).
+    /// When the sweep has something to do with this record, in wall milliseconds: `u64::MAX` for never. The time past
+    /// the end is the same on every replica (PROTOCOL §5).
     pub(super) fn due(&self, record: &[u8]) -> u64 {
         let Some(expires) = self.expires_at(record) else { return u64::MAX };
         let end = if self.is_tombstone() { expires.max(self.hold_until(record).unwrap_or_default()) } else { expires };
-        end.0.saturating_add(super::GRACE_MS)
+        gone_at(end, super::GRACE_MS).0
+    }
+
+    /// When this record's hash leaves the tree, in wall milliseconds: `u64::MAX` for never.
+    pub(super) fn gone_at(&self, record: &[u8]) -> u64 {
+        let Some(expires) = self.expires_at(record) else { return u64::MAX };
+        gone_at(expires.max(self.hold_until(record).unwrap_or_default()), super::GRACE_MS).0
     }
 
     fn write_shape(self, record: &mut [u8]) {

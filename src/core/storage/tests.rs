@@ -15,8 +15,8 @@ const KEPT: NamespaceSlot = NamespaceSlot(1);
 
 fn memtable(limit: u64) -> Memtable {
     let mut made = Memtable::new(MemtableConfig { limit, partitions: 16, shards: 2, shard: ShardId(0), seed: 1 });
-    made.namespace(EVICTABLE, true);
-    made.namespace(KEPT, false);
+    made.namespace(EVICTABLE, true, 3);
+    made.namespace(KEPT, false, 3);
     made
 }
 
@@ -357,14 +357,14 @@ fn a_short_ttl_uncovers_nothing() {
     let _ = put(&mut table, 2_000, EVICTABLE, b"ends", &expiring(2_000, 20_000));
     let _ = put(&mut table, 2_000, EVICTABLE, b"alone", &expiring(2_000, 20_000));
 
-    work(&mut table, 81_000);
-    assert_eq!(table.stats().expired, 0, "a minute of grace has not passed");
-    work(&mut table, 83_000);
+    work(&mut table, 95_999);
+    assert_eq!(table.stats().expired, 0, "a minute of grace, and the step it ends in, have not passed");
+    work(&mut table, 96_000);
     assert_eq!(peek(&table, EVICTABLE, b"alone"), Lookup::Absent);
     for (key, hold) in [(&b"small"[..], u64::MAX), (b"jumbo", u64::MAX), (b"ends", 501_000)] {
         let Lookup::Found(entry) = peek(&table, EVICTABLE, key) else { panic!("{key:?}") };
         assert_eq!((entry.body, entry.hold_until, entry.version), (Body::Tombstone, Some(Wall(hold)), version(2_000)));
-        let late = put(&mut table, 83_000, EVICTABLE, key, &value(1_000, b"old"));
+        let late = put(&mut table, 96_000, EVICTABLE, key, &value(1_000, b"old"));
         assert!(matches!(late, Put::Superseded { .. }), "{late:?}");
     }
     assert!(table.accounted() < 1 << 20, "the jumbo value's memory was given back");
@@ -387,12 +387,12 @@ fn a_hold_that_ends_frees_its_tombstone_and_memory_pressure_keeps_it_until_then(
     for number in 0..30_000u64 {
         let _ = put(&mut table, 20_000, EVICTABLE, &number.to_be_bytes(), &value(2, &[0; 60]));
     }
-    assert_eq!(peek(&table, EVICTABLE, b"plain"), Lookup::Absent, "what has expired needs no ghost");
+    assert_eq!(peek(&table, EVICTABLE, b"plain"), Lookup::Absent, "what has expired is the first to go");
     let Lookup::Found(held) = peek(&table, EVICTABLE, b"held") else { panic!() };
     assert_eq!((held.body, held.hold_until), (Body::Tombstone, Some(Wall(300_000))));
-    while table.work(Wall(359_999), 1_000) {}
+    while table.work(Wall(367_999), 1_000) {}
     assert!(matches!(peek(&table, EVICTABLE, b"held"), Lookup::Found(_)));
-    while table.work(Wall(361_000), 1_000) {}
+    while table.work(Wall(369_000), 1_000) {}
     assert_eq!(peek(&table, EVICTABLE, b"held"), Lookup::Absent);
     assert_eq!(table.stats().tombstones, 0);
 }
@@ -459,10 +459,10 @@ fn a_lower_limit_and_a_reservation_evict_at_once() {
     table.set_reserved(1 << 20);
     assert!(table.accounted() <= 4 << 20);
     fill(&mut table, 60_000, 60_000, 80);
-    table.namespace(EVICTABLE, false);
+    table.namespace(EVICTABLE, false, 3);
     let key = (119_999u64 | 1 << 40).to_be_bytes();
     assert!(matches!(peek(&table, EVICTABLE, &key), Lookup::Found(_)));
-    table.namespace(EVICTABLE, true);
+    table.namespace(EVICTABLE, true, 3);
     fill(&mut table, 120_000, 60_000, 80);
 }
 

@@ -35,6 +35,7 @@ fn is_repair(message: &PeerMessage<'_>) -> bool {
 /// C is dead and known to be; `count` keys are written at A with two votes, and A keeps hints for C.
 fn c_missed(count: usize) -> Rig {
     let mut rig = Rig::three();
+    rig.set_exchanges(false);
     rig.kill(C);
     rig.all_believe_down(C, true);
     for number in 0..count {
@@ -209,6 +210,9 @@ fn the_death_of_a_hint_makes_its_partition_urgent() {
     returns(&mut rig, ReplicaState::Ready);
     rig.run_for(SECOND * 60);
     assert_eq!(rig.stats(C).entries, 0);
+    rig.set_exchanges(true);
+    rig.run_for(SECOND * 60);
+    assert_eq!((rig.stats(C).entries, rig.stats(A).partitions_urgent), (1, 0), "comparing mends it");
 }
 
 #[test]

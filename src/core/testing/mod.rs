@@ -11,6 +11,8 @@
 
 mod call;
 pub mod control_rig;
+#[cfg(test)]
+mod entropy;
 mod faults;
 #[cfg(test)]
 mod handoff;

@@ -146,6 +146,7 @@ pub struct Rig {
     pub(super) down: BTreeSet<(usize, usize)>,
     pub(super) held: Vec<Flight>,
     pub(super) fate: Option<FateOf>,
+    exchanges: bool,
     pub(super) asked: Vec<Asked>,
     pub(super) rng: Rng,
     pub(super) trace: blake3::Hasher,
@@ -185,6 +186,7 @@ impl Rig {
             down: BTreeSet::new(),
             held: Vec::new(),
             fate: None,
+            exchanges: true,
             asked: Vec::new(),
             rng: Rng::fork(config.seed, "rig"),
             trace: blake3::Hasher::new(),
@@ -265,12 +267,25 @@ impl Rig {
         self.nodes[node].shard.as_ref().expect("the node runs").stats()
     }
 
+    /// Lets owners compare what they hold, or not: for tests of what repairs without.
+    pub fn set_exchanges(&mut self, allowed: bool) {
+        self.exchanges = allowed;
+    }
+
     /// Hints that `node` holds, by target.
     ///
     /// # Panics
     /// If it was killed.
     pub fn hints_by_target(&self, node: usize) -> Vec<(NodeId, usize)> {
         self.nodes[node].shard.as_ref().expect("the node runs").hints_by_target()
+    }
+
+    /// How many trees of `node` do not vote yet.
+    ///
+    /// # Panics
+    /// If it was killed.
+    pub fn warming(&self, node: usize) -> usize {
+        self.nodes[node].shard.as_ref().expect("the node runs").warming().count()
     }
 
     /// How many nodes there are.
@@ -480,6 +495,9 @@ impl Rig {
     }
 
     fn depart(&mut self, from: usize, to: usize, frame: Vec<u8>) {
+        if !self.exchanges && matches!(Decoder::start(&frame), Ok((FrameType::Exchange, ..))) {
+            return;
+        }
         let fate = match &mut self.fate {
             None => Fate::Deliver,
             Some(fate) => {

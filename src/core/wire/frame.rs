@@ -31,6 +31,8 @@ pub enum FrameType {
     Forward = 20,
     /// The owner's reply.
     ForwardReply = 21,
+    /// A step of a comparison between replicas.
+    Exchange = 22,
     /// A message of the control plane.
     Control = 32,
     /// The receiver does not know the message with this id.
@@ -39,7 +41,7 @@ pub enum FrameType {
 
 impl FrameType {
     fn of(byte: u8) -> Option<Self> {
-        const ALL: [FrameType; 10] = [
+        const ALL: [FrameType; 11] = [
             FrameType::Request,
             FrameType::Reply,
             FrameType::Replicate,
@@ -48,6 +50,7 @@ impl FrameType {
             FrameType::ReadReply,
             FrameType::Forward,
             FrameType::ForwardReply,
+            FrameType::Exchange,
             FrameType::Control,
             FrameType::Unsupported,
         ];

@@ -12,6 +12,7 @@
 
 pub mod client;
 pub mod control;
+pub mod exchange;
 pub mod frame;
 pub mod hello;
 pub mod local;

@@ -5,6 +5,7 @@
 
 use super::{
     client::{Reply, Request},
+    exchange::{self, Exchange},
     frame::{DecodeError, Decoder, ENTRY_FIELDS, Encoder, FrameType},
 };
 use crate::{
@@ -119,6 +120,11 @@ pub enum ReplicaState {
 
 impl ReplicaState {
     fn code(self) -> u64 {
+        u64::from(self.byte())
+    }
+
+    /// The state as a byte of a packed list.
+    pub(super) fn byte(self) -> u8 {
         match self {
             Self::Ready => 0,
             Self::Warming => 1,
@@ -135,6 +141,11 @@ impl ReplicaState {
             3 => Ok(Self::Fallback),
             _ => Err(DecodeError::Malformed("an unknown replica state")),
         }
+    }
+
+    /// Which state such a byte means.
+    pub(super) fn of_byte(byte: u8) -> Option<Self> {
+        Self::of(u64::from(byte)).ok()
     }
 }
 
@@ -251,6 +262,15 @@ pub enum PeerMessage<'a> {
     },
     /// The reply, whose `id` is the forwarder's number.
     ForwardReply(Reply<'a>),
+    /// A step of a comparison between replicas.
+    Exchange {
+        /// The number of the comparison, its beginner's.
+        id: u64,
+        /// Layout and clock; no deadline.
+        header: Header,
+        /// Which step.
+        exchange: Exchange<'a>,
+    },
     /// The receiver does not know the message with this number.
     Unsupported {
         /// The asker's number.
@@ -292,6 +312,7 @@ impl<'a> PeerMessage<'a> {
             FrameType::ReadReply => Some(Err(id)),
             FrameType::Replicated
             | FrameType::ForwardReply
+            | FrameType::Exchange
             | FrameType::Unsupported
             | FrameType::Request
             | FrameType::Reply
@@ -349,6 +370,7 @@ impl<'a> PeerMessage<'a> {
                 Encoder::start(out, FrameType::Forward, *id, 2).fixed(hash.0).bytes(&nested);
             }
             Self::ForwardReply(reply) => reply.encode_as(out, FrameType::ForwardReply),
+            Self::Exchange { id, header, exchange } => exchange::encode(out, *id, header, exchange),
             Self::Unsupported { id } => super::frame::encode_unsupported(out, *id),
         }
     }
@@ -404,6 +426,10 @@ impl<'a> PeerMessage<'a> {
                 Self::Forward { id, hash, request: Request::decode(nested_id, &mut nested)? }
             }
             FrameType::ForwardReply => Self::ForwardReply(Reply::decode(id, decoder)?),
+            FrameType::Exchange => {
+                let (header, exchange) = exchange::decode(id, decoder)?;
+                Self::Exchange { id, header, exchange }
+            }
             FrameType::Unsupported => Self::Unsupported { id },
             FrameType::Request | FrameType::Reply | FrameType::Control => return Ok(None),
         }))

@@ -4,12 +4,13 @@
 use super::{
     client::{Condition, Consistency, Op, Quorum, Reply, ReplyBody, Request, Status, Ttl, Worth},
     control,
+    exchange::{Exchange, FloorItem, GcItem, KeyItem, Packed, PullItem, RootItem, Verdict, pack},
     frame::{DecodeError, Decoder, Encoder, FrameType},
     hello::{Hello, HelloReply, PROTOCOL},
     peer::{Found, Header, KeyRef, PeerMessage, Refusal, ReplicaState, Replicated, ReplicationKind},
 };
 use crate::{
-    id::{ActorId, ClusterId, KeyHash, NamespaceId, NodeId},
+    id::{ActorId, ClusterId, KeyHash, NamespaceId, NodeId, PartitionId},
     namespace::Mode,
     ring::LayoutName,
     rng::Rng,
@@ -119,6 +120,26 @@ impl<'a> Draw<'a> {
         Reply { id: self.number(), status: self.pick(&statuses), maybe_applied, worth, body: self.pick(&bodies) }
     }
 
+    fn exchange(&mut self, state: ReplicaState) -> Exchange<'a> {
+        let (at, from, until, sum) = (self.number(), self.number(), self.number(), self.number());
+        let (partition, copies) = (PartitionId(7), 3);
+        let verdict = self.pick(&[Verdict::Equal, Verdict::Different, Verdict::Later]);
+        let (items, leaves) = (self.value, self.key);
+        let exchanges = [
+            Exchange::Roots { hash_version: 1, at, sum, full: at % 2 == 0 },
+            Exchange::RootsAre { verdict, roots: items },
+            Exchange::Leaves { at, copies, partition, from, leaves },
+            Exchange::Keys { copies, partition, state, from, until, leaves, floors: items, items },
+            Exchange::Pull { partition, items },
+            Exchange::Pulled { partition },
+            Exchange::Later,
+            Exchange::Prepare { partition, items },
+            Exchange::Prepared { partition, items },
+            Exchange::Commit { partition, items },
+        ];
+        self.pick(&exchanges)
+    }
+
     fn peer(&mut self) -> PeerMessage<'a> {
         let (id, hlc) = (self.number(), Hlc(self.number()));
         let layout = LayoutName { epoch: self.number(), hash: self.number() };
@@ -152,6 +173,7 @@ impl<'a> Draw<'a> {
             PeerMessage::ReadReply { id, hlc, state, found },
             PeerMessage::Forward { id, hash, request: self.request() },
             PeerMessage::ForwardReply(self.reply()),
+            PeerMessage::Exchange { id, header: Header { deadline_ms: 0, ..header }, exchange: self.exchange(state) },
             PeerMessage::Unsupported { id },
         ];
         self.pick(&messages)
@@ -192,6 +214,7 @@ fn decode(frame: &[u8]) -> Result<(), DecodeError> {
         | FrameType::ReadReply
         | FrameType::Forward
         | FrameType::ForwardReply
+        | FrameType::Exchange
         | FrameType::Unsupported => PeerMessage::decode(frame_type, id, &mut decoder).map(|_| ()),
     }
 }
@@ -253,6 +276,25 @@ fn a_replication_says_what_kind_it_is_and_one_of_an_older_version_is_a_clients()
 }
 
 #[test]
+fn packed_lists_come_out_as_they_went_in_and_what_is_cut_off_is_left_out() {
+    let (namespace, hash) = (NamespaceId(5), KeyHash(6));
+    let version = Version { hlc: Hlc(7), actor: ActorId(8) };
+    let root = RootItem { copies: 3, partition: PartitionId(900), state: ReplicaState::Settled, root: 11 };
+    let key = KeyItem { namespace, hash, version, entry_hash: 9, ghost: true, ending: false };
+    let floor = FloorItem { namespace, evicted: version, tombstone: Version::ZERO };
+    let gc = GcItem { namespace, hash, entry_hash: 9 };
+    let pull = PullItem { namespace, hash };
+    let other = KeyItem { ghost: false, ending: true, ..key };
+    assert_eq!(RootItem::list(&pack(&[root])).collect::<Vec<_>>(), [root]);
+    assert_eq!(FloorItem::list(&pack(&[floor, floor])).collect::<Vec<_>>(), [floor, floor]);
+    assert_eq!(GcItem::list(&pack(&[gc])).collect::<Vec<_>>(), [gc]);
+    assert_eq!(PullItem::list(&pack(&[pull])).collect::<Vec<_>>(), [pull]);
+    let packed = pack(&[key, other]);
+    assert_eq!(KeyItem::list(&packed).collect::<Vec<_>>(), [key, other]);
+    assert_eq!(KeyItem::list(&packed[..packed.len() - 1]).collect::<Vec<_>>(), [key]);
+}
+
+#[test]
 fn every_truncation_is_an_error() {
     for_frames(600, |frame| {
         assert_eq!(decode(frame), Ok(()));
@@ -308,7 +350,7 @@ fn noise_never_panics_nor_allocates_what_is_not_there() {
         // Half of them begin like a frame, so that more than the first byte is looked at.
         if rng.below(2) == 0 && length > 3 {
             noise[0] = 0x90 | u8::try_from(rng.below(16)).unwrap();
-            noise[1] = [1, 2, 16, 17, 18, 19, 20, 21, 32, 63][usize::try_from(rng.below(10)).unwrap()];
+            noise[1] = [1, 2, 16, 17, 18, 19, 20, 21, 22, 32, 63][usize::try_from(rng.below(11)).unwrap()];
         }
         let _: Result<(), DecodeError> = decode(&noise);
         assert!(Hello::from_bytes(&noise).is_err() || !noise.is_empty());

@@ -1,0 +1,219 @@
+//! The answering side of a comparison: it keeps no state, and each question carries what its answer needs.
+//!
+//! Whatever arrives is judged against this node's own ring first: a tree that it or the asker does not own is answered with
+//! `Later`, as are questions about another moment. Answers are bounded: roots by the partitions, keys by
+//! `EXCHANGE_LEAVES_MAX` leaves and a few thousand items, entries by `EXCHANGE_BYTES_MAX`; the asker goes on from there.
+
+use super::{delta::is_ending, merkle, readiness::TreeName};
+use crate::{
+    id::{KeyHash, PartitionId},
+    input::PeerShard,
+    limits,
+    outbox::ShardOutbox,
+    shard::Shard,
+    storage::{Floors, Holding, TreeItem},
+    time::{Now, Wall},
+    value::Version,
+    view::View,
+    wire::{
+        exchange::{Exchange, FloorItem, KeyItem, Packed, PullItem, RootItem, Verdict, pack},
+        peer::ReplicaState,
+    },
+};
+
+/// Most items of one list of keys; equal hashes stay together.
+const ITEMS_MAX: usize = 1_700;
+/// Most entries sent for one request.
+const PULLS_MAX: usize = 4_096;
+
+/// The last key hash of a leaf: one of `2^bits` in `partition`, one of `2^partition_bits`.
+pub(super) fn leaf_end(partition: PartitionId, partition_bits: u32, bits: u32, leaf: usize) -> u64 {
+    let width = 64 - partition_bits - bits;
+    let prefix = (u64::from(partition.0) << bits) | leaf as u64;
+    match width {
+        64 => u64::MAX,
+        width => (prefix << width) | ((1 << width) - 1),
+    }
+}
+
+impl Shard {
+    pub(super) fn answer_roots(
+        &mut self,
+        now: Now,
+        view: &View,
+        from: PeerShard,
+        id: u64,
+        (hash_version, at, sum, full): (u8, u64, u64, bool),
+        out: &mut dyn ShardOutbox,
+    ) {
+        let wall = self.comparing_wall(now);
+        if hash_version != merkle::HASH_VERSION || self.table.trees_at(wall) != Some(at) {
+            return self.send_exchange(now, from, id, Exchange::Later, out);
+        }
+        let trees = self.shared_trees(view, from);
+        let equal = self.sum_of(&trees) == sum;
+        let verdict = if equal { Verdict::Equal } else { Verdict::Different };
+        let mut roots = Vec::new();
+        if !equal || full {
+            // What is not listed is Ready and empty.
+            let item = |(copies, partition): &TreeName| RootItem {
+                copies: *copies,
+                partition: *partition,
+                state: self.replica_state((*copies, *partition)),
+                root: self.table.root(*copies, *partition),
+            };
+            roots = trees.iter().map(item).filter(|item| item.root != 0 || item.state != ReplicaState::Ready).collect();
+        }
+        let roots = pack(&roots);
+        self.send_exchange(now, from, id, Exchange::RootsAre { verdict, roots: &roots }, out);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of the message")]
+    pub(super) fn answer_leaves(
+        &mut self,
+        now: Now,
+        view: &View,
+        from: PeerShard,
+        id: u64,
+        at: u64,
+        tree: TreeName,
+        first: u64,
+        theirs: &[u8],
+        out: &mut dyn ShardOutbox,
+    ) {
+        let wall = self.comparing_wall(now);
+        let count = theirs.len() / 8;
+        let shared = view.ring.as_deref().is_some_and(|ring| self.is_shared(ring, view.me, from.node, tree));
+        if !shared || !count.is_power_of_two() || count > 256 || self.table.trees_at(wall) != Some(at) {
+            return self.send_exchange(now, from, id, Exchange::Later, out);
+        }
+        let bits = count.ilog2().min(self.table.leaf_bits());
+        let mine = self.table.leaves(tree.0, tree.1, bits);
+        let theirs: Vec<u64> = theirs
+            .chunks(theirs.len() >> bits)
+            .map(|part| {
+                let words = part.chunks_exact(8).map(|word| u64::from_be_bytes(word.try_into().unwrap_or_default()));
+                words.fold(0u64, u64::wrapping_add)
+            })
+            .collect();
+        let partition_bits = self.config.partitions.trailing_zeros();
+        let end = |leaf: usize| leaf_end(tree.1, partition_bits, bits, leaf);
+        let mut differing = (0..mine.len()).filter(|leaf| mine.get(*leaf) != theirs.get(*leaf) && end(*leaf) >= first);
+        let listed: Vec<usize> = differing.by_ref().take(limits::EXCHANGE_LEAVES_MAX).collect();
+        let mut until =
+            if differing.next().is_some() { listed.last().map_or(u64::MAX, |leaf| end(*leaf)) } else { u64::MAX };
+        let mut leaves = vec![0u8; mine.len()];
+        listed.iter().for_each(|leaf| leaves[*leaf] = 1);
+        let mut items = self.listed(tree, bits, &leaves, first, until, wall);
+        if items.len() > ITEMS_MAX {
+            // The list ends before the first hash that does not fit whole; one hash alone always does.
+            let cut = items[ITEMS_MAX].hash;
+            let kept = items.iter().position(|item| item.hash == cut).filter(|kept| *kept > 0);
+            let kept = kept.unwrap_or_else(|| items.iter().filter(|item| item.hash == cut).count());
+            items.truncate(kept);
+            until = items.last().map_or(until, |item| item.hash.0);
+        }
+        let (floors, items) = (pack(&self.floor_items(tree)), pack(&items));
+        let (copies, partition) = tree;
+        let keys = Exchange::Keys {
+            copies,
+            partition,
+            state: self.replica_state(tree),
+            from: first,
+            until,
+            leaves: &leaves,
+            floors: &floors,
+            items: &items,
+        };
+        self.anti_entropy.charge(items.len());
+        self.send_exchange(now, from, id, keys, out);
+    }
+
+    /// What this shard holds of a tree between two hashes in the leaves that are marked, by hash.
+    pub(super) fn listed(
+        &self,
+        tree: TreeName,
+        bits: u32,
+        leaves: &[u8],
+        first: u64,
+        until: u64,
+        wall: Wall,
+    ) -> Vec<KeyItem> {
+        let mut items = Vec::new();
+        self.table.visit_tree(tree.0, tree.1, |item: TreeItem| {
+            let inside = item.hash.0 >= first && item.hash.0 <= until;
+            let marked = leaves.get(self.table.leaf_of(item.hash, bits)).is_some_and(|leaf| *leaf != 0);
+            if !inside || !marked {
+                return;
+            }
+            let Some(namespace) = self.spaces.get(usize::from(item.slot.0)) else { return };
+            items.push(KeyItem {
+                namespace: *namespace,
+                hash: item.hash,
+                version: item.version,
+                entry_hash: item.entry_hash,
+                ghost: item.holding == Holding::Ghost,
+                ending: is_ending(item.gone_at, wall),
+            });
+        });
+        items.sort_unstable_by_key(|item| (item.hash, item.namespace));
+        items
+    }
+
+    /// The forget floors of all namespaces of a tree that have risen.
+    pub(super) fn floor_items(&self, (copies, partition): TreeName) -> Vec<FloorItem> {
+        let item = |namespace: &crate::id::NamespaceId| {
+            let rules = self.rules.get(namespace).filter(|rules| rules.n == copies)?;
+            let Floors { evicted, tombstone } = self.table.floors(rules.slot, partition);
+            let risen = evicted.max(tombstone) > Version::ZERO;
+            risen.then_some(FloorItem { namespace: *namespace, evicted, tombstone })
+        };
+        self.spaces.iter().filter_map(item).collect()
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of the message")]
+    pub(super) fn answer_pull(
+        &mut self,
+        now: Now,
+        view: &View,
+        from: PeerShard,
+        id: u64,
+        partition: PartitionId,
+        items: &[u8],
+        out: &mut dyn ShardOutbox,
+    ) {
+        let mut bytes = 0;
+        for PullItem { namespace, hash } in PullItem::list(items).take(PULLS_MAX) {
+            let Some(rules) = self.rules.get(&namespace).copied() else { continue };
+            let tree = (rules.n, partition);
+            let shared = view.ring.as_deref().is_some_and(|ring| self.is_shared(ring, view.me, from.node, tree));
+            if !shared || hash.partition(self.config.partitions) != partition {
+                continue;
+            }
+            bytes += self.send_repair(now, from, (rules.slot, KeyHash(hash.0)), out).unwrap_or(0);
+            if bytes >= limits::EXCHANGE_BYTES_MAX {
+                break;
+            }
+        }
+        self.send_exchange(now, from, id, Exchange::Pulled { partition }, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves_end_where_the_next_ones_begin() {
+        assert_eq!(leaf_end(PartitionId(0), 0, 0, 0), u64::MAX);
+        assert_eq!(leaf_end(PartitionId(3), 2, 0, 0), u64::MAX);
+        assert_eq!(leaf_end(PartitionId(0), 2, 1, 0), (1 << 61) - 1);
+        assert_eq!(leaf_end(PartitionId(0), 2, 1, 1), (1 << 62) - 1);
+        assert_eq!(leaf_end(PartitionId(1), 2, 1, 0), (1 << 62) + (1 << 61) - 1);
+        for hash in [5u64, 1 << 63, u64::MAX, 0x1234_5678_9abc_def0] {
+            let (partition, leaf) = (KeyHash(hash).partition(16), merkle::leaf_of(hash, 4, 8));
+            let end = leaf_end(partition, 4, 8, leaf);
+            assert!(hash <= end && end - hash < (1 << 52), "{hash:x} {end:x}");
+        }
+    }
+}

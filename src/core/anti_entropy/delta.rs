@@ -1,0 +1,176 @@
+//! What to do about one difference: the rules by which a repair may carry an entry (PROTOCOL §5 "Version repair", §6).
+//!
+//! Pure: two items in, an action out. The newer version goes to who holds an older one, whoever compares; to who holds
+//! nothing it goes only if that one cannot have forgotten it: above its floors E (where entries may be evicted) and T. So
+//! nothing evicted is pushed back for ever, and nothing deleted comes back. A ghost holds a version and gives no value.
+//! What is still on its way (younger than two write timeouts), and what ends before a repair could matter, is left alone
+//! for now; the rest of what is left alone stays so until one of both trees changes, and costs nothing meanwhile.
+//!
+//! PROTOCOL lets a Warming replica take back what it evicted since it began to warm; here it does not: it says honestly
+//! that it forgot, and a comparison under memory pressure has an end.
+
+use crate::{
+    limits,
+    storage::Floors,
+    time::Wall,
+    value::Version,
+    wire::exchange::{FloorItem, KeyItem},
+};
+
+/// What comes of a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Nothing differs.
+    Equal,
+    /// Nothing may be done until one of the trees changes.
+    Leave,
+    /// Nothing is to be done yet.
+    Wait,
+    /// They shall have mine.
+    Push,
+    /// I want theirs.
+    Pull,
+    /// Both: one version whose ends differ is joined.
+    Both,
+}
+
+/// What a side is, beside what it lists.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Side {
+    /// What it forgot of the namespace in the partition.
+    pub(super) floors: Floors,
+    /// It warms: it wants even what is on its way, since that may have been acknowledged without it.
+    pub(super) warming: bool,
+}
+
+/// When items are judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) wall: Wall,
+    /// Whether entries of the namespace may be evicted.
+    pub(super) evictable: bool,
+}
+
+/// What ends within this of now is not repaired.
+pub(super) fn is_ending(gone_at: Wall, wall: Wall) -> bool {
+    gone_at <= wall + limits::REPAIR_END_MARGIN
+}
+
+impl Moment {
+    fn is_young(&self, version: Version) -> bool {
+        version.hlc.wall() + 2 * limits::WRITE_TIMEOUT > self.wall
+    }
+
+    /// Judges one key: what I list of it, and what they do.
+    pub(super) fn judge(&self, mine: Option<&KeyItem>, theirs: Option<&KeyItem>, (me, them): (&Side, &Side)) -> Action {
+        match (mine, theirs) {
+            (None, None) => Action::Equal,
+            (Some(mine), None) => self.give(mine, None, them, Action::Push),
+            (None, Some(theirs)) => self.give(theirs, None, me, Action::Pull),
+            (Some(mine), Some(theirs)) if mine.entry_hash == theirs.entry_hash => Action::Equal,
+            (Some(mine), Some(theirs)) if mine.version > theirs.version => {
+                self.give(mine, Some(theirs), them, Action::Push)
+            }
+            (Some(mine), Some(theirs)) if mine.version < theirs.version => {
+                self.give(theirs, Some(mine), me, Action::Pull)
+            }
+            (Some(mine), Some(theirs)) if mine.ghost || theirs.ghost => Action::Leave,
+            (Some(mine), Some(theirs)) if mine.ending || theirs.ending => Action::Wait,
+            (Some(_), Some(_)) => Action::Both,
+        }
+    }
+
+    fn give(&self, newer: &KeyItem, older: Option<&KeyItem>, taker: &Side, action: Action) -> Action {
+        let forgotten =
+            newer.version <= taker.floors.tombstone || (self.evictable && newer.version <= taker.floors.evicted);
+        if newer.ghost || (older.is_none() && forgotten) {
+            return Action::Leave;
+        }
+        if newer.ending || (self.is_young(newer.version) && !taker.warming) {
+            return Action::Wait;
+        }
+        action
+    }
+}
+
+/// The floors of a namespace in a peer's list; none listed: none risen.
+pub(super) fn floors_of(list: &[FloorItem], namespace: crate::id::NamespaceId) -> Floors {
+    let found = list.iter().find(|item| item.namespace == namespace);
+    found.map_or(Floors::default(), |item| Floors { evicted: item.evicted, tombstone: item.tombstone })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        id::{ActorId, KeyHash, NamespaceId},
+        value::Hlc,
+    };
+
+    fn version(ms: u64) -> Version {
+        Version { hlc: Hlc::at(Wall(ms)), actor: ActorId(1) }
+    }
+
+    fn item(ms: u64) -> KeyItem {
+        let (namespace, hash) = (NamespaceId(1), KeyHash(2));
+        KeyItem { namespace, hash, version: version(ms), entry_hash: ms, ghost: false, ending: false }
+    }
+
+    fn side(evicted: u64, tombstone: u64) -> Side {
+        Side { floors: Floors { evicted: version(evicted), tombstone: version(tombstone) }, warming: false }
+    }
+
+    const NOW: Moment = Moment { wall: Wall(100_000), evictable: true };
+
+    fn judge(mine: Option<KeyItem>, theirs: Option<KeyItem>) -> Action {
+        NOW.judge(mine.as_ref(), theirs.as_ref(), (&side(50, 20), &side(50, 20)))
+    }
+
+    #[test]
+    fn the_newer_version_goes_to_who_holds_or_ghosts_an_older_one() {
+        let ghost = KeyItem { ghost: true, ..item(5) };
+        assert_eq!(judge(Some(item(10)), Some(item(5))), Action::Push, "below the floors too: it holds an older one");
+        assert_eq!(judge(Some(item(10)), Some(ghost)), Action::Push);
+        assert_eq!(judge(Some(item(5)), Some(item(10))), Action::Pull);
+        assert_eq!(judge(Some(ghost), Some(item(10))), Action::Pull);
+        assert_eq!(judge(Some(item(5)), Some(item(5))), Action::Equal);
+    }
+
+    #[test]
+    fn who_holds_nothing_gets_only_what_it_cannot_have_forgotten() {
+        assert_eq!(judge(Some(item(60)), None), Action::Push);
+        assert_eq!(judge(Some(item(50)), None), Action::Leave, "it may have evicted it");
+        assert_eq!(judge(None, Some(item(50))), Action::Leave);
+        let kept = Moment { evictable: false, ..NOW };
+        let sides = (&side(50, 20), &side(50, 20));
+        assert_eq!(
+            kept.judge(Some(&item(50)), None, sides),
+            Action::Push,
+            "E decides nothing where nothing is evicted"
+        );
+        assert_eq!(kept.judge(Some(&item(20)), None, sides), Action::Leave, "a tombstone above it was dropped");
+    }
+
+    #[test]
+    fn a_ghost_gives_nothing_and_is_not_filled_again() {
+        let ghost = KeyItem { ghost: true, ..item(60) };
+        assert_eq!(judge(Some(ghost), Some(item(10))), Action::Leave);
+        assert_eq!(judge(Some(ghost), None), Action::Leave);
+        assert_eq!(judge(Some(KeyItem { entry_hash: 1, ..ghost }), Some(item(60))), Action::Leave);
+        assert_eq!(judge(Some(ghost), Some(item(60))), Action::Equal, "it keeps the hash in the tree");
+    }
+
+    #[test]
+    fn what_is_on_its_way_or_about_to_end_waits_and_a_warming_replica_does_not() {
+        assert_eq!(judge(Some(item(99_500)), None), Action::Wait);
+        assert_eq!(judge(Some(KeyItem { ending: true, ..item(60) }), None), Action::Wait);
+        let warm = Side { warming: true, ..side(50, 20) };
+        assert_eq!(NOW.judge(None, Some(&item(99_500)), (&warm, &side(0, 0))), Action::Pull);
+        assert_eq!(NOW.judge(Some(&item(99_500)), None, (&warm, &side(0, 0))), Action::Wait, "they do not warm");
+    }
+
+    #[test]
+    fn one_version_with_different_ends_is_joined_on_both_sides() {
+        assert_eq!(judge(Some(item(60)), Some(KeyItem { entry_hash: 1, ..item(60) })), Action::Both);
+    }
+}

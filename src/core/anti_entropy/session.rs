@@ -1,0 +1,445 @@
+//! One comparison as its beginner sees it: roots, then tree by tree leaves, keys and entries, until nothing is left.
+//!
+//! Every answer names its session; one that does not fit the session's phase is dropped. A range of a tree is done when all
+//! that was asked for is held (or rightly forgotten): only then does a warming tree count as compared. Whatever is silent
+//! for `SILENCE_MAX` ends the session, and the next round begins another.
+
+use super::{
+    AntiEntropy,
+    delta::{Action, Moment, Side, floors_of},
+    merkle,
+    readiness::TreeName,
+};
+use crate::{
+    canary::canary,
+    id::KeyHash,
+    input::PeerShard,
+    limits,
+    outbox::ShardOutbox,
+    shard::Shard,
+    storage::NamespaceSlot,
+    time::{Mono, Now},
+    value::Version,
+    view::View,
+    wire::{
+        exchange::{Exchange, FloorItem, KeyItem, Packed, PullItem, RootItem, Verdict, pack},
+        peer::ReplicaState,
+    },
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+    time::Duration,
+};
+
+/// A peer that says nothing for so long is asked again in the next round.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+/// Trees that are of another moment are compared after this.
+const LATER: Duration = Duration::from_secs(1);
+/// What was asked for and did not come yet is looked for after this.
+const ARRIVES_WITHIN: Duration = Duration::from_millis(100);
+/// Without credit the next step waits for this.
+const REST: Duration = Duration::from_millis(250);
+/// How often one thing is tried in a session.
+const TRIES_MAX: u8 = 3;
+/// Most trees that a session takes on.
+const WORK_MAX: usize = 4_096;
+
+/// A tree that differs, with the roots that said so.
+#[derive(Clone, Copy, Debug)]
+struct Work {
+    tree: TreeName,
+    mine: u64,
+    theirs: u64,
+}
+
+/// An entry that was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    slot: NamespaceSlot,
+    item: PullItem,
+    version: Version,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The sums were sent, or are to be sent again.
+    Roots { asked: bool },
+    /// Leaves of the first tree were sent, from this hash on, or are to be.
+    Leaves { from: u64, asked: bool },
+    /// Entries were asked for; the next range begins at `next`, if there is one.
+    Pulling { next: Option<u64>, wanted: Vec<Wanted>, pulled: bool },
+}
+
+/// One comparison.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) peer: PeerShard,
+    pub(super) due: Mono,
+    phase: Phase,
+    work: VecDeque<Work>,
+    tries: u8,
+    /// Of the tree at hand: nothing was sent, asked for or put off.
+    still: bool,
+    /// Of the tree at hand: all that was asked for came.
+    whole: bool,
+    /// Of the tree at hand: what the peer's copy is worth.
+    state: ReplicaState,
+}
+
+impl Session {
+    pub(super) fn bytes(&self) -> u64 {
+        let wanted = match &self.phase {
+            Phase::Pulling { wanted, .. } => wanted.capacity(),
+            Phase::Roots { .. } | Phase::Leaves { .. } => 0,
+        };
+        256 + (self.work.capacity() * size_of::<Work>() + wanted * size_of::<Wanted>()) as u64
+    }
+}
+
+impl AntiEntropy {
+    fn begin_work(session: &mut Session) {
+        session.phase = Phase::Leaves { from: 0, asked: false };
+        (session.tries, session.still, session.whole) = (0, true, true);
+    }
+}
+
+impl Shard {
+    pub(super) fn begin_session(&mut self, now: Now, peer: PeerShard, out: &mut dyn ShardOutbox) {
+        let view = Rc::clone(&self.view);
+        let Some(member) = view.ring.as_ref().and_then(|ring| ring.index_of(peer.node)) else { return };
+        if !self.reachable(now, &view, member) {
+            return;
+        }
+        let id = self.anti_entropy.next_id;
+        self.anti_entropy.next_id += 1;
+        let session = Session {
+            peer,
+            due: now.mono,
+            phase: Phase::Roots { asked: false },
+            work: VecDeque::new(),
+            tries: 0,
+            still: true,
+            whole: true,
+            state: ReplicaState::Warming,
+        };
+        self.anti_entropy.sessions.insert(id, session);
+        self.ask_roots(now, &view, id, out);
+    }
+
+    fn end_session(&mut self, id: u64) {
+        self.anti_entropy.sessions.remove(&id);
+    }
+
+    fn ask_roots(&mut self, now: Now, view: &View, id: u64, out: &mut dyn ShardOutbox) {
+        let wall = self.comparing_wall(now);
+        let Some(at) = self.table.trees_at(wall) else { return self.put_off(now, id) };
+        let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
+        session.phase = Phase::Roots { asked: true };
+        session.due = now.mono + SILENCE_MAX;
+        let peer = session.peer;
+        let trees = self.shared_trees(view, peer);
+        let full = trees.iter().any(|tree| self.anti_entropy.readiness.is_warming(*tree));
+        let roots = Exchange::Roots { hash_version: merkle::HASH_VERSION, at, sum: self.sum_of(&trees), full };
+        self.send_exchange(now, peer, id, roots, out);
+    }
+
+    /// The trees are of different moments: once more in a second.
+    fn put_off(&mut self, now: Now, id: u64) {
+        let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
+        session.tries += 1;
+        if session.tries > TRIES_MAX {
+            return self.end_session(id);
+        }
+        session.work.clear();
+        session.phase = Phase::Roots { asked: false };
+        session.due = now.mono + LATER;
+    }
+
+    pub(super) fn on_session_due(&mut self, now: Now, id: u64, out: &mut dyn ShardOutbox) {
+        let view = Rc::clone(&self.view);
+        let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
+        match &session.phase {
+            Phase::Roots { asked: false } => self.ask_roots(now, &view, id, out),
+            Phase::Leaves { asked: false, .. } => self.ask_leaves(now, id, out),
+            Phase::Pulling { pulled: true, .. } => self.check_pulled(now, id, out),
+            Phase::Roots { asked: true } | Phase::Leaves { asked: true, .. } | Phase::Pulling { pulled: false, .. } => {
+                self.end_session(id);
+            }
+        }
+    }
+
+    pub(super) fn on_answer(
+        &mut self,
+        now: Now,
+        view: &Rc<View>,
+        from: PeerShard,
+        id: u64,
+        exchange: &Exchange<'_>,
+        out: &mut dyn ShardOutbox,
+    ) {
+        let Some(session) = self.anti_entropy.sessions.get_mut(&id).filter(|session| session.peer == from) else {
+            return;
+        };
+        let at_hand = session.work.front().map(|work| work.tree);
+        match (exchange, &mut session.phase) {
+            (Exchange::Later, Phase::Roots { asked: true } | Phase::Leaves { asked: true, .. })
+            | (Exchange::RootsAre { verdict: Verdict::Later, .. }, Phase::Roots { asked: true }) => {
+                self.put_off(now, id);
+            }
+            (Exchange::RootsAre { verdict, roots }, Phase::Roots { asked: true }) => {
+                self.on_roots(now, view, id, *verdict, roots, out);
+            }
+            (
+                Exchange::Keys { copies, partition, state, from, until, leaves, floors, items },
+                Phase::Leaves { from: asked_from, asked: true },
+            ) if at_hand == Some((*copies, *partition)) && from == asked_from => {
+                session.state = *state;
+                self.on_keys(now, id, (*from, *until), leaves, floors, items, out);
+            }
+            (Exchange::Pulled { .. }, Phase::Pulling { pulled, .. }) => {
+                *pulled = true;
+                self.check_pulled(now, id, out);
+            }
+            // Late, twice, or of another step.
+            (_, Phase::Roots { .. } | Phase::Leaves { .. } | Phase::Pulling { .. }) => {}
+        }
+    }
+
+    fn on_roots(
+        &mut self,
+        now: Now,
+        view: &Rc<View>,
+        id: u64,
+        verdict: Verdict,
+        roots: &[u8],
+        out: &mut dyn ShardOutbox,
+    ) {
+        let Some(peer) = self.anti_entropy.sessions.get(&id).map(|session| session.peer) else { return };
+        let listed: BTreeMap<TreeName, (ReplicaState, u64)> =
+            RootItem::list(roots).map(|item| ((item.copies, item.partition), (item.state, item.root))).collect();
+        if verdict == Verdict::Equal && listed.is_empty() && self.anti_entropy.readiness.len() == 0 {
+            self.stats.exchanges_equal += 1;
+            if !self.anti_entropy.urgent.is_empty() {
+                for (_, partition) in self.shared_trees(view, peer) {
+                    self.anti_entropy.urgent.remove(&partition);
+                }
+            }
+            return self.end_session(id);
+        }
+        let mut work: Vec<Work> = Vec::new();
+        for tree in self.shared_trees(view, peer) {
+            let (state, theirs) = listed.get(&tree).copied().unwrap_or((ReplicaState::Ready, 0));
+            let mine = self.table.root(tree.0, tree.1);
+            if mine == theirs {
+                self.anti_entropy.urgent.remove(&tree.1);
+                self.note_compared(view, peer, tree, state);
+                continue;
+            }
+            let known = self.anti_entropy.memo.get(&(peer.node, tree)) == Some(&(mine, theirs));
+            let warming = self.anti_entropy.readiness.is_warming(tree) || state != ReplicaState::Ready;
+            if (warming || !known) && work.len() < WORK_MAX {
+                work.push(Work { tree, mine, theirs });
+            }
+        }
+        self.stats.exchanges_equal += u64::from(work.is_empty());
+        let urgent = &self.anti_entropy.urgent;
+        work.sort_by_key(|work| (!urgent.contains(&work.tree.1), work.tree));
+        for work in &work {
+            self.anti_entropy.urgent.remove(&work.tree.1);
+        }
+        if work.is_empty() || !self.make_room_for((work.len() * size_of::<Work>()) as u64) {
+            return self.end_session(id);
+        }
+        let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
+        session.work = work.into();
+        AntiEntropy::begin_work(session);
+        self.ask_leaves(now, id, out);
+    }
+
+    /// This copy of `tree` holds all that the peer's copy holds.
+    fn note_compared(&mut self, view: &View, peer: PeerShard, tree: TreeName, state: ReplicaState) {
+        let Some(ring) = view.ring.as_deref() else { return };
+        if !self.anti_entropy.readiness.is_warming(tree) {
+            return;
+        }
+        let need = self.compared_needed(ring, tree);
+        let ready = state == ReplicaState::Ready;
+        if self.anti_entropy.readiness.compared(tree, ring, view.me, peer.node, ready, need) {
+            self.stats.partitions_warmed += 1;
+        }
+    }
+
+    fn ask_leaves(&mut self, now: Now, id: u64, out: &mut dyn ShardOutbox) {
+        let wall = self.comparing_wall(now);
+        let Some(at) = self.table.trees_at(wall) else { return self.put_off(now, id) };
+        let resting = self.anti_entropy.credit < 0;
+        let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
+        let Phase::Leaves { from, asked } = &mut session.phase else { return };
+        let Some(work) = session.work.front() else { return self.end_session(id) };
+        if resting {
+            session.due = now.mono + REST;
+            return;
+        }
+        *asked = true;
+        let (peer, tree, from) = (session.peer, work.tree, *from);
+        session.due = now.mono + SILENCE_MAX;
+        let leaves = self.table.leaves(tree.0, tree.1, u32::MAX);
+        let leaves: Vec<u8> = leaves.into_iter().flat_map(u64::to_be_bytes).collect();
+        let (copies, partition) = tree;
+        self.anti_entropy.charge(leaves.len());
+        self.send_exchange(now, peer, id, Exchange::Leaves { at, copies, partition, from, leaves: &leaves }, out);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of the message")]
+    fn on_keys(
+        &mut self,
+        now: Now,
+        id: u64,
+        (from, until): (u64, u64),
+        leaves: &[u8],
+        floors: &[u8],
+        items: &[u8],
+        out: &mut dyn ShardOutbox,
+    ) {
+        let Some(session) = self.anti_entropy.sessions.get(&id) else { return };
+        let (peer, state) = (session.peer, session.state);
+        let Some(tree) = session.work.front().map(|work| work.tree) else { return };
+        if !leaves.len().is_power_of_two() || leaves.len().ilog2() > self.table.leaf_bits() || until < from {
+            return self.end_session(id);
+        }
+        let wall = self.comparing_wall(now);
+        let mine = self.listed(tree, leaves.len().ilog2(), leaves, from, until, wall);
+        let floors: Vec<FloorItem> = FloorItem::list(floors).collect();
+        let mut keys: BTreeMap<(KeyHash, crate::id::NamespaceId), (Option<KeyItem>, Option<KeyItem>)> = BTreeMap::new();
+        for item in mine {
+            keys.entry((item.hash, item.namespace)).or_default().0 = Some(item);
+        }
+        for item in KeyItem::list(items).filter(|item| item.hash.partition(self.config.partitions) == tree.1) {
+            keys.entry((item.hash, item.namespace)).or_default().1 = Some(item);
+        }
+        let (mut still, mut wanted, mut sent, mut next) = (true, Vec::new(), 0, None);
+        for ((hash, namespace), (mine, theirs)) in keys {
+            if sent >= limits::EXCHANGE_BYTES_MAX {
+                next = Some(hash.0);
+                break;
+            }
+            // A namespace that is not known here yet will be.
+            let Some(rules) = self.rules.get(&namespace).copied().filter(|rules| rules.n == tree.0) else {
+                still = false;
+                continue;
+            };
+            let me = Side {
+                floors: self.table.floors(rules.slot, tree.1),
+                warming: self.anti_entropy.readiness.is_warming(tree),
+            };
+            let them = Side { floors: floors_of(&floors, namespace), warming: state != ReplicaState::Ready };
+            let moment = Moment { wall, evictable: rules.evictable };
+            let action = moment.judge(mine.as_ref(), theirs.as_ref(), (&me, &them));
+            let action = planted(action, mine.as_ref(), theirs.as_ref());
+            still &= matches!(action, Action::Equal | Action::Leave);
+            self.stats.repairs_left += u64::from(action == Action::Leave);
+            if matches!(action, Action::Push | Action::Both) {
+                sent += self.send_repair(now, peer, (rules.slot, hash), out).unwrap_or(0);
+            }
+            if let (Action::Pull | Action::Both, Some(theirs)) = (action, theirs) {
+                let item = PullItem { namespace, hash };
+                wanted.push(Wanted { slot: rules.slot, item, version: theirs.version });
+            }
+        }
+        let next = next.or_else(|| until.checked_add(1));
+        let room = self.make_room_for((wanted.len() * size_of::<Wanted>()) as u64);
+        let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
+        session.still &= still;
+        session.tries = 0;
+        if wanted.is_empty() || !room {
+            session.whole &= wanted.is_empty();
+            return self.advance(now, id, next, out);
+        }
+        session.phase = Phase::Pulling { next, wanted, pulled: false };
+        self.pull(now, id, out);
+    }
+
+    fn pull(&mut self, now: Now, id: u64, out: &mut dyn ShardOutbox) {
+        let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
+        let Some(partition) = session.work.front().map(|work| work.tree.1) else { return };
+        let Phase::Pulling { wanted, pulled, .. } = &mut session.phase else { return };
+        *pulled = false;
+        session.due = now.mono + SILENCE_MAX;
+        let items: Vec<PullItem> = wanted.iter().map(|wanted| wanted.item).collect();
+        let (items, peer) = (pack(&items), session.peer);
+        self.send_exchange(now, peer, id, Exchange::Pull { partition, items: &items }, out);
+    }
+
+    /// What was asked for has come, or is asked for once more, or is given up.
+    fn check_pulled(&mut self, now: Now, id: u64, out: &mut dyn ShardOutbox) {
+        let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
+        let Phase::Pulling { next, wanted, .. } = &mut session.phase else { return };
+        let (before, next) = (wanted.len(), *next);
+        let mut left = std::mem::take(wanted);
+        left.retain(|wanted| !self.is_held(wanted));
+        let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
+        if left.is_empty() {
+            session.tries = 0;
+            return self.advance(now, id, next, out);
+        }
+        let came = left.len() < before;
+        let first_look = session.due > now.mono;
+        let Phase::Pulling { wanted, .. } = &mut session.phase else { return };
+        *wanted = left;
+        if came {
+            session.tries = 0;
+        } else if first_look {
+            // Links may reorder: the entries may still be behind the word that they were all sent.
+            session.due = now.mono + ARRIVES_WITHIN;
+            return;
+        } else {
+            session.tries += 1;
+        }
+        if session.tries >= TRIES_MAX {
+            (session.whole, session.still) = (false, false);
+            return self.advance(now, id, next, out);
+        }
+        self.pull(now, id, out);
+    }
+
+    /// Whether an entry that was asked for is here, or was and is rightly forgotten.
+    fn is_held(&self, wanted: &Wanted) -> bool {
+        let hash = wanted.item.hash;
+        let held = self.table.by_hash(wanted.slot, hash).is_some_and(|(_, entry, _)| entry.version >= wanted.version);
+        let floors = self.table.floors(wanted.slot, hash.partition(self.config.partitions));
+        held || self.table.ghost_by_hash(hash).is_some_and(|version| version >= wanted.version)
+            || floors.evicted.max(floors.tombstone) >= wanted.version
+    }
+
+    /// A range of the tree at hand is done: the next one, or the next tree.
+    fn advance(&mut self, now: Now, id: u64, next: Option<u64>, out: &mut dyn ShardOutbox) {
+        let view = Rc::clone(&self.view);
+        let memo_max = usize::try_from(self.config.memory / super::MEMO_SHARE).unwrap_or(usize::MAX);
+        let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
+        if let Some(from) = next {
+            session.phase = Phase::Leaves { from, asked: false };
+            return self.ask_leaves(now, id, out);
+        }
+        let Some(work) = session.work.pop_front() else { return self.end_session(id) };
+        let (peer, state, whole, still) = (session.peer, session.state, session.whole, session.still);
+        AntiEntropy::begin_work(session);
+        if whole {
+            self.note_compared(&view, peer, work.tree, state);
+        }
+        if still {
+            if self.anti_entropy.memo.len() >= memo_max {
+                self.anti_entropy.memo.pop_first();
+            }
+            self.anti_entropy.memo.insert((peer.node, work.tree), (work.mine, work.theirs));
+        }
+        self.stats.trees_compared += 1;
+        self.ask_leaves(now, id, out);
+    }
+}
+
+/// K28: what a peer evicted is taken for missing.
+fn planted(action: Action, mine: Option<&KeyItem>, theirs: Option<&KeyItem>) -> Action {
+    let evicted = theirs.is_none_or(|theirs| theirs.ghost) && mine.is_some_and(|mine| !mine.ghost && !mine.ending);
+    if canary!(K28) && evicted { Action::Push } else { action }
+}

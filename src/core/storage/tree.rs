@@ -1,0 +1,180 @@
+//! What a memtable tells those that compare themselves with it: trees, and the entries and ghosts behind them.
+//!
+//! The trees are kept in place wherever a record comes, goes or becomes a ghost (`tree_add`, `tree_remove`); here are those
+//! two and the reading side. Invariant, held against the records by `audit`: every record and ghost is in its tree, and
+//! nothing else is. By time a record leaves the tree when it leaves the memtable, and both happen at a step (`gone_at`);
+//! until the sweep is through with the newest step, the trees are of no moment at all (`trees_at`), and nobody compares.
+
+use super::{NamespaceSlot, memtable::Memtable, record::Header, segments::Handle};
+use crate::{
+    anti_entropy::merkle::{STEP_MS, entry_hash, leaf_of},
+    id::{KeyHash, PartitionId},
+    time::Wall,
+    value::{Entry, Hlc, Version},
+};
+
+/// How an entry is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holding {
+    /// With its value.
+    Value,
+    /// As a tombstone.
+    Tombstone,
+    /// Evicted; its ghost remembers the version.
+    Ghost,
+}
+
+/// One summand of a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TreeItem {
+    pub(crate) slot: NamespaceSlot,
+    pub(crate) hash: KeyHash,
+    pub(crate) version: Version,
+    pub(crate) entry_hash: u64,
+    pub(crate) holding: Holding,
+    /// When it leaves the tree; `Wall(u64::MAX)`: not by time.
+    pub(crate) gone_at: Wall,
+}
+
+impl Memtable {
+    pub(super) fn entry_hash(&self, header: &Header, record: &[u8]) -> u64 {
+        let version = Version { hlc: Hlc(header.hlc), actor: self.actors.resolve(header.actor()) };
+        entry_hash(KeyHash(header.hash), version, header.expires_at(record), header.hold_until(record))
+    }
+
+    pub(super) fn copies_of(&self, namespace: u16) -> u8 {
+        self.namespaces[usize::from(namespace)].expect("a namespace is declared before its first use").copies
+    }
+
+    /// The record at `handle` was written.
+    pub(super) fn tree_add(&mut self, handle: Handle) {
+        let record = self.log.record(handle);
+        let header = Header::read(record);
+        let entry = self.entry_hash(&header, record);
+        self.trees.add(self.copies_of(header.namespace()), self.placement.local(header.hash), header.hash, entry);
+    }
+
+    /// A record or ghost of this hash is about to go.
+    pub(super) fn tree_remove(&mut self, namespace: u16, hash: u64, entry_hash: u64) {
+        self.trees.remove(self.copies_of(namespace), self.placement.local(hash), hash, entry_hash);
+    }
+
+    /// A namespace turns out to have another number of copies: its entries change trees. Linear in all entries.
+    pub(super) fn retree(&mut self, namespace: u16, from: u8, to: u8) {
+        for local in 0..self.index.tables() {
+            let mut found: Vec<(u64, u64)> = Vec::new();
+            for handle in self.index.values(local) {
+                let record = self.log.record(handle);
+                let header = Header::read(record);
+                if header.namespace() == namespace {
+                    found.push((header.hash, self.entry_hash(&header, record)));
+                }
+            }
+            let ghosts = self.ghosts.of_partition(local).filter(|ghost| ghost.namespace == namespace);
+            found.extend(ghosts.map(|ghost| (ghost.hash, ghost.entry_hash)));
+            for (hash, entry) in found {
+                self.trees.add(to, local, hash, entry);
+                self.trees.remove(from, local, hash, entry);
+            }
+        }
+    }
+
+    /// The wall time of the newest call that brought one.
+    pub(crate) fn told(&self) -> Wall {
+        self.wall
+    }
+
+    /// As of which step of wall time the trees are; `None` while something that ended by then is still in them.
+    pub(crate) fn trees_at(&self, wall: Wall) -> Option<u64> {
+        let step = wall.0 / STEP_MS;
+        (!self.sweep.has_due(step * STEP_MS) && !self.ghosts.is_due(wall.0)).then_some(step)
+    }
+
+    /// The root of the tree of namespaces with `copies` copies in `partition`.
+    pub(crate) fn root(&self, copies: u8, partition: PartitionId) -> u64 {
+        self.trees.root(copies, self.placement.local_partition(partition))
+    }
+
+    /// Its leaves, folded to at most `2^bits`.
+    pub(crate) fn leaves(&self, copies: u8, partition: PartitionId, bits: u32) -> Vec<u64> {
+        self.trees.leaves(copies, self.placement.local_partition(partition), bits)
+    }
+
+    /// Binary logarithm of the leaves of each tree here.
+    pub(crate) fn leaf_bits(&self) -> u32 {
+        self.trees.leaf_bits()
+    }
+
+    /// In which of `2^bits` leaves a key hash lies.
+    pub(crate) fn leaf_of(&self, hash: KeyHash, bits: u32) -> usize {
+        leaf_of(hash.0, self.trees.partition_bits(), bits)
+    }
+
+    /// Largest number of copies of any namespace so far.
+    pub(crate) fn copies_max(&self) -> u8 {
+        self.trees.copies_max()
+    }
+
+    /// Calls `visit` with every summand of a tree, in no meaningful order (but the same after the same history). Walks
+    /// the whole partition.
+    pub(crate) fn visit_tree(&self, copies: u8, partition: PartitionId, mut visit: impl FnMut(TreeItem)) {
+        let local = self.placement.local_partition(partition);
+        for handle in self.index.values(local) {
+            let record = self.log.record(handle);
+            let header = Header::read(record);
+            if self.copies_of(header.namespace()) != copies {
+                continue;
+            }
+            visit(TreeItem {
+                slot: NamespaceSlot(header.namespace()),
+                hash: KeyHash(header.hash),
+                version: Version { hlc: Hlc(header.hlc), actor: self.actors.resolve(header.actor()) },
+                entry_hash: self.entry_hash(&header, record),
+                holding: if header.is_tombstone() { Holding::Tombstone } else { Holding::Value },
+                gone_at: Wall(header.gone_at(record)),
+            });
+        }
+        for ghost in self.ghosts.of_partition(local) {
+            if self.copies_of(ghost.namespace) != copies {
+                continue;
+            }
+            visit(TreeItem {
+                slot: NamespaceSlot(ghost.namespace),
+                hash: KeyHash(ghost.hash),
+                version: self.ghost_version(ghost),
+                entry_hash: ghost.entry_hash,
+                holding: Holding::Ghost,
+                gone_at: Wall(ghost.gone_at()),
+            });
+        }
+    }
+
+    /// Key and entry under a key hash, for who knows no more of it; with the entry's hash in the tree.
+    pub(crate) fn by_hash(&self, slot: NamespaceSlot, hash: KeyHash) -> Option<(&[u8], Entry<'_>, u64)> {
+        let is_it = |handle| {
+            let header = Header::read(self.log.record(handle));
+            header.hash == hash.0 && header.namespace() == slot.0
+        };
+        let handle = self.index.find(self.placement.local(hash.0), hash.0, is_it)?;
+        let record = self.log.record(handle);
+        let header = Header::read(record);
+        let entry = header.entry(record, self.actors.resolve(header.actor()));
+        Some((header.key(record), entry, self.entry_hash(&header, record)))
+    }
+
+    /// The version a ghost remembers under a key hash.
+    pub(crate) fn ghost_by_hash(&self, hash: KeyHash) -> Option<Version> {
+        self.ghosts.lookup(hash.0).map(|ghost| self.ghost_version(ghost))
+    }
+
+    /// Recomputes a partition's tree from the data; whether it agrees. Walks the partition.
+    pub(crate) fn audit(&self, copies: u8, partition: PartitionId) -> bool {
+        let bits = self.trees.leaf_bits();
+        let mut leaves = vec![0u64; 1 << bits];
+        self.visit_tree(copies, partition, |item| {
+            let leaf = &mut leaves[self.leaf_of(item.hash, bits)];
+            *leaf = leaf.wrapping_add(item.entry_hash);
+        });
+        self.leaves(copies, partition, bits) == leaves
+    }
+}
