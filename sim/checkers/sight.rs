@@ -519,7 +519,8 @@ fn judge(
         others + usize::from(mine.is_some_and(states))
     };
     let short = |what: &str, have: usize, need: u8, answers: &BTreeMap<NodeId, ReplicaState>| {
-        let warming = answers.values().any(|state| matches!(state, ReplicaState::Warming | ReplicaState::Settled));
+        let mut states = answers.values().copied().chain(mine);
+        let warming = states.any(|state| matches!(state, ReplicaState::Warming | ReplicaState::Settled));
         let invariant = if warming { Invariant::S7 } else { Invariant::S6 };
         (invariant, format!("{have} eligible {what} of {need}: {answers:?}, own {mine:?}, owners {:?}", ask.owners))
     };
