@@ -194,9 +194,10 @@ impl Sight {
         }
     }
 
-    /// Whether what is known of a shard's warming trees is of another number than it says now.
-    pub fn has_warmed(&self, site: Site, trees: usize) -> bool {
-        self.seen.get(&site).is_some_and(|seen| seen.warming.len() != trees)
+    /// Whether a shard says now that other trees do not vote than it said before.
+    pub fn has_warmed(&self, site: Site, trees: impl ExactSizeIterator<Item = (u8, PartitionId)>) -> bool {
+        let seen = self.seen.get(&site);
+        seen.is_some_and(|seen| seen.warming.len() != trees.len() || !seen.warming.iter().copied().eq(trees))
     }
 
     /// A shard says which of its trees do not vote.
