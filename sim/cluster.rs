@@ -343,7 +343,7 @@ impl<'p> Cluster<'p> {
     ) {
         let now = self.now_of(site.process);
         let shard = &mut self.processes[site.process as usize].shards[usize::from(site.shard)];
-        if self.sight.has_warmed(site, shard.warming().len()) {
+        if self.sight.has_warmed(site, shard.warming()) {
             self.sight.on_warming(site, shard.warming());
         }
         self.sight.before(self.at, now.wall, site, given);

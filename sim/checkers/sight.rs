@@ -200,9 +200,10 @@ impl Sight {
         }
     }
 
-    /// Whether what is known of a shard's warming trees is of another number than it says now.
-    pub fn has_warmed(&self, site: Site, trees: usize) -> bool {
-        self.seen.get(&site).is_some_and(|seen| seen.warming.len() != trees)
+    /// Whether a shard says now that other trees do not vote than it said before.
+    pub fn has_warmed(&self, site: Site, trees: impl ExactSizeIterator<Item = (u8, PartitionId)>) -> bool {
+        let seen = self.seen.get(&site);
+        seen.is_some_and(|seen| seen.warming.len() != trees.len() || !seen.warming.iter().copied().eq(trees))
     }
 
     /// A shard says which of its trees do not vote.
@@ -538,7 +539,8 @@ fn judge(
         others + usize::from(mine.is_some_and(states))
     };
     let short = |what: &str, have: usize, need: u8, answers: &BTreeMap<NodeId, ReplicaState>| {
-        let warming = answers.values().any(|state| matches!(state, ReplicaState::Warming | ReplicaState::Settled));
+        let mut states = answers.values().copied().chain(mine);
+        let warming = states.any(|state| matches!(state, ReplicaState::Warming | ReplicaState::Settled));
         let invariant = if warming { Invariant::S7 } else { Invariant::S6 };
         (invariant, format!("{have} eligible {what} of {need}: {answers:?}, own {mine:?}, owners {:?}", ask.owners))
     };

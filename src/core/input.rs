@@ -62,6 +62,7 @@ pub enum ShardInput<'a> {
 
 /// One input of the control plane.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a second, and moved once")]
 pub enum NodeInput<'a> {
     /// A link to or from this node was set up: its `Hello`, and the clock it showed (wall, milliseconds).
     PeerHello {

@@ -307,7 +307,7 @@ impl Shard {
             self.peers.set_members(&before, &after);
             self.on_new_ring(now, &before, &after, out);
         }
-        self.on_view_compared(now, &old, out);
+        self.on_view_compared(now, &old);
         let went_down: Vec<NodeId> = old
             .members
             .iter()

@@ -82,6 +82,8 @@ stats! {
     repair_bytes,
     /// Differences that are none to repair: evicted or forgotten on one side.
     repairs_left,
+    /// Tombstones dropped because all owners held them.
+    tombstones_collected,
     /// Trees that became Ready by comparing.
     partitions_warmed,
     /// Gauge: trees that warm.

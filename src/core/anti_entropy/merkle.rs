@@ -27,6 +27,7 @@ pub(crate) fn gone_at(end: Wall, grace_ms: u64) -> Wall {
     Wall(late.checked_next_multiple_of(STEP_MS).unwrap_or(u64::MAX))
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "both halves of the product are taken")]
 fn mix(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product as u64) ^ ((product >> 64) as u64)

@@ -15,6 +15,7 @@ mod delta;
 pub(crate) mod merkle;
 pub(crate) mod readiness;
 mod session;
+mod tombstones;
 
 use crate::{
     canary::canary,
@@ -91,6 +92,7 @@ pub(crate) struct AntiEntropy {
     credit: i64,
     credited_at: Mono,
     audited: u16,
+    collections: tombstones::Collections,
     /// Trees of this shard under the ring it knows.
     owned: u64,
 }
@@ -110,6 +112,7 @@ impl AntiEntropy {
             credit: 0,
             credited_at: Mono::default(),
             audited: 0,
+            collections: tombstones::Collections::default(),
             owned: 0,
         }
     }
@@ -123,6 +126,7 @@ impl AntiEntropy {
     pub(crate) fn bytes(&self) -> u64 {
         let sessions: u64 = self.sessions.values().map(Session::bytes).sum();
         sessions
+            + self.collections.bytes()
             + 80 * self.memo.len() as u64
             + 16 * self.urgent.len() as u64
             + 32 * self.queue.len() as u64
@@ -134,6 +138,7 @@ impl AntiEntropy {
         self.sessions.clear();
         self.queue.clear();
         self.memo.clear();
+        self.collections.clear();
     }
 
     fn charge(&mut self, bytes: usize) {
@@ -206,7 +211,7 @@ impl Shard {
     }
 
     /// A snapshot came: what warms is found out anew.
-    pub(crate) fn on_view_compared(&mut self, now: Now, old: &View, out: &mut dyn ShardOutbox) {
+    pub(crate) fn on_view_compared(&mut self, now: Now, old: &View) {
         let view = Rc::clone(&self.view);
         let shard = (self.config.shard.0, self.config.shards);
         let place = |view: &View| view.ring.as_ref().and_then(|ring| Some((ring.clone(), ring.index_of(view.me)?)));
@@ -239,7 +244,6 @@ impl Shard {
             let need = self.compared_needed(&ring, tree);
             self.anti_entropy.readiness.judge(tree, &ring, view.me, need);
         }
-        let _ = out;
     }
 
     /// Runs what is due of comparisons.
@@ -258,12 +262,12 @@ impl Shard {
             self.on_session_due(now, id, out);
         }
         if self.anti_entropy.round_at <= now.mono {
-            self.begin_round(now);
+            self.begin_round(now, out);
         }
         self.begin_sessions(now, out);
     }
 
-    fn begin_round(&mut self, now: Now) {
+    fn begin_round(&mut self, now: Now, out: &mut dyn ShardOutbox) {
         let every = if self.anti_entropy.readiness.len() > 0 { WARMING_EVERY } else { limits::EXCHANGE_EVERY };
         let spread = u64::try_from(every.as_nanos() * 2 / 5).expect("rounds are seconds apart");
         let jitter = Duration::from_nanos(self.anti_entropy.rng.below(spread + 1));
@@ -279,6 +283,7 @@ impl Shard {
             return;
         }
         self.audit_a_partition(ring);
+        self.begin_collections(now, ring, out);
         let mut peers: BTreeSet<PeerShard> = BTreeSet::new();
         let shard = (self.config.shard.0, self.config.shards);
         let me = ring.index_of(view.me).expect("it was asked above");
@@ -386,7 +391,9 @@ impl Shard {
             Exchange::RootsAre { .. } | Exchange::Keys { .. } | Exchange::Pulled { .. } | Exchange::Later => {
                 self.on_answer(now, &view, from, id, exchange, out);
             }
-            Exchange::Prepare { .. } | Exchange::Prepared { .. } | Exchange::Commit { .. } => {}
+            Exchange::Prepare { .. } | Exchange::Prepared { .. } | Exchange::Commit { .. } => {
+                self.answer_collection(now, &view, from, id, exchange, out);
+            }
         }
     }
 

@@ -162,6 +162,23 @@ impl Memtable {
         Some((header.key(record), entry, self.entry_hash(&header, record)))
     }
 
+    /// Drops the tombstone under a key hash, if its hash in the tree is this one; whether it was. All owners agreed to that:
+    /// no floor rises.
+    pub(crate) fn collect(&mut self, slot: NamespaceSlot, hash: KeyHash, expected: u64) -> bool {
+        let is_it = |handle| {
+            let record = self.log.record(handle);
+            let header = Header::read(record);
+            let same = header.hash == hash.0 && header.namespace() == slot.0 && header.is_tombstone();
+            same && !header.is_pinned() && self.entry_hash(&header, record) == expected
+        };
+        let local = self.placement.local(hash.0);
+        let Some(handle) = self.index.find(local, hash.0, is_it) else { return false };
+        self.index.remove(local, hash.0, handle);
+        self.forget_record(handle);
+        self.settle();
+        true
+    }
+
     /// The version a ghost remembers under a key hash.
     pub(crate) fn ghost_by_hash(&self, hash: KeyHash) -> Option<Version> {
         self.ghosts.lookup(hash.0).map(|ghost| self.ghost_version(ghost))

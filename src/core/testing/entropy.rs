@@ -11,6 +11,7 @@ use crate::{
     namespace::{Eviction, Namespace},
     wire::{
         client::{Status, Ttl},
+        exchange::Exchange,
         peer::{PeerMessage, ReplicaState, ReplicationKind},
     },
 };
@@ -342,6 +343,79 @@ fn a_hold_that_only_one_replica_knows_is_joined_on_all() {
         assert_eq!((own(&mut rig, node, "k"), rig.stats(node).tombstones), (None, 1), "held as a tombstone: {node}");
     }
     assert_eq!(repairs(&rig), before);
+}
+
+// --- 9: tombstones go when all owners hold them, and nothing comes back ---
+
+const COLLECTED: Duration = Duration::from_secs(18 * 60);
+
+#[test]
+fn a_tombstone_goes_once_all_owners_held_it_long_enough_and_nothing_is_sent_after() {
+    let mut rig = Rig::three();
+    assert_written(&rig.call(A, &put("v").w(3)));
+    assert_written(&rig.call(B, &Call::delete("k").strict()));
+    rig.run_for(Duration::from_secs(14 * 60));
+    assert_eq!([A, B, C].map(|node| rig.stats(node).tombstones), [1, 1, 1]);
+    rig.run_for(Duration::from_secs(4 * 60));
+    assert_eq!([A, B, C].map(|node| rig.stats(node).tombstones), [0, 0, 0]);
+    rig.run_for(ROUNDS);
+    assert_eq!((repairs(&rig), own(&mut rig, A, "k")), (0, None));
+}
+
+#[test]
+fn a_tombstone_stays_while_one_owner_is_away_or_lacks_it() {
+    let mut rig = Rig::three();
+    assert_written(&rig.call(A, &put("v").w(3)));
+    isolate(&mut rig, C);
+    assert_written(&rig.call(B, &Call::delete("k").strict()));
+    rig.run_for(COLLECTED);
+    assert_eq!([A, B, C].map(|node| rig.stats(node).tombstones), [1, 1, 0]);
+    rejoin(&mut rig, C);
+    rig.run_for(ROUNDS);
+    assert_eq!(
+        [A, B, C].map(|node| (rig.stats(node).tombstones, own(&mut rig, node, "k"))),
+        [(1, None), (1, None), (1, None)]
+    );
+    rig.run_for(COLLECTED);
+    assert_eq!([A, B, C].map(|node| rig.stats(node).entries), [0, 0, 0], "whoever is its first owner");
+}
+
+#[test]
+fn a_push_that_a_collection_overtook_brings_nothing_back() {
+    let mut rig = Rig::three();
+    // What A sends C of v is on its way for minutes; C learns of the delete meanwhile.
+    rig.set_fate(|from, to, message| match message {
+        PeerMessage::Replicate { entry, .. } if (from, to) == (A, C) && !entry.body.is_empty() => Fate::Hold,
+        _ => Fate::Deliver,
+    });
+    assert_written(&rig.call(A, &put("v")));
+    assert_written(&rig.call(A, &Call::delete("k").w(3)));
+    rig.run_for(COLLECTED);
+    assert_eq!([A, B, C].map(|node| rig.stats(node).tombstones), [0, 0, 0]);
+    assert!(rig.held() > 0);
+    rig.clear_fate();
+    rig.release();
+    rig.run_for(ROUNDS);
+    for node in [A, B, C] {
+        assert_eq!(own(&mut rig, node, "k"), None, "{node}");
+    }
+}
+
+#[test]
+fn a_lost_commit_leaves_a_tombstone_that_is_collected_later_and_no_value() {
+    let mut rig = Rig::three();
+    assert_written(&rig.call(A, &put("v").w(3)));
+    assert_written(&rig.call(B, &Call::delete("k").strict()));
+    rig.set_fate(|_, _, message| match message {
+        PeerMessage::Exchange { exchange: Exchange::Commit { .. }, .. } => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    rig.run_for(COLLECTED);
+    rig.clear_fate();
+    let left: u64 = [A, B, C].iter().map(|node| rig.stats(*node).tombstones).sum();
+    assert!(left > 0, "only the first owner dropped it, and got it back");
+    rig.run_for(COLLECTED);
+    assert_eq!([A, B, C].map(|node| rig.stats(node).entries), [0, 0, 0]);
 }
 
 // --- costs ---
