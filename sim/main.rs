@@ -127,7 +127,7 @@ enum Command {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
         /// Seeds to spend on each.
-        #[arg(long, default_value_t = 500)]
+        #[arg(long, default_value_t = 2000)]
         seeds: u64,
         /// The first.
         #[arg(long, default_value = "0", value_parser = parse_seed)]

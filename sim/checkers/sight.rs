@@ -416,6 +416,9 @@ impl Sight {
     /// A call is over.
     pub fn after(&mut self, at: Time, site: Site, stats: &ShardStats) {
         self.cause = Cause::Other;
+        if stats.expired > 0 {
+            self.replicas.on_expired(site);
+        }
         if let Some(what) = self.bounds.after(site, stats) {
             self.blame(Invariant::S23, at, what);
         }
