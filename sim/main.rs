@@ -220,7 +220,7 @@ fn run(seeds: Seeds, shrink_seconds: u64) -> Result<u8, String> {
     if let Some((seed, _)) = totals.failures.first().filter(|_| shrink_seconds > 0) {
         failure::shrunk(&Plan::of_seed(*seed, seeds.mix), None, shrink_seconds)?;
     }
-    match totals.missed() {
+    match totals.missed(seeds.mix.is_some()) {
         Some(what) if code == 0 => {
             println!("UNKNOWN: {what}");
             Ok(UNKNOWN)
