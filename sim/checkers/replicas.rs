@@ -78,6 +78,8 @@ pub struct Replicas {
     clocks: BTreeMap<Site, Hlc>,
     stamps: BTreeMap<(NodeId, u16), (ActorId, Hlc)>,
     incoming: Option<Incoming>,
+    /// Shards in which something has come to its end.
+    expired: BTreeSet<Site>,
 }
 
 fn end_of(entry: &Entry<'_>) -> Wall {
@@ -107,6 +109,7 @@ impl Replicas {
             clocks: BTreeMap::new(),
             stamps: BTreeMap::new(),
             incoming: None,
+            expired: BTreeSet::new(),
         }
     }
 
@@ -157,6 +160,11 @@ impl Replicas {
             | PeerMessage::Exchange { .. }
             | PeerMessage::Unsupported { .. } => None,
         };
+    }
+
+    /// Something came to its end in a shard.
+    pub fn on_expired(&mut self, site: Site) {
+        self.expired.insert(site);
     }
 
     /// A shard is about to be given something else.
@@ -309,6 +317,9 @@ impl Replicas {
         let grace = limits::EXPIRY_GRACE.as_millis() as u64;
         let grace = if self.evictable.contains(&incoming.key.0) { 0 } else { grace };
         let over = kept.end.0.saturating_add(grace) <= incoming.wall.0 + CLOCK_SLACK_MS;
+        // A shard's own writes are not seen here: one with an end may have replaced this and be over, and where memory may be
+        // taken, what it replaced was perhaps not there any more to be remembered.
+        let over = over || (grace == 0 && self.expired.contains(&site));
         // A wall that jumped may have ended entries early; what is kept is then not judged.
         if has < kept.version && !over && self.ledger.clocks {
             let what = format!(

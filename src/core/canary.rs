@@ -41,7 +41,6 @@ canaries! {
     K28 "anti-entropy pushes evicted entries back",
     K30 "served past the deadline",
     K31 "a process declared down does not renew its identity",
-    K32 "the search for stand-ins stops at N + 1 nodes",
     K33 "stand-ins counted in strict mode",
     K35 "memory not charged for hints",
     K36 "a Warming replica does not compare before it is Ready",
