@@ -37,6 +37,7 @@ pub mod shrink;
 mod tests;
 pub mod timeline;
 pub mod trace;
+mod warming;
 pub mod workload;
 
 /// The commit this was built from, where the build knew it.
