@@ -296,24 +296,11 @@ impl<'p> Cluster<'p> {
         self.trace.add(u64::from(process) << 8 | plane as u64);
         self.trace.event(|| format!("p{process} timeout of plane {plane}"));
         match plane {
-            0 => {
-                self.tell_stats(process);
-                self.node_call(process, |node, now, out| node.handle_timeout(now, out));
-            }
+            0 => self.node_due(process),
             _ => {
                 let site = Site { process, shard: (plane - 1) as u16 };
                 self.shard_call(site, &Given::Other, |shard, now, out| shard.handle_timeout(now, out));
             }
-        }
-    }
-
-    /// As the driver does each second, a node that warms is told how far its shards are.
-    fn tell_stats(&mut self, process: u32) {
-        let running = &self.processes[process as usize];
-        if matches!(running.view.state, ReplicaState::Warming | ReplicaState::Settled) {
-            let mut sum = ShardStats::default();
-            running.shards.iter().for_each(|shard| sum.add(&shard.stats()));
-            self.node_input(process, NodeInput::Stats(sum));
         }
     }
 
@@ -342,11 +329,9 @@ impl<'p> Cluster<'p> {
         call: impl FnOnce(&mut Shard, Now, &mut ShardOut<'_>),
     ) {
         let now = self.now_of(site.process);
-        let shard = &mut self.processes[site.process as usize].shards[usize::from(site.shard)];
-        if self.sight.has_warmed(site, shard.warming()) {
-            self.sight.on_warming(site, shard.warming());
-        }
+        self.note_warming(site);
         self.sight.before(self.at, now.wall, site, given);
+        let shard = &mut self.processes[site.process as usize].shards[usize::from(site.shard)];
         let mut out = ShardOut { sight: &mut self.sight, effects: &mut self.effects, site, at: self.at };
         call(shard, now, &mut out);
         self.sight.after(self.at, site, shard, &shard.stats());
@@ -392,10 +377,6 @@ impl<'p> Cluster<'p> {
     }
 
     fn publish(&mut self, process: u32, view: Arc<View>) {
-        let before = self.processes[process as usize].view.state;
-        if view.state == ReplicaState::Ready && matches!(before, ReplicaState::Warming | ReplicaState::Settled) {
-            self.record_fault(format!("ready is p{process}"));
-        }
         // Ready at once in a first layout, and after the boot: whoever made it had forgotten what was before.
         let running = &self.processes[process as usize];
         if running.view.ring.is_none()
@@ -406,7 +387,7 @@ impl<'p> Cluster<'p> {
             self.sight.probe("mesh founded anew");
             self.recorded.push(Recorded::Founded { t: self.at / 1_000 });
         }
-        self.processes[process as usize].view = Arc::clone(&view);
+        self.note_view(process, &view);
         // Clients derive the ring from this layout: it must be the one that the node itself goes by.
         let routing = self.processes[process as usize].node.routing().map(|routing| routing.layout.name());
         if let (Some(ring), Some(layout)) = (view.ring.as_ref(), routing)

@@ -41,6 +41,7 @@ pub mod shrink;
 mod tests;
 pub mod timeline;
 pub mod trace;
+mod warming;
 pub mod workload;
 
 /// The commit this was built from, where the build knew it.

@@ -47,7 +47,8 @@ struct Kept {
 /// What a version names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Dot {
-    value: u128,
+    /// `None`: only a tombstone with an end was seen. A value whose hold outlives it becomes one under its own version.
+    value: Option<u128>,
     expires_at: Option<Wall>,
 }
 
@@ -93,7 +94,8 @@ fn dot_of(value: Option<&[u8]>, expires_at: Option<Wall>) -> Dot {
     let mut hash = Trace::new(0..0);
     hash.add(u64::from(value.is_some()));
     hash.add_bytes(value.unwrap_or_default());
-    Dot { value: hash.hash(), expires_at }
+    let ended = value.is_none() && expires_at.is_some();
+    Dot { value: (!ended).then(|| hash.hash()), expires_at }
 }
 
 impl Replicas {
@@ -248,12 +250,16 @@ impl Replicas {
             Body::Tombstone => None,
         };
         let seen = dot_of(value, expires_at);
-        let known = *self.dots.entry((version, key)).or_insert(seen);
-        if known.value != seen.value {
-            // A value whose hold outlived it has become a tombstone under its own version: that is not another value.
-            let ended = value.is_none();
-            return (!ended).then(|| (Invariant::S9, format!("version {version} names two values")));
+        let known = self.dots.entry((version, key)).or_insert(seen);
+        match (known.value, seen.value) {
+            (Some(known), Some(seen)) if known != seen => {
+                return Some((Invariant::S9, format!("version {version} names two values")));
+            }
+            // What ended was met first, at a node whose clock is ahead.
+            (None, Some(value)) => known.value = Some(value),
+            (Some(_), Some(_)) | (Some(_) | None, None) => {}
         }
+        let known = *known;
         (known.expires_at != seen.expires_at).then(|| {
             (
                 Invariant::S18,

@@ -86,7 +86,7 @@ impl Facts<'_> {
             (Some(_), None) => match self.standing.state() {
                 ReplicaState::Ready | ReplicaState::Settled => "ready".to_owned(),
                 ReplicaState::Warming => format!(
-                    "warming: takes writes, votes in sloppy requests in {} s",
+                    "warming: takes writes and compares itself with other owners; votes in sloppy requests in {} s at most",
                     self.standing.warming_left(now).as_secs() + 1
                 ),
                 ReplicaState::Fallback => obstacle(self.joining()),
