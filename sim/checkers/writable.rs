@@ -6,23 +6,18 @@
 //! other reasons, and "not owner" sends the client elsewhere; an unknown outcome is no refusal.
 
 use super::{Finding, Invariant, Verdict};
-use crate::history::{Complete, End, History};
+use crate::history::{End, History};
 
 /// Refusals that do not say that nodes are missing.
 const OTHER_REASONS: [&str; 7] =
     ["out of memory", "too large", "conflict", "not found", "overloaded", "no such namespace", "not owner"];
-
-/// Whether an end says that nodes are missing: of a write that may have been applied somewhere, only in so many words.
-fn refuses(end: &Complete, certainly: bool) -> bool {
-    if certainly { !OTHER_REASONS.contains(&end.status.as_str()) } else { end.status == "unavailable" }
-}
 
 /// Judges every write that must be served.
 pub fn check(history: &History) -> Verdict {
     let mut judged = 0;
     for op in history.ops().iter().filter(|op| op.writes() && op.invoke.must) {
         match op.end {
-            Some(End::Fail(end) | End::Maybe(end)) if refuses(end, matches!(op.end, Some(End::Fail(_)))) => {
+            Some(End::Fail(end)) if !OTHER_REASONS.contains(&end.status.as_str()) => {
                 let mode = if op.invoke.strict { "strict" } else { "sloppy" };
                 let what = format!(
                     "{mode} {} op {} of {}/{} with W={} was refused by n{}: {}, though enough nodes live",
@@ -56,8 +51,6 @@ mod tests {
         let bad = history(vec![must(1, 0), ok(1, 5, 1), must(2, 6), fail(2, 7)]);
         let Verdict::Invalid(finding) = check(&bad) else { panic!("accepted") };
         assert_eq!((finding.invariant, finding.ops), (Invariant::L8, vec![2]));
-        let half = Event::Maybe(Complete { t: 9, op: 3, status: "unavailable".to_owned(), ..Complete::default() });
-        assert!(matches!(check(&history(vec![must(1, 0), ok(1, 5, 1), must(3, 6), half])), Verdict::Invalid(_)));
     }
 
     #[test]

@@ -36,6 +36,8 @@ const MAINTENANCE_RECORDS: usize = 2_000;
 const RESERVE_STEP: u64 = 16 * 1024;
 /// This share of the memory is set aside for requests in flight, one in …
 const SET_ASIDE_SHARE: u64 = 64;
+/// This share of the memory is set aside for the books of repair, one in …: they must be kept when nothing can be evicted.
+const BACKGROUND_SHARE: u64 = 128;
 /// What a request's places in the queues of due times take, bytes; generous.
 const REQUEST_TIMERS: u64 = 256;
 /// Hints get this share of the memory, one in …
@@ -262,6 +264,16 @@ impl Shard {
         room
     }
 
+    /// As `make_room_for`, for the books of repair, which have something set aside.
+    pub(crate) fn make_room_in_background(&mut self, bytes: u64) -> bool {
+        self.background() + bytes <= self.config.memory / BACKGROUND_SHARE || self.make_room_for(bytes)
+    }
+
+    /// Bytes that the books of repair take.
+    fn background(&self) -> u64 {
+        self.hinted.replay.bytes() + self.anti_entropy.bytes()
+    }
+
     /// A little is set aside for good: a full memtable that may not evict must still answer.
     fn rounded(&self, held: u64) -> u64 {
         held.max(self.config.memory / SET_ASIDE_SHARE).div_ceil(RESERVE_STEP) * RESERVE_STEP
@@ -276,12 +288,8 @@ impl Shard {
             + self.write_timeout.len()
             + 4 * self.own_deadline.len();
         let hints = if canary!(K35) { 0 } else { self.hints.bytes() };
-        hints
-            + self.hinted.replay.bytes()
-            + self.anti_entropy.bytes()
-            + self.in_flight.bytes()
-            + self.in_flight_bytes
-            + 24 * queued as u64
+        let background = self.background().max(self.config.memory / BACKGROUND_SHARE);
+        hints + background + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
     }
 
     /// Tells the memtable what the shard holds beside it, so that one limit covers all.
@@ -301,13 +309,14 @@ impl Shard {
         self.learn_namespaces();
         let name = |view: &View| view.ring.as_ref().map(|ring| ring.name());
         let new_ring = name(&old) != name(&self.view);
+        // Which copies vote is known before any request goes on under the new ring.
+        self.on_view_compared(now, &old);
         if new_ring {
             let members = |view: &View| -> Vec<NodeId> { view.members.iter().map(|member| member.node).collect() };
             let (before, after) = (members(&old), members(&self.view));
             self.peers.set_members(&before, &after);
             self.on_new_ring(now, &before, &after, out);
         }
-        self.on_view_compared(now, &old);
         let went_down: Vec<NodeId> = old
             .members
             .iter()

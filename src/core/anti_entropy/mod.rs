@@ -49,6 +49,10 @@ const SESSIONS_MAX: usize = 4;
 const WARMING_EVERY: Duration = Duration::from_secs(2);
 /// Trees that are of no moment yet are looked at again after this.
 const UNSETTLED: Duration = Duration::from_millis(250);
+/// What one of them takes.
+const MEMO_BYTES: u64 = 96;
+/// Repairs that changed nothing are sent again after this.
+const REPEAT_AFTER: Duration = Duration::from_secs(60);
 /// Differences remembered as not to be repaired: one for so many bytes of memory.
 const MEMO_SHARE: u64 = 16 * 1024;
 /// The number of every repair: its answer is of no consequence.
@@ -76,6 +80,15 @@ pub struct Held {
     pub floor: Version,
 }
 
+/// A difference that was looked through to its end.
+#[derive(Clone, Copy, Debug)]
+struct Settled {
+    mine: u64,
+    theirs: u64,
+    /// `None`: for as long as both sides stay as they are.
+    again_at: Option<Mono>,
+}
+
 /// What a shard knows about comparing itself.
 pub(crate) struct AntiEntropy {
     pub(crate) readiness: Readiness,
@@ -85,8 +98,9 @@ pub(crate) struct AntiEntropy {
     queue: VecDeque<PeerShard>,
     round_at: Mono,
     next_id: u64,
-    /// Roots, mine and theirs, between which nothing may be done.
-    memo: BTreeMap<(NodeId, TreeName), (u64, u64)>,
+    /// Differences, by the roots of both sides, about which nothing can be done before the roots change, or not before a
+    /// while: what a peer without memory refuses would else be sent in every round.
+    memo: BTreeMap<(NodeId, TreeName), Settled>,
     rng: Rng,
     /// Bytes that repairs may take now; below zero: what was taken in advance.
     credit: i64,
@@ -127,7 +141,7 @@ impl AntiEntropy {
         let sessions: u64 = self.sessions.values().map(Session::bytes).sum();
         sessions
             + self.collections.bytes()
-            + 80 * self.memo.len() as u64
+            + MEMO_BYTES * self.memo.len() as u64
             + 16 * self.urgent.len() as u64
             + 32 * self.queue.len() as u64
             + self.readiness.bytes()
@@ -214,8 +228,7 @@ impl Shard {
     pub(crate) fn on_view_compared(&mut self, now: Now, old: &View) {
         let view = Rc::clone(&self.view);
         let shard = (self.config.shard.0, self.config.shards);
-        let place = |view: &View| view.ring.as_ref().and_then(|ring| Some((ring.clone(), ring.index_of(view.me)?)));
-        let (before, after) = (place(old), place(&view));
+        let after = view.ring.as_ref().and_then(|ring| Some((ring.clone(), ring.index_of(view.me)?)));
         let name = |view: &View| view.ring.as_ref().map(|ring| ring.name());
         let Some((ring, me)) = after else {
             self.anti_entropy.readiness.settle();
@@ -226,7 +239,7 @@ impl Shard {
         if name(old) != name(&view) {
             self.anti_entropy.forget();
             self.anti_entropy.owned = readiness::owned(&ring, me, shard).count() as u64;
-            let before = before.as_ref().map(|(ring, me)| (&**ring, *me));
+            let before = old.ring.as_deref().map(|ring| (ring, ring.index_of(old.me)));
             self.anti_entropy.readiness.on_ring(before, &ring, me, shard);
         }
         let warms = |state: ReplicaState| matches!(state, ReplicaState::Warming | ReplicaState::Settled);

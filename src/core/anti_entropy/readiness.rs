@@ -60,10 +60,12 @@ impl Readiness {
 
     /// The ring changed: what `me` did not own before warms, what it does not own any more does not, and comparisons with
     /// earlier owners count no longer.
-    pub(crate) fn on_ring(&mut self, before: Option<(&Ring, u16)>, ring: &Ring, me: u16, shard: (u16, u16)) {
+    /// `before`: the ring until now, with the place of `me` in it, if there was one and if it was a member.
+    pub(crate) fn on_ring(&mut self, before: Option<(&Ring, Option<u16>)>, ring: &Ring, me: u16, shard: (u16, u16)) {
         let old = std::mem::take(&mut self.warming);
         let had = |(copies, partition): TreeName| {
             before.is_none_or(|(before, me)| {
+                let Some(me) = me else { return false };
                 let owners = before.owners(partition);
                 let width = usize::from(copies).min(owners.len());
                 owners[..width].contains(&me)
@@ -187,7 +189,7 @@ mod tests {
     fn what_a_new_ring_brings_warms_and_what_was_owned_before_does_not() {
         let (three, four) = (ring(3, 2), ring(4, 2));
         let mut readiness = Readiness::default();
-        readiness.on_ring(Some((&four, 0)), &three, 0, (0, 1));
+        readiness.on_ring(Some((&four, Some(0))), &three, 0, (0, 1));
         let owns = |ring: &Ring, partition| ring.owners(PartitionId(partition)).contains(&0);
         for partition in 0..8 {
             let brought = owns(&three, partition) && !owns(&four, partition);
@@ -196,5 +198,8 @@ mod tests {
         assert!(readiness.len() > 0);
         readiness.on_ring(None, &three, 0, (0, 1));
         assert!(readiness.len() > 0, "it warms on");
+        let mut stranger = Readiness::default();
+        stranger.on_ring(Some((&three, None)), &four, 3, (0, 1));
+        assert_eq!(stranger.len(), owned(&four, 3, (0, 1)).count(), "who was no member warms as a whole");
     }
 }

@@ -5,7 +5,7 @@
 //! for `SILENCE_MAX` ends the session, and the next round begins another.
 
 use super::{
-    AntiEntropy,
+    AntiEntropy, MEMO_BYTES, REPEAT_AFTER, Settled,
     delta::{Action, Moment, Side, floors_of},
     merkle,
     readiness::TreeName,
@@ -108,7 +108,7 @@ impl Shard {
     pub(super) fn begin_session(&mut self, now: Now, peer: PeerShard, out: &mut dyn ShardOutbox) {
         let view = Rc::clone(&self.view);
         let Some(member) = view.ring.as_ref().and_then(|ring| ring.index_of(peer.node)) else { return };
-        if !self.reachable(now, &view, member) {
+        if !self.reachable(now, &view, member) || !self.make_room_in_background(size_of::<Session>() as u64 + 256) {
             return;
         }
         let id = self.anti_entropy.next_id;
@@ -236,7 +236,9 @@ impl Shard {
                 self.note_compared(view, peer, tree, state);
                 continue;
             }
-            let known = self.anti_entropy.memo.get(&(peer.node, tree)) == Some(&(mine, theirs));
+            let known = self.anti_entropy.memo.get(&(peer.node, tree)).is_some_and(|settled| {
+                (settled.mine, settled.theirs) == (mine, theirs) && settled.again_at.is_none_or(|at| now.mono < at)
+            });
             let warming = self.anti_entropy.readiness.is_warming(tree) || state != ReplicaState::Ready;
             if (warming || !known) && work.len() < WORK_MAX {
                 work.push(Work { tree, mine, theirs });
@@ -248,7 +250,7 @@ impl Shard {
         for work in &work {
             self.anti_entropy.urgent.remove(&work.tree.1);
         }
-        if work.is_empty() || !self.make_room_for((work.len() * size_of::<Work>()) as u64) {
+        if work.is_empty() || !self.make_room_in_background((work.len() * size_of::<Work>()) as u64) {
             return self.end_session(id);
         }
         let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
@@ -348,7 +350,7 @@ impl Shard {
             }
         }
         let next = next.or_else(|| until.checked_add(1));
-        let room = self.make_room_for((wanted.len() * size_of::<Wanted>()) as u64);
+        let room = self.make_room_in_background((wanted.len() * size_of::<Wanted>()) as u64);
         let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
         session.still &= still;
         session.tries = 0;
@@ -427,11 +429,13 @@ impl Shard {
         if whole {
             self.note_compared(&view, peer, work.tree, state);
         }
-        if still {
+        if self.make_room_in_background(MEMO_BYTES) {
             if self.anti_entropy.memo.len() >= memo_max {
                 self.anti_entropy.memo.pop_first();
             }
-            self.anti_entropy.memo.insert((peer.node, work.tree), (work.mine, work.theirs));
+            let again_at = (!still).then(|| now.mono + REPEAT_AFTER);
+            let settled = Settled { mine: work.mine, theirs: work.theirs, again_at };
+            self.anti_entropy.memo.insert((peer.node, work.tree), settled);
         }
         self.stats.trees_compared += 1;
         self.ask_leaves(now, id, out);

@@ -484,7 +484,11 @@ impl Shard {
             let node = before.get(usize::from(old))?;
             after.binary_search(node).ok().and_then(|index| u16::try_from(index).ok())
         };
+        let me = self.view.ring.as_ref().and_then(|ring| ring.index_of(self.view.me));
         for id in self.in_flight.ids() {
+            let Some(operation) = self.in_flight.get_mut(id) else { continue };
+            let (namespace, partition) = (operation.subject.namespace, operation.subject.partition);
+            let state = self.state_of(namespace, partition);
             let Some(operation) = self.in_flight.get_mut(id) else { continue };
             match &mut operation.phase {
                 Phase::Read { votes, .. } => {
@@ -493,6 +497,15 @@ impl Shard {
                 }
                 Phase::Write { votes, .. } => {
                     votes.targets.remap(new_index, put::Answer::Lost);
+                    // A copy that warms under the new ring votes no more, whatever it was when it took the write.
+                    if let Some(at) = me.and_then(|me| votes.targets.position(me))
+                        && matches!(
+                            votes.targets.answer(at),
+                            put::Answer::Applied(crate::wire::peer::ReplicaState::Ready)
+                        )
+                    {
+                        votes.targets.set(at, put::Answer::Applied(state));
+                    }
                     self.advance_write(now, id, out);
                 }
                 Phase::Forwarded { to, .. } => match new_index(*to) {
