@@ -14,7 +14,7 @@ use meshwork_core::canary::Canary;
 
 /// Which invariants may tell of a planted bug, and what its seeds lean on.
 pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
-    use Invariant::{L5, L6, L8, S1, S2, S3, S6, S7, S9, S13, S14, S15, S18, S20, S22, S23, S24, S25};
+    use Invariant::{L5, L6, S1, S2, S3, S6, S7, S9, S13, S14, S15, S18, S20, S22, S23, S24, S25};
     match canary {
         Canary::K2 => (&[S6, S2], Some(Mix::F9)),
         Canary::K3 => (&[S6, S3, S9, S7, S2, S1], Some(Mix::F9)),
@@ -30,7 +30,6 @@ pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
         Canary::K27 => (&[S15, S9, S1, S2], None),
         Canary::K30 => (&[L5], None),
         Canary::K31 => (&[L6], Some(Mix::F11)),
-        Canary::K32 => (&[L8], Some(Mix::F7)),
         Canary::K33 => (&[S6, S7], Some(Mix::F7)),
         Canary::K35 => (&[S23], Some(Mix::F8)),
         Canary::K37 => (&[S15], Some(Mix::F4)),

@@ -153,14 +153,12 @@ impl Cluster<'_> {
     /// `count` requests within `lasts`, each second one a read.
     fn load(&mut self, space: u8, key: u32, count: u64, lasts: Time, size: u32) {
         let core = &self.plan.config.core;
-        let mut number = self.next_number();
-        for nth in 0..count {
+        for (number, nth) in (self.next_number()..).zip(0..count) {
             let act = if nth % 2 == 0 { Act::Put { size, ttl_ms: 0 } } else { Act::Get };
             let machine = core[(nth / 2) as usize % core.len()];
             let op = request(space, key + (nth % 20) as u32, machine, act);
             self.clients.extra.insert(number, op);
             self.push(self.at + lasts * nth / count, Event::Ask { op: number * ATTEMPTS });
-            number += 1;
         }
     }
 }

@@ -127,7 +127,7 @@ enum Command {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
         /// Seeds to spend on each.
-        #[arg(long, default_value_t = 500)]
+        #[arg(long, default_value_t = 2000)]
         seeds: u64,
         /// The first.
         #[arg(long, default_value = "0", value_parser = parse_seed)]
@@ -220,7 +220,7 @@ fn run(seeds: Seeds, shrink_seconds: u64) -> Result<u8, String> {
     if let Some((seed, _)) = totals.failures.first().filter(|_| shrink_seconds > 0) {
         failure::shrunk(&Plan::of_seed(*seed, seeds.mix), None, shrink_seconds)?;
     }
-    match totals.missed() {
+    match totals.missed(seeds.mix.is_some()) {
         Some(what) if code == 0 => {
             println!("UNKNOWN: {what}");
             Ok(UNKNOWN)

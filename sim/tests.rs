@@ -8,6 +8,8 @@ use crate::{
     runner::{self, Seeds},
     shrink,
 };
+use meshwork_core::canary::Canary;
+use std::path::Path;
 
 /// Seeds that found a bug in core, with what it was.
 const FOUND: [(u64, &str); 6] = [
@@ -26,6 +28,25 @@ fn seeds_that_found_a_bug_stay_clean() {
         assert_eq!(outcome.findings, [], "{seed:x} {what}");
         assert!(outcome.events > 1_000 && outcome.history.events.len() > 100, "{seed:x}");
     }
+}
+
+/// Plans outlive the generator that drew them: of bugs found, and of each planted one (`canaries --plans` plants them).
+#[test]
+fn kept_plans_can_be_read_and_are_clean_while_nothing_is_planted() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("plans");
+    let files = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    let mut names = Vec::new();
+    for path in files.filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
+        let plan = Plan::from_json(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert!(!plan.note.is_empty(), "{} does not say what it is", path.display());
+        assert_eq!(runner::first_finding(&plan), None, "{}", path.display());
+        names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+    }
+    for canary in Canary::ALL {
+        let name = format!("canary-{canary:?}.json").to_lowercase();
+        assert!(names.contains(&name), "there is no sim/plans/{name}: `canaries --only {canary:?} --write sim/plans`");
+    }
+    assert!(names.iter().any(|name| name.starts_with("bug-")));
 }
 
 #[test]

@@ -47,7 +47,8 @@ struct Kept {
 /// What a version names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Dot {
-    value: u128,
+    /// `None`: only a tombstone with an end was seen. A value whose hold outlives it becomes one under its own version.
+    value: Option<u128>,
     expires_at: Option<Wall>,
 }
 
@@ -78,6 +79,8 @@ pub struct Replicas {
     clocks: BTreeMap<Site, Hlc>,
     stamps: BTreeMap<(NodeId, u16), (ActorId, Hlc)>,
     incoming: Option<Incoming>,
+    /// Shards in which something has come to its end.
+    expired: BTreeSet<Site>,
 }
 
 fn end_of(entry: &Entry<'_>) -> Wall {
@@ -91,7 +94,8 @@ fn dot_of(value: Option<&[u8]>, expires_at: Option<Wall>) -> Dot {
     let mut hash = Trace::new(0..0);
     hash.add(u64::from(value.is_some()));
     hash.add_bytes(value.unwrap_or_default());
-    Dot { value: hash.hash(), expires_at }
+    let ended = value.is_none() && expires_at.is_some();
+    Dot { value: (!ended).then(|| hash.hash()), expires_at }
 }
 
 impl Replicas {
@@ -107,6 +111,7 @@ impl Replicas {
             clocks: BTreeMap::new(),
             stamps: BTreeMap::new(),
             incoming: None,
+            expired: BTreeSet::new(),
         }
     }
 
@@ -156,6 +161,11 @@ impl Replicas {
             | PeerMessage::ForwardReply(_)
             | PeerMessage::Unsupported { .. } => None,
         };
+    }
+
+    /// Something came to its end in a shard.
+    pub fn on_expired(&mut self, site: Site) {
+        self.expired.insert(site);
     }
 
     /// A shard is about to be given something else.
@@ -237,12 +247,16 @@ impl Replicas {
             Body::Tombstone => None,
         };
         let seen = dot_of(value, expires_at);
-        let known = *self.dots.entry((version, key)).or_insert(seen);
-        if known.value != seen.value {
-            // A value whose hold outlived it has become a tombstone under its own version: that is not another value.
-            let ended = value.is_none();
-            return (!ended).then(|| (Invariant::S9, format!("version {version} names two values")));
+        let known = self.dots.entry((version, key)).or_insert(seen);
+        match (known.value, seen.value) {
+            (Some(known), Some(seen)) if known != seen => {
+                return Some((Invariant::S9, format!("version {version} names two values")));
+            }
+            // What ended was met first, at a node whose clock is ahead.
+            (None, Some(value)) => known.value = Some(value),
+            (Some(_), Some(_)) | (Some(_) | None, None) => {}
         }
+        let known = *known;
         (known.expires_at != seen.expires_at).then(|| {
             (
                 Invariant::S18,
@@ -306,6 +320,9 @@ impl Replicas {
         let grace = limits::EXPIRY_GRACE.as_millis() as u64;
         let grace = if self.evictable.contains(&incoming.key.0) { 0 } else { grace };
         let over = kept.end.0.saturating_add(grace) <= incoming.wall.0 + CLOCK_SLACK_MS;
+        // A shard's own writes are not seen here: one with an end may have replaced this and be over, and where memory may be
+        // taken, what it replaced was perhaps not there any more to be remembered.
+        let over = over || (grace == 0 && self.expired.contains(&site));
         // A wall that jumped may have ended entries early; what is kept is then not judged.
         if has < kept.version && !over && self.ledger.clocks {
             let what = format!(

@@ -435,6 +435,9 @@ impl Sight {
         if let Some(what) = self.hints.after(site, shard) {
             self.blame(Invariant::S25, at, what);
         }
+        if stats.expired > 0 {
+            self.replicas.on_expired(site);
+        }
         if let Some(what) = self.bounds.after(site, stats) {
             self.blame(Invariant::S23, at, what);
         }

@@ -3,14 +3,14 @@
 //! Whether enough is alive, no history shows: whoever records it says so, request by request (`Invoke::must`), where it
 //! knows that nothing is being broken, that nobody lost memory, and that enough owners live (strict) or members (sloppy).
 //! Such a write may not be refused for want of nodes. That there is no memory left, or that a condition was not met, are
-//! other reasons; an unknown outcome is no refusal.
+//! other reasons, and "not owner" sends the client elsewhere; an unknown outcome is no refusal.
 
 use super::{Finding, Invariant, Verdict};
 use crate::history::{End, History};
 
 /// Refusals that do not say that nodes are missing.
-const OTHER_REASONS: [&str; 6] =
-    ["out of memory", "too large", "conflict", "not found", "overloaded", "no such namespace"];
+const OTHER_REASONS: [&str; 7] =
+    ["out of memory", "too large", "conflict", "not found", "overloaded", "no such namespace", "not owner"];
 
 /// Judges every write that must be served.
 pub fn check(history: &History) -> Verdict {

@@ -40,7 +40,6 @@ canaries! {
     K27 "equal HLCs not ordered by actor",
     K30 "served past the deadline",
     K31 "a process declared down does not renew its identity",
-    K32 "the search for stand-ins stops at N + 1 nodes",
     K33 "stand-ins counted in strict mode",
     K35 "memory not charged for hints",
     K37 "hold_until dropped when a shorter TTL replaces a longer",

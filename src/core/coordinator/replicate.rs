@@ -89,7 +89,7 @@ impl Shard {
         let header = self.header(now, view, deadline);
         let beyond: Vec<u16> =
             ring.owners(partition)[copies..].iter().copied().chain(ring.fallbacks(partition)).collect();
-        let mut stand_ins = beyond.into_iter().take(if canary!(K32) { 1 } else { usize::MAX });
+        let mut stand_ins = beyond.into_iter();
         for owner in missing {
             let free = |member: &u16| targets.position(*member).is_none() && self.reachable(now, view, *member);
             let Some(member) = stand_ins.find(free) else { return };
