@@ -35,6 +35,8 @@ const MAINTENANCE_RECORDS: usize = 2_000;
 const RESERVE_STEP: u64 = 16 * 1024;
 /// This share of the memory is set aside for requests in flight, one in …
 const SET_ASIDE_SHARE: u64 = 64;
+/// This share of the memory is set aside for the books of repair, one in …: they must be kept when nothing can be evicted.
+const BACKGROUND_SHARE: u64 = 128;
 /// What a request's places in the queues of due times take, bytes; generous.
 const REQUEST_TIMERS: u64 = 256;
 /// Hints get this share of the memory, one in …
@@ -247,6 +249,11 @@ impl Shard {
         room
     }
 
+    /// As `make_room_for`, for the books of repair, which have something set aside.
+    pub(crate) fn make_room_in_background(&mut self, bytes: u64) -> bool {
+        self.hinted.replay.bytes() + bytes <= self.config.memory / BACKGROUND_SHARE || self.make_room_for(bytes)
+    }
+
     /// A little is set aside for good: a full memtable that may not evict must still answer.
     fn rounded(&self, held: u64) -> u64 {
         held.max(self.config.memory / SET_ASIDE_SHARE).div_ceil(RESERVE_STEP) * RESERVE_STEP
@@ -261,7 +268,8 @@ impl Shard {
             + self.write_timeout.len()
             + 4 * self.own_deadline.len();
         let hints = if canary!(K35) { 0 } else { self.hints.bytes() };
-        hints + self.hinted.replay.bytes() + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
+        let background = self.hinted.replay.bytes().max(self.config.memory / BACKGROUND_SHARE);
+        hints + background + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
     }
 
     /// Tells the memtable what the shard holds beside it, so that one limit covers all.

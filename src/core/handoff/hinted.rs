@@ -14,7 +14,7 @@ use super::{
 use crate::{
     canary::canary,
     id::{KeyHash, NamespaceId, NodeId, PartitionId},
-    limits::WRITE_TIMEOUT,
+    limits::{KEY_BYTES_MAX, WRITE_TIMEOUT},
     outbox::ShardOutbox,
     ring::Ring,
     shard::Shard,
@@ -29,6 +29,8 @@ use std::{collections::BTreeSet, rc::Rc, time::Duration};
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Between two looks while a replay goes on: one window of hints each, at most.
 const STEP_EVERY: Duration = Duration::from_millis(10);
+/// What one hint in flight takes, its key included, bytes.
+const REPLAY_ROOM: u64 = 128 + KEY_BYTES_MAX as u64;
 /// Between two attempts to give hints new targets.
 const RESOLVE_EVERY: Duration = Duration::from_secs(10);
 /// Hints that one attempt moves, about a millisecond's worth.
@@ -131,7 +133,7 @@ impl Shard {
     fn replay_to(&mut self, now: Now, view: &Rc<View>, target: NodeId, member: u16, out: &mut dyn ShardOutbox) {
         let wall = self.clock.wall(now);
         let header = self.header(now, view, now.mono + WRITE_TIMEOUT);
-        loop {
+        while self.make_room_in_background(REPLAY_ROOM) {
             let Some((place, held)) = self.hints.after(target, self.hinted.replay.cursor(target)) else {
                 self.hinted.replay.end_round(target);
                 return;
