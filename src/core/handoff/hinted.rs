@@ -40,7 +40,8 @@ const RESOLVE_MOST: usize = 1_000;
 #[derive(Debug)]
 pub(crate) struct Hinted {
     pub(crate) replay: Replay,
-    /// Partitions that lost a hint undelivered: anti-entropy takes them first.
+    /// Partitions that lost a hint undelivered, for anti-entropy to take first. Until it is here nobody takes them, and
+    /// their number only grows, up to that of all partitions.
     pub(crate) urgent: BTreeSet<PartitionId>,
     look_at: Option<Mono>,
     resolve_at: Option<Mono>,
