@@ -12,12 +12,13 @@ use meshwork_core::canary::Canary;
 use std::path::Path;
 
 /// Seeds that found a bug in core, with what it was.
-const FOUND: [(u64, &str); 6] = [
+const FOUND: [(u64, &str); 7] = [
     (0x1, "S15: what a put with a TTL over a delete had buried came back after its end"),
     (0x74, "S1: a value whose holder could not be asked was called missing, in strict reads too"),
     (0xa7, "L5: a read decided by its timeout asked for the body and waited for ever"),
     (0x49, "S6: a miss without the votes for it was not flagged sloppy"),
     (0x11e2, "S1: a digest that came twice made a strict read call the value missing"),
+    (0x10110, "S23: the books of a replay passed the memory limit when nothing could be evicted"),
     (0x591, "L6: nobody probed anybody any more after all had renewed their identity"),
 ];
 

@@ -437,6 +437,19 @@ mod tests {
     }
 
     #[test]
+    fn what_ended_may_be_met_before_its_value_and_settles_none() {
+        let mut replicas = replicas();
+        let mut meet = |body| replicas.dot((NamespaceId(1), KeyHash(1)), version(10), body, Some(Wall(5)));
+        assert_eq!(meet(Body::Tombstone), None, "at a node whose clock is ahead");
+        assert_eq!(meet(Body::Value(b"v")), None);
+        assert_eq!(meet(Body::Tombstone), None);
+        assert!(matches!(meet(Body::Value(b"w")), Some((Invariant::S9, _))));
+        let mut deleted = |body| replicas.dot((NamespaceId(1), KeyHash(2)), version(11), body, None);
+        assert_eq!(deleted(Body::Tombstone), None);
+        assert!(matches!(deleted(Body::Value(b"v")), Some((Invariant::S9, _))), "a delete is no ended value");
+    }
+
+    #[test]
     fn a_version_with_two_values_or_two_expiries_is_refused() {
         let mut replicas = replicas();
         let value = |value, expires| ReplyBody::Value { version: version(10), expires_at: Some(Wall(expires)), value };

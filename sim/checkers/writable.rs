@@ -38,7 +38,7 @@ mod tests {
     use super::*;
     use crate::{
         checkers::sample::{fail, history, maybe, ok, write},
-        history::Event,
+        history::{Complete, Event},
     };
 
     fn must(op: u64, t: u64) -> Event {

@@ -341,35 +341,3 @@ async fn a_node_in_this_process_answers_without_sockets_and_in_batches() {
     assert_eq!(users.get("1").await.unwrap().unwrap().1, "Ada");
     assert_eq!(kind(mesh.namespace("users").typed::<crate::Json<u32>>().get("1").await), ErrorKind::Codec);
 }
-
-/// Prints the client's cost per call; run by hand in release mode, nothing is asserted about time.
-#[test]
-#[ignore = "a measurement: cargo test --release -p meshwork-client -- --ignored --nocapture"]
-fn measure_the_cost_of_a_call_over_a_local_link() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for in_flight in [1u32, 50, 256, 800] {
-        runtime.block_on(async {
-            let mesh = Mesh::builder().local(FakeLocal::new()).connect().await.unwrap();
-            for key in 0..1000u32 {
-                mesh.set(key.to_be_bytes(), [7u8; 100]).await.unwrap();
-            }
-            let each = 2_000_000 / in_flight / if in_flight == 1 { 10 } else { 1 };
-            let start = std::time::Instant::now();
-            let tasks: Vec<_> = (0..in_flight)
-                .map(|task| {
-                    let mesh = mesh.clone();
-                    tokio::spawn(async move {
-                        for i in 0..each {
-                            mesh.get(((task + i) % 1000).to_be_bytes()).await.unwrap();
-                        }
-                    })
-                })
-                .collect();
-            for task in tasks {
-                task.await.unwrap();
-            }
-            let calls = u128::from(in_flight * each);
-            println!("{in_flight} in flight: {} ns a get, fake node included", start.elapsed().as_nanos() / calls);
-        });
-    }
-}

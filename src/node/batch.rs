@@ -51,8 +51,7 @@ impl Worker {
     pub(crate) fn on_local(&mut self, now: Now, name: LinkName, frames: &Bytes) {
         let mut rest = &frames[..];
         while !rest.is_empty() {
-            let group = rest;
-            let count = self.warm_group(group, LOCAL_GROUP);
+            let count = self.warm_group(rest, LOCAL_GROUP);
             for place in 0..count {
                 let Some((_, frame)) = local::next_request(&mut rest) else { return };
                 self.hash_ahead = self.hashes.get(place).copied().flatten();

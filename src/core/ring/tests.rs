@@ -280,21 +280,9 @@ fn a_small_ring_never_changes() {
 }
 
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "prints what a derivation costs; decides nothing"
-)]
-fn the_cost_of_a_derivation_is_printed() {
+fn every_partition_of_a_large_mesh_has_stand_ins() {
     for per_zone in [[34, 33, 33], [334, 333, 333]] {
-        let roles = even(&per_zone, 1);
-        let layout = layout(3, 1024, &roles);
-        let start = std::time::Instant::now();
-        let ring = Ring::derive(&layout);
-        let derived = start.elapsed();
-        let stand_ins: usize = (0..1024).map(|p| ring.fallbacks(PartitionId(p)).take(2).count()).sum();
-        let walked = start.elapsed() - derived;
-        assert_eq!(stand_ins, 2048);
-        println!("{} members: derived in {derived:?}; two fallbacks of 1024 partitions in {walked:?}", roles.len());
+        let ring = Ring::derive(&layout(3, 1024, &even(&per_zone, 1)));
+        assert!((0..1024).all(|partition| ring.fallbacks(PartitionId(partition)).take(2).count() == 2));
     }
 }
