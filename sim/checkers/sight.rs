@@ -38,6 +38,9 @@ const SLACK: Time = 5 * MS;
 /// No request is served for longer (PROTOCOL §10), forwarding included.
 const SERVED_MAX: Time = 31_000 * MS;
 
+/// A partition, for namespaces of one number of copies.
+type Tree = (u8, PartitionId);
+
 /// What a shard is given.
 pub enum Given<'a> {
     /// A client's request.
@@ -71,9 +74,7 @@ struct Ask {
     paused: bool,
     reads: BTreeMap<NodeId, ReplicaState>,
     /// Number of copies, and partition.
-    tree: (u8, PartitionId),
-    /// Other owners to compare with before this copy votes, if there are as many.
-    needs: usize,
+    tree: Tree,
 }
 
 #[derive(Debug)]
@@ -90,9 +91,11 @@ struct Seen {
     asks: BTreeMap<Origin, Ask>,
     tallies: BTreeMap<u64, Tally>,
     /// Trees that the shard says do not vote.
-    warming: BTreeSet<(u8, PartitionId)>,
+    warming: BTreeSet<Tree>,
     /// Who compared itself with this shard since it began to warm.
     heard: BTreeSet<NodeId>,
+    /// Trees that had heard from enough other owners when they began to vote; another ring does not take that from them.
+    proven: BTreeSet<Tree>,
 }
 
 /// What a call in progress was given, as far as its outputs are judged by it.
@@ -164,6 +167,7 @@ impl Sight {
                     tallies: BTreeMap::new(),
                     warming: BTreeSet::new(),
                     heard: BTreeSet::new(),
+                    proven: BTreeSet::new(),
                 },
             );
         }
@@ -195,8 +199,12 @@ impl Sight {
             let warms = |view: &View| matches!(view.state, ReplicaState::Warming | ReplicaState::Settled);
             if warms(view) && !seen.view.as_deref().is_some_and(warms) {
                 seen.heard.clear();
+                seen.proven.clear();
             }
             seen.view = Some(Arc::clone(view));
+            // With nobody to hear from, a tree votes at once.
+            let alone: Vec<Tree> = trees_of(view).filter(|tree| others(view, *tree).is_empty()).collect();
+            seen.proven.extend(alone);
         }
     }
 
@@ -208,9 +216,13 @@ impl Sight {
 
     /// A shard says which of its trees do not vote.
     pub fn on_warming(&mut self, site: Site, trees: impl Iterator<Item = (u8, PartitionId)>) {
-        if let Some(seen) = self.seen.get_mut(&site) {
-            seen.warming = trees.collect();
+        let Some(seen) = self.seen.get_mut(&site) else { return };
+        let before = std::mem::replace(&mut seen.warming, trees.collect());
+        if let Some(view) = &seen.view {
+            let heard = |tree: &Tree| has_heard(view, *tree, &seen.heard);
+            seen.proven.extend(before.difference(&seen.warming).copied().filter(heard));
         }
+        seen.proven.retain(|tree| !seen.warming.contains(tree));
     }
 
     /// A client's link is gone: its replies are not owed.
@@ -262,7 +274,6 @@ impl Sight {
             paused: false,
             reads: BTreeMap::new(),
             tree: (0, PartitionId(0)),
-            needs: 0,
         };
         if let Some(view) = &seen.view
             && let (Some(ring), Some(rules)) = (view.ring.as_ref(), view.namespaces.get(request.namespace))
@@ -270,7 +281,6 @@ impl Sight {
             let owners = ring.owners(hash.partition(ring.partitions()));
             let copies = usize::from(rules.n).min(owners.len());
             ask.tree = (rules.n, hash.partition(ring.partitions()));
-            ask.needs = copies - usize::from(rules.w).min(copies / 2 + 1).min(copies) + 1;
             ask.owners = owners[..copies].iter().map(|owner| ring.node(*owner)).collect();
             ask.epoch = ring.name().epoch;
             ask.strict = request.consistency.mode.unwrap_or(rules.mode) == Mode::Strict;
@@ -439,7 +449,7 @@ impl Sight {
         }
         let me = self.nodes[site.process as usize].0;
         let Some(seen) = self.seen.get(&site) else { return };
-        if let Some((invariant, what)) = judge(&ask, reply, &applied, me, &view, &seen.warming, &seen.heard) {
+        if let Some((invariant, what)) = judge(&ask, reply, &applied, me, &view, seen) {
             self.blame(invariant, at, format!("{site:?} {me}: {} answered {:?} with {what}", ask.kind, reply.status));
         }
         self.notice(&ask, reply);
@@ -502,22 +512,43 @@ impl Sight {
     }
 }
 
+/// The trees that the node of `view` owns.
+fn trees_of(view: &View) -> impl Iterator<Item = Tree> + '_ {
+    let ring = view.ring.as_deref();
+    let me = ring.and_then(|ring| ring.index_of(view.me));
+    let copies: BTreeSet<u8> = view.namespaces.iter().map(|(_, rules)| rules.n).collect();
+    ring.into_iter().flat_map(|ring| (0..ring.partitions()).map(move |partition| (ring, PartitionId(partition)))).flat_map(
+        move |(ring, partition)| {
+            let owners = ring.owners(partition);
+            let owned = move |copies: &u8| me.is_some_and(|me| owners.iter().take(usize::from(*copies)).any(|owner| *owner == me));
+            copies.clone().into_iter().filter(owned).map(move |copies| (copies, partition))
+        },
+    )
+}
+
+/// The other owners of a tree.
+fn others(view: &View, (copies, partition): Tree) -> Vec<NodeId> {
+    let Some(ring) = view.ring.as_deref() else { return Vec::new() };
+    let owners = ring.owners(partition).iter().take(usize::from(copies));
+    owners.map(|owner| ring.node(*owner)).filter(|owner| *owner != view.me).collect()
+}
+
+/// Whether a copy that warmed has heard from as many other owners as it must: N−W+1, W at most a majority.
+fn has_heard(view: &View, tree: Tree, heard: &BTreeSet<NodeId>) -> bool {
+    let others = others(view, tree);
+    let copies = others.len() + 1;
+    let w = view.namespaces.iter().filter(|(_, rules)| rules.n == tree.0).map(|(_, rules)| usize::from(rules.w)).min();
+    let needs = copies - w.unwrap_or(copies).min(copies / 2 + 1).min(copies) + 1;
+    others.iter().filter(|owner| heard.contains(*owner)).count() >= needs.min(others.len())
+}
+
 /// What a coordinator's own copy may be worth: of a node that warms it votes once the shard says so, and then it must have
 /// heard from enough other owners.
-fn own_state(
-    ask: &Ask,
-    me: NodeId,
-    view: &View,
-    warming: &BTreeSet<(u8, PartitionId)>,
-    heard: &BTreeSet<NodeId>,
-) -> ReplicaState {
-    let compared = ask.owners.iter().filter(|owner| heard.contains(*owner)).count();
-    let others = ask.owners.iter().filter(|owner| **owner != me).count();
+fn own_state(ask: &Ask, view: &View, seen: &Seen) -> ReplicaState {
+    let votes = || seen.proven.contains(&ask.tree) || has_heard(view, ask.tree, &seen.heard);
     match view.state {
-        ReplicaState::Ready if warming.contains(&ask.tree) => ReplicaState::Warming,
-        ReplicaState::Warming | ReplicaState::Settled
-            if !warming.contains(&ask.tree) && compared >= ask.needs.min(others) =>
-        {
+        ReplicaState::Ready if seen.warming.contains(&ask.tree) => ReplicaState::Warming,
+        ReplicaState::Warming | ReplicaState::Settled if !seen.warming.contains(&ask.tree) && votes() => {
             ReplicaState::Ready
         }
         state @ (ReplicaState::Ready | ReplicaState::Warming | ReplicaState::Settled | ReplicaState::Fallback) => state,
@@ -531,11 +562,10 @@ fn judge(
     applied: &BTreeMap<NodeId, ReplicaState>,
     me: NodeId,
     view: &View,
-    warming: &BTreeSet<(u8, PartitionId)>,
-    heard: &BTreeSet<NodeId>,
+    seen: &Seen,
 ) -> Option<(Invariant, String)> {
     let owner = |node: &NodeId| ask.owners.contains(node);
-    let mine = owner(&me).then(|| own_state(ask, me, view, warming, heard));
+    let mine = owner(&me).then(|| own_state(ask, view, seen));
     let settled = |state: ReplicaState| state == ReplicaState::Ready || (state == ReplicaState::Settled && !ask.strict);
     let count = |answers: &BTreeMap<NodeId, ReplicaState>, states: &dyn Fn(ReplicaState) -> bool| {
         let others = answers.iter().filter(|(node, state)| **node != me && owner(node) && states(**state)).count();

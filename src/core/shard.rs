@@ -6,7 +6,7 @@
 //! its limit after every input. Not here: membership, layouts, clocks of other nodes; they arrive as a `View`.
 
 use crate::{
-    anti_entropy::{AntiEntropy, REPAIR_ID},
+    anti_entropy::{AntiEntropy, REPAIR_ID, URGENT_BYTES, readiness::WARMING_BYTES},
     canary::canary,
     clock::Clock,
     config::ShardConfig,
@@ -252,16 +252,15 @@ impl Shard {
 
     /// Makes room in the memtable's account for `bytes` that are about to be held beside it; whether there is.
     pub(crate) fn make_room_for(&mut self, bytes: u64) -> bool {
-        let wanted = self.rounded(self.held() + bytes);
-        if wanted <= self.reserved {
+        let held = self.held() + bytes;
+        if held <= self.reserved {
             return true;
         }
-        let room = self.table.room_for(wanted - self.reserved);
-        if room {
-            self.reserved = wanted;
-            self.table.set_reserved(wanted);
+        if !self.table.room_for(held - self.reserved) {
+            return false;
         }
-        room
+        self.set_aside(held);
+        true
     }
 
     /// As `make_room_for`, for the books of repair, which have something set aside.
@@ -272,6 +271,12 @@ impl Shard {
     /// Bytes that the books of repair take.
     fn background(&self) -> u64 {
         self.hinted.replay.bytes() + self.anti_entropy.bytes()
+    }
+
+    /// Bytes set aside for the lists of partitions that warm or are urgent, which grow when nobody can be asked.
+    fn listed_partitions(&self) -> u64 {
+        let partitions = u64::from(self.config.partitions.div_ceil(self.config.shards.max(1)));
+        partitions * (URGENT_BYTES + WARMING_BYTES * u64::from(self.table.copies_max()))
     }
 
     /// A little is set aside for good: a full memtable that may not evict must still answer.
@@ -288,14 +293,21 @@ impl Shard {
             + self.write_timeout.len()
             + 4 * self.own_deadline.len();
         let hints = if canary!(K35) { 0 } else { self.hints.bytes() };
-        let background = self.background().max(self.config.memory / BACKGROUND_SHARE);
+        let background = self.background().max(self.config.memory / BACKGROUND_SHARE) + self.listed_partitions();
         hints + background + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
     }
 
     /// Tells the memtable what the shard holds beside it, so that one limit covers all.
     fn reserve(&mut self) {
-        let reserved = self.rounded(self.held());
+        self.set_aside(self.held());
+    }
+
+    /// Puts `held` bytes on the memtable's account: in steps, but a step must not be what goes over the limit.
+    fn set_aside(&mut self, held: u64) {
+        let room = self.table.limit().saturating_sub(self.table.accounted() - self.reserved);
+        let reserved = self.rounded(held).min(room.max(held));
         if reserved != self.reserved {
+            if std::env::var("DBG").is_ok() && self.table.accounted() - self.reserved + reserved > self.table.limit() { eprintln!("DBG over: reserved {}->{} held {} hints {} inflight {} {} replay {} ae {} lists {} warming {} urgent {} acc {} limit {} queued {}", self.reserved, reserved, self.held(), self.hints.bytes(), self.in_flight.bytes(), self.in_flight_bytes, self.hinted.replay.bytes(), self.anti_entropy.bytes(), self.listed_partitions(), self.anti_entropy.readiness.len(), self.anti_entropy.urgent.len(), self.table.accounted(), self.table.limit(), self.hedges.len()*24); }
             self.reserved = reserved;
             self.table.set_reserved(reserved);
         }

@@ -49,8 +49,12 @@ const SESSIONS_MAX: usize = 4;
 const WARMING_EVERY: Duration = Duration::from_secs(2);
 /// Trees that are of no moment yet are looked at again after this.
 const UNSETTLED: Duration = Duration::from_millis(250);
-/// What one of them takes.
+/// What a remembered difference takes.
 const MEMO_BYTES: u64 = 96;
+/// What a shard of a peer takes that waits to be compared with.
+const QUEUED_BYTES: u64 = 32;
+/// What an urgent partition takes.
+pub(crate) const URGENT_BYTES: u64 = 16;
 /// Repairs that changed nothing are sent again after this.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
 /// Differences remembered as not to be repaired: one for so many bytes of memory.
@@ -136,15 +140,13 @@ impl AntiEntropy {
         self.sessions.values().map(|session| session.due).min().map_or(self.round_at, |due| due.min(self.round_at))
     }
 
-    /// Bytes held.
+    /// Bytes held beside the lists of partitions, for which the shard sets memory aside.
     pub(crate) fn bytes(&self) -> u64 {
         let sessions: u64 = self.sessions.values().map(Session::bytes).sum();
         sessions
             + self.collections.bytes()
             + MEMO_BYTES * self.memo.len() as u64
-            + 16 * self.urgent.len() as u64
-            + 32 * self.queue.len() as u64
-            + self.readiness.bytes()
+            + QUEUED_BYTES * self.queue.len() as u64
     }
 
     /// Nothing that ran or was learned holds under another ring.
@@ -313,7 +315,10 @@ impl Shard {
         }
         let running: BTreeSet<PeerShard> = self.anti_entropy.sessions.values().map(|session| session.peer).collect();
         queue.retain(|peer| !running.contains(peer));
-        self.anti_entropy.queue = queue.into();
+        self.anti_entropy.queue.clear();
+        if self.make_room_in_background(QUEUED_BYTES * queue.len() as u64) {
+            self.anti_entropy.queue = queue.into();
+        }
         self.stats.exchange_rounds += 1;
     }
 

@@ -15,6 +15,9 @@ use std::collections::BTreeMap;
 /// A tree: copies, and partition.
 pub(crate) type TreeName = (u8, PartitionId);
 
+/// What a warming tree takes.
+pub(crate) const WARMING_BYTES: u64 = 24;
+
 /// With whom a warming tree was compared: a bit for each owner's place in the preference list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Compared {
@@ -125,10 +128,6 @@ impl Readiness {
             self.warming.remove(&tree);
         }
         enough
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        24 * self.warming.len() as u64
     }
 }
 

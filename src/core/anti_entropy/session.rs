@@ -250,7 +250,8 @@ impl Shard {
         for work in &work {
             self.anti_entropy.urgent.remove(&work.tree.1);
         }
-        if work.is_empty() || !self.make_room_in_background((work.len() * size_of::<Work>()) as u64) {
+        work.shrink_to_fit();
+        if work.is_empty() || !self.make_room_in_background((work.capacity() * size_of::<Work>()) as u64) {
             return self.end_session(id);
         }
         let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
@@ -350,7 +351,8 @@ impl Shard {
             }
         }
         let next = next.or_else(|| until.checked_add(1));
-        let room = self.make_room_in_background((wanted.len() * size_of::<Wanted>()) as u64);
+        wanted.shrink_to_fit();
+        let room = self.make_room_in_background((wanted.capacity() * size_of::<Wanted>()) as u64);
         let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
         session.still &= still;
         session.tries = 0;

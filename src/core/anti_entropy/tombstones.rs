@@ -105,7 +105,7 @@ impl Shard {
         }
         let wall = self.clock.wall(now);
         let items = self.collectable(tree, wall, limits::TOMBSTONE_AGE_MIN);
-        if items.is_empty() || !self.make_room_in_background(40 * items.len() as u64) {
+        if items.is_empty() || !self.make_room_in_background(256 + 40 * items.len() as u64) {
             return;
         }
         let id = self.anti_entropy.next_id;
