@@ -71,7 +71,9 @@ impl Cluster<'_> {
         let Some(process) = self.machines[usize::from(machine)].process else { return false };
         let view = &self.processes[process as usize].view;
         let Some(ring) = view.ring.as_ref().filter(|_| view.agreed && view.fence.is_none()) else { return false };
-        // The state of a member's copies; `None`: it is dead, or takes no part.
+        let hash = self.hasher.hash(NamespaceId::of(&space.name), key.as_bytes());
+        let partition = hash.partition(ring.partitions());
+        // The state of a member's copy; `None`: it is dead, or takes no part.
         let state = |index: &u16| {
             let node = ring.node(*index);
             let mut running = self
@@ -82,10 +84,9 @@ impl Cluster<'_> {
             let found = running.find(|running| running.node_id == node && running.view.fence.is_none());
             found
                 .filter(|found| found.view.ring.as_ref().is_some_and(|own| own.name() == ring.name()))
-                .map(|found| found.view.state)
+                .map(|found| found.copy_state((space.n, partition)))
         };
-        let hash = self.hasher.hash(NamespaceId::of(&space.name), key.as_bytes());
-        let owners = ring.owners(hash.partition(ring.partitions()));
+        let owners = ring.owners(partition);
         let mine = &owners[..owners.len().min(usize::from(space.n))];
         let need = usize::from(space.w).min(mine.len());
         let votes = |index: &&u16| match state(index) {

@@ -4,12 +4,27 @@
 //! timeouts, and only while the node warms. When it is Ready as a whole, the history says so: from then on it owes again
 //! what it held. Nothing here decides anything.
 
-use crate::{cluster::Cluster, network::Site};
-use meshwork_core::{input::NodeInput, stats::ShardStats, view::View, wire::peer::ReplicaState};
+use crate::{cluster::Cluster, network::Site, process::Process};
+use meshwork_core::{id::PartitionId, input::NodeInput, stats::ShardStats, view::View, wire::peer::ReplicaState};
 use std::sync::Arc;
 
 fn warms(state: ReplicaState) -> bool {
     matches!(state, ReplicaState::Warming | ReplicaState::Settled)
+}
+
+impl Process {
+    /// What its copy of a tree is worth.
+    pub(crate) fn copy_state(&self, tree: (u8, PartitionId)) -> ReplicaState {
+        let shard = &self.shards[usize::from(tree.1.0) % self.shards.len()];
+        match (self.view.state, shard.warming().any(|warming| warming == tree)) {
+            (ReplicaState::Ready, true) => ReplicaState::Warming,
+            (ReplicaState::Warming | ReplicaState::Settled, false) => ReplicaState::Ready,
+            (
+                state @ (ReplicaState::Ready | ReplicaState::Warming | ReplicaState::Settled | ReplicaState::Fallback),
+                _,
+            ) => state,
+        }
+    }
 }
 
 impl Cluster<'_> {

@@ -22,6 +22,7 @@ pub mod resurrection;
 #[cfg(test)]
 pub mod sample;
 pub mod sight;
+mod standing;
 pub mod writable;
 
 use crate::history::History;

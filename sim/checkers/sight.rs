@@ -8,7 +8,14 @@
 //! between, one a node. A reply may claim no more than those answers and the coordinator's own copy give. What cannot be
 //! told for certain (two requests for one key that a timer woke at once) is not judged.
 
-use super::{Finding, Invariant, bounds::Bounds, hints::Hints, layout::Layouts, replicas::Replicas};
+use super::{
+    Finding, Invariant,
+    bounds::Bounds,
+    hints::Hints,
+    layout::Layouts,
+    replicas::Replicas,
+    standing::{Standing, Tree},
+};
 use crate::{
     clock::{MS, Time},
     nemesis::Ledger,
@@ -37,9 +44,6 @@ use std::{
 const SLACK: Time = 5 * MS;
 /// No request is served for longer (PROTOCOL §10), forwarding included.
 const SERVED_MAX: Time = 31_000 * MS;
-
-/// A partition, for namespaces of one number of copies.
-type Tree = (u8, PartitionId);
 
 /// What a shard is given.
 pub enum Given<'a> {
@@ -90,12 +94,7 @@ struct Seen {
     view: Option<Arc<View>>,
     asks: BTreeMap<Origin, Ask>,
     tallies: BTreeMap<u64, Tally>,
-    /// Trees that the shard says do not vote.
-    warming: BTreeSet<Tree>,
-    /// Who compared itself with this shard since it began to warm.
-    heard: BTreeSet<NodeId>,
-    /// Trees that had heard from enough other owners when they began to vote; another ring does not take that from them.
-    proven: BTreeSet<Tree>,
+    standing: Standing,
 }
 
 /// What a call in progress was given, as far as its outputs are judged by it.
@@ -161,14 +160,7 @@ impl Sight {
         for shard in 0..shards {
             self.seen.insert(
                 Site { process, shard },
-                Seen {
-                    view: None,
-                    asks: BTreeMap::new(),
-                    tallies: BTreeMap::new(),
-                    warming: BTreeSet::new(),
-                    heard: BTreeSet::new(),
-                    proven: BTreeSet::new(),
-                },
+                Seen { view: None, asks: BTreeMap::new(), tallies: BTreeMap::new(), standing: Standing::default() },
             );
         }
     }
@@ -196,33 +188,21 @@ impl Sight {
         }
         self.hints.forget(|of| of == site);
         if let Some(seen) = self.seen.get_mut(&site) {
-            let warms = |view: &View| matches!(view.state, ReplicaState::Warming | ReplicaState::Settled);
-            if warms(view) && !seen.view.as_deref().is_some_and(warms) {
-                seen.heard.clear();
-                seen.proven.clear();
-            }
+            seen.standing.on_view(seen.view.as_deref(), view);
             seen.view = Some(Arc::clone(view));
-            // With nobody to hear from, a tree votes at once.
-            let alone: Vec<Tree> = trees_of(view).filter(|tree| others(view, *tree).is_empty()).collect();
-            seen.proven.extend(alone);
         }
     }
 
     /// Whether a shard says now that other trees do not vote than it said before.
     pub fn has_warmed(&self, site: Site, trees: impl ExactSizeIterator<Item = (u8, PartitionId)>) -> bool {
-        let seen = self.seen.get(&site);
-        seen.is_some_and(|seen| seen.warming.len() != trees.len() || !seen.warming.iter().copied().eq(trees))
+        self.seen.get(&site).is_some_and(|seen| !seen.standing.says(trees))
     }
 
     /// A shard says which of its trees do not vote.
     pub fn on_warming(&mut self, site: Site, trees: impl Iterator<Item = (u8, PartitionId)>) {
-        let Some(seen) = self.seen.get_mut(&site) else { return };
-        let before = std::mem::replace(&mut seen.warming, trees.collect());
-        if let Some(view) = &seen.view {
-            let heard = |tree: &Tree| has_heard(view, *tree, &seen.heard);
-            seen.proven.extend(before.difference(&seen.warming).copied().filter(heard));
+        if let Some(seen) = self.seen.get_mut(&site) {
+            seen.standing.on_warming(seen.view.as_deref(), trees.collect());
         }
-        seen.proven.retain(|tree| !seen.warming.contains(tree));
     }
 
     /// A client's link is gone: its replies are not owed.
@@ -318,7 +298,7 @@ impl Sight {
                 Cause::Answer(*id)
             }
             PeerMessage::Exchange { .. } => {
-                seen.heard.insert(from.node);
+                seen.standing.on_heard(from.node);
                 Cause::Other
             }
             PeerMessage::Unsupported { .. }
@@ -512,49 +492,6 @@ impl Sight {
     }
 }
 
-/// The trees that the node of `view` owns.
-fn trees_of(view: &View) -> impl Iterator<Item = Tree> + '_ {
-    let ring = view.ring.as_deref();
-    let me = ring.and_then(|ring| ring.index_of(view.me));
-    let copies: BTreeSet<u8> = view.namespaces.iter().map(|(_, rules)| rules.n).collect();
-    ring.into_iter().flat_map(|ring| (0..ring.partitions()).map(move |partition| (ring, PartitionId(partition)))).flat_map(
-        move |(ring, partition)| {
-            let owners = ring.owners(partition);
-            let owned = move |copies: &u8| me.is_some_and(|me| owners.iter().take(usize::from(*copies)).any(|owner| *owner == me));
-            copies.clone().into_iter().filter(owned).map(move |copies| (copies, partition))
-        },
-    )
-}
-
-/// The other owners of a tree.
-fn others(view: &View, (copies, partition): Tree) -> Vec<NodeId> {
-    let Some(ring) = view.ring.as_deref() else { return Vec::new() };
-    let owners = ring.owners(partition).iter().take(usize::from(copies));
-    owners.map(|owner| ring.node(*owner)).filter(|owner| *owner != view.me).collect()
-}
-
-/// Whether a copy that warmed has heard from as many other owners as it must: N−W+1, W at most a majority.
-fn has_heard(view: &View, tree: Tree, heard: &BTreeSet<NodeId>) -> bool {
-    let others = others(view, tree);
-    let copies = others.len() + 1;
-    let w = view.namespaces.iter().filter(|(_, rules)| rules.n == tree.0).map(|(_, rules)| usize::from(rules.w)).min();
-    let needs = copies - w.unwrap_or(copies).min(copies / 2 + 1).min(copies) + 1;
-    others.iter().filter(|owner| heard.contains(*owner)).count() >= needs.min(others.len())
-}
-
-/// What a coordinator's own copy may be worth: of a node that warms it votes once the shard says so, and then it must have
-/// heard from enough other owners.
-fn own_state(ask: &Ask, view: &View, seen: &Seen) -> ReplicaState {
-    let votes = || seen.proven.contains(&ask.tree) || has_heard(view, ask.tree, &seen.heard);
-    match view.state {
-        ReplicaState::Ready if seen.warming.contains(&ask.tree) => ReplicaState::Warming,
-        ReplicaState::Warming | ReplicaState::Settled if !seen.warming.contains(&ask.tree) && votes() => {
-            ReplicaState::Ready
-        }
-        state @ (ReplicaState::Ready | ReplicaState::Warming | ReplicaState::Settled | ReplicaState::Fallback) => state,
-    }
-}
-
 /// Whether a reply claims more than the votes behind it.
 fn judge(
     ask: &Ask,
@@ -565,7 +502,7 @@ fn judge(
     seen: &Seen,
 ) -> Option<(Invariant, String)> {
     let owner = |node: &NodeId| ask.owners.contains(node);
-    let mine = owner(&me).then(|| own_state(ask, view, seen));
+    let mine = owner(&me).then(|| seen.standing.own_state(ask.tree, view));
     let settled = |state: ReplicaState| state == ReplicaState::Ready || (state == ReplicaState::Settled && !ask.strict);
     let count = |answers: &BTreeMap<NodeId, ReplicaState>, states: &dyn Fn(ReplicaState) -> bool| {
         let others = answers.iter().filter(|(node, state)| **node != me && owner(node) && states(**state)).count();

@@ -304,10 +304,13 @@ impl Shard {
 
     /// Puts `held` bytes on the memtable's account: in steps, but a step must not be what goes over the limit.
     fn set_aside(&mut self, held: u64) {
+        let rounded = self.rounded(held);
+        if rounded == self.reserved {
+            return;
+        }
         let room = self.table.limit().saturating_sub(self.table.accounted() - self.reserved);
-        let reserved = self.rounded(held).min(room.max(held));
+        let reserved = rounded.min(room.max(held));
         if reserved != self.reserved {
-            if std::env::var("DBG").is_ok() && self.table.accounted() - self.reserved + reserved > self.table.limit() { eprintln!("DBG over: reserved {}->{} held {} hints {} inflight {} {} replay {} ae {} lists {} warming {} urgent {} acc {} limit {} queued {}", self.reserved, reserved, self.held(), self.hints.bytes(), self.in_flight.bytes(), self.in_flight_bytes, self.hinted.replay.bytes(), self.anti_entropy.bytes(), self.listed_partitions(), self.anti_entropy.readiness.len(), self.anti_entropy.urgent.len(), self.table.accounted(), self.table.limit(), self.hedges.len()*24); }
             self.reserved = reserved;
             self.table.set_reserved(reserved);
         }

@@ -1,14 +1,16 @@
 //! What a shard has learned of its peers by asking them: a circuit breaker and a latency each (PROTOCOL §7).
 //!
 //! Routing liveness of a peer is "membership believes it alive" and "its breaker is closed". A breaker opens after
-//! `TIMEOUTS_TO_OPEN` timeouts in a row, and then lets one request through each `PROBE_EVERY`; any answer closes it. A
-//! peer whose latency is far above the fastest one's is slow: it is not chosen for reads, and still written.
+//! `TIMEOUTS_TO_OPEN` timeouts in a row, and then lets one request through each `PROBE_EVERY`; any answer closes it. One
+//! that nobody tried for `STALE_AFTER` says nothing of now: it closes, and the next timeout opens it again (a node that came
+//! back while nobody asked for its keys refused all but one of the first requests; simulator, seed 200e4). A peer whose latency is far above the fastest one's is slow: it is not chosen for reads, and still written.
 
 use crate::{id::NodeId, time::Mono};
 use std::{collections::BTreeMap, time::Duration};
 
 const TIMEOUTS_TO_OPEN: u8 = 5;
 const PROBE_EVERY: Duration = Duration::from_secs(1);
+const STALE_AFTER: Duration = Duration::from_secs(5);
 /// A peer is slow above this multiple of the fastest peer's mean …
 const SLOW_FACTOR: u64 = 5;
 /// … and above this: on a fast network a factor alone is noise.
@@ -47,9 +49,14 @@ impl Peers {
     #[inline]
     pub(crate) fn on_ask(&mut self, member: u16, now: Mono) {
         let Some(peer) = self.peers.get_mut(usize::from(member)) else { return };
-        if peer.probe_at.is_some() {
-            peer.probe_at = Some(now + PROBE_EVERY);
-        }
+        peer.probe_at = match peer.probe_at {
+            Some(at) if now >= at + STALE_AFTER => {
+                peer.timeouts = TIMEOUTS_TO_OPEN - 1;
+                None
+            }
+            Some(_) => Some(now + PROBE_EVERY),
+            None => None,
+        };
     }
 
     /// `member` answered a request sent at `asked`.
@@ -119,6 +126,17 @@ mod tests {
         assert!(!peers.may_ask(0, Mono(second)), "and no second one");
         peers.on_answer(0, Mono(second), Mono(second + 1));
         assert!(peers.may_ask(0, Mono(second + 1)));
+    }
+
+    #[test]
+    fn a_breaker_that_nobody_tried_for_long_lets_all_through_and_opens_at_the_next_timeout() {
+        let (mut peers, second) = (peers(1), 1_000_000_000);
+        peers.on_lost(0, Mono(0));
+        let long_after = Mono(second) + STALE_AFTER;
+        peers.on_ask(0, long_after);
+        assert!(peers.may_ask(0, long_after), "the first one is not alone");
+        peers.on_timeout(0, long_after);
+        assert!(!peers.may_ask(0, long_after));
     }
 
     #[test]
