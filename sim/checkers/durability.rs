@@ -6,7 +6,7 @@
 //! writes always, for sloppy ones without stand-ins while nobody loses memory; a write flagged `superseded` says itself that
 //! it is not the last.
 
-use super::{Finding, Invariant, Verdict};
+use super::{Finding, Invariant, Verdict, losses::Losses};
 use crate::history::{History, Op};
 use meshwork_core::value::Version;
 use std::collections::BTreeMap;
@@ -62,7 +62,7 @@ pub fn check_last_writer(history: &History) -> Verdict {
             keys.entry((&op.invoke.ns, &op.invoke.key)).or_default().push((op, end.t, version));
         }
     }
-    let foundings = history.foundings();
+    let (foundings, losses) = (history.foundings(), Losses::of(history));
     let spanned = |from: u64, to: u64| foundings.iter().any(|at| (from..=to).contains(at));
     let mut judged = 0;
     for ((ns, key), writes) in keys {
@@ -78,7 +78,7 @@ pub fn check_last_writer(history: &History) -> Verdict {
                 }
                 next += 1;
             }
-            let spans = |first: &&Told<'_>| spanned(first.0.invoke.t, *end);
+            let spans = |first: &&Told<'_>| spanned(first.0.invoke.t, *end) || losses.may_have_taken(first.0, *end);
             let Some((first, at, older)) = highest.filter(|first| !spans(first)) else { continue };
             judged += 1;
             if version <= older {

@@ -15,6 +15,7 @@ pub mod durability;
 pub mod expiry;
 pub mod hints;
 pub mod layout;
+mod losses;
 pub mod overload;
 pub mod quorum;
 pub mod replicas;

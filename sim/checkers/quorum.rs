@@ -7,8 +7,8 @@
 //! acknowledged it had lost their memory at one time: then nothing is promised, and nothing across a mesh that was founded
 //! anew, by nodes that all forgot the layout. Also S14: what is older than an acknowledged delete is older than the floor.
 
-use super::{Finding, Invariant, Verdict};
-use crate::history::{Event, History, Op};
+use super::{Finding, Invariant, Verdict, losses::Losses};
+use crate::history::{History, Op};
 use meshwork_core::value::Version;
 use std::collections::BTreeMap;
 
@@ -17,44 +17,7 @@ struct Written<'a> {
     told: u64,
     version: Version,
     w: u8,
-    /// So many machines must have lost their memory for it to be lost.
-    lost_from: u8,
     op: &'a Op<'a>,
-}
-
-/// When a process started on a machine, without what the one before it held, and when it had compared itself again.
-struct Loss {
-    from: u64,
-    until: u64,
-}
-
-fn losses(history: &History) -> Vec<Loss> {
-    let mut open: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut losses: Vec<Loss> = Vec::new();
-    for event in &history.events {
-        let Event::Fault { t, what } = event else { continue };
-        let mut words = what.split(' ');
-        match (words.next(), words.next(), words.next()) {
-            (Some("start"), Some("of"), Some(process)) => {
-                open.insert(process, losses.len());
-                losses.push(Loss { from: *t, until: u64::MAX });
-            }
-            (Some("ready"), Some("is"), Some(process)) => {
-                if let Some(at) = open.remove(process) {
-                    losses[at].until = *t;
-                }
-            }
-            _ => {}
-        }
-    }
-    losses
-}
-
-/// Most machines that were without their memory at one time after `from` and up to `to`.
-fn lost_at_once(losses: &[Loss], from: u64, to: u64) -> usize {
-    let within: Vec<&Loss> = losses.iter().filter(|loss| loss.from > from && loss.from <= to).collect();
-    let at = |time: u64| within.iter().filter(|loss| loss.from <= time && time < loss.until).count();
-    within.iter().map(|loss| at(loss.from)).max().unwrap_or(0)
 }
 
 /// Judges every strict read.
@@ -66,7 +29,7 @@ pub fn check(history: &History) -> Verdict {
     }
     let foundings = history.foundings();
     let spanned = |from: u64, to: u64| foundings.iter().any(|at| (from..=to).contains(at));
-    let losses = losses(history);
+    let losses = Losses::of(history);
     let mut judged = 0;
     for ((ns, _), ops) in keys {
         let Some(space) = history.space(ns) else { continue };
@@ -75,8 +38,7 @@ pub fn check(history: &History) -> Verdict {
             .filter(|op| op.writes() && op.invoke.strict)
             .filter_map(|op| {
                 let end = op.ok()?;
-                let w = op.invoke.w.min(end.acks.max(1));
-                Some(Written { told: end.t, version: end.version?, w: op.invoke.w, lost_from: w, op })
+                Some(Written { told: end.t, version: end.version?, w: op.invoke.w, op })
             })
             .collect();
         writes.sort_by_key(|written| written.told);
@@ -90,9 +52,7 @@ pub fn check(history: &History) -> Verdict {
             let before = before.filter(|written| !spanned(written.op.invoke.t, end.t));
             let met = before.filter(|written| u16::from(written.w) + u16::from(read.invoke.r) > u16::from(space.n));
             let Some(floor) = met.max_by_key(|written| written.version) else { continue };
-            // An identity that runs twice may have acknowledged in the process that gives way: as good as a lost memory.
-            let twice = usize::from(!history.header.identities);
-            if lost_at_once(&losses, floor.op.invoke.t, end.t) + twice >= usize::from(floor.lost_from) {
+            if losses.may_have_taken(floor.op, end.t) {
                 continue;
             }
             judged += 1;

@@ -5,7 +5,7 @@
 //! stays gone, also where S1 says nothing (R + W ≤ N, and after evictions): late hints, repairs and old disks come after the
 //! "absent". Sloppy deletes whose votes were all owners' count while nobody loses memory.
 
-use super::{Finding, Invariant, Verdict};
+use super::{Finding, Invariant, Verdict, losses::Losses};
 use crate::history::{History, Op};
 use meshwork_core::value::Version;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 /// Judges every strict read that found a value.
 pub fn check(history: &History) -> Verdict {
     let ops = history.ops();
-    let memories = history.ledger().memories;
+    let (memories, losses) = (history.ledger().memories, Losses::of(history));
     let mut keys: BTreeMap<(&str, &str), Vec<&Op<'_>>> = BTreeMap::new();
     for op in &ops {
         keys.entry((&op.invoke.ns, &op.invoke.key)).or_default().push(op);
@@ -22,14 +22,14 @@ pub fn check(history: &History) -> Verdict {
     for ((ns, key), ops) in keys {
         let Some(space) = history.space(ns) else { continue };
         let n = u16::from(space.n);
-        let deletes: Vec<(u64, u16, Version, u64)> = ops
+        let deletes: Vec<(u64, u16, Version, &Op<'_>)> = ops
             .iter()
             .filter(|op| op.invoke.f == "delete")
             .filter_map(|op| {
                 let end = op.ok()?;
                 let strong = op.invoke.strict || (memories && end.fallbacks == 0 && !end.has("warming"));
                 let whole = strong && !end.has("sloppy") && !end.has("superseded");
-                whole.then_some((end.t, u16::from(op.invoke.w), end.version?, op.invoke.op))
+                whole.then_some((end.t, u16::from(op.invoke.w), end.version?, *op))
             })
             .collect();
         if deletes.is_empty() {
@@ -42,8 +42,9 @@ pub fn check(history: &History) -> Verdict {
             let Some(end) = read.ok() else { continue };
             let (Some(value), Some(version)) = (end.value, end.version) else { continue };
             // Deletes that were seen to have worked, before this read was asked, by a quorum that this read's must meet.
-            let seen = deletes.iter().filter(|(told, w, ..)| {
-                w + u16::from(read.invoke.r) > n
+            let seen = deletes.iter().filter(|(told, w, _, op)| {
+                !losses.may_have_taken(op, end.t)
+                    && w + u16::from(read.invoke.r) > n
                     && reads.iter().any(|(absent, gone)| {
                         absent.invoke.t > *told
                             && *gone < read.invoke.t
@@ -54,12 +55,13 @@ pub fn check(history: &History) -> Verdict {
             judged += 1;
             if version <= *deleted {
                 let what = format!(
-                    "delete op {op} of {ns}/{key} was acknowledged at {} ms with version {deleted} and seen; read op {} asked at {} ms returned w{value} with {version}",
+                    "delete op {} of {ns}/{key} was acknowledged at {} ms with version {deleted} and seen; read op {} asked at {} ms returned w{value} with {version}",
+                    op.invoke.op,
                     told / 1_000,
                     read.invoke.op,
                     read.invoke.t / 1_000
                 );
-                let ops = vec![*op, read.invoke.op];
+                let ops = vec![op.invoke.op, read.invoke.op];
                 return Verdict::Invalid(Finding { invariant: Invariant::S14, t: end.t, what, ops });
             }
         }
@@ -74,7 +76,10 @@ pub fn check(history: &History) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkers::sample::{absent, found, history, invoke, ok, read, write};
+    use crate::{
+        checkers::sample::{absent, found, history, invoke, ok, read, write},
+        history::Event,
+    };
 
     #[test]
     fn what_was_deleted_and_seen_to_be_gone_does_not_come_back() {
@@ -83,6 +88,11 @@ mod tests {
         assert!(matches!(check(&history(back)), Verdict::Invalid(Finding { invariant: Invariant::S14, .. })));
         let newer = vec![absent(3, 12), write(5, 13, "k"), ok(5, 15, 13), read(4, 20, "k"), found(4, 22, 5, 13)];
         assert_eq!(check(&history([deleted.clone(), newer].concat())), Verdict::Valid);
+        // All that acknowledged it lost their memories before they had compared: nothing is promised.
+        let lost = Event::Fault { t: 15_000, what: "start of p5 on machine 0 as a".to_owned() };
+        let other = Event::Fault { t: 16_000, what: "start of p6 on machine 1 as b".to_owned() };
+        let forgotten = vec![absent(3, 12), lost, other, read(4, 20, "k"), found(4, 22, 1, 1)];
+        assert!(matches!(check(&history([deleted.clone(), forgotten].concat())), Verdict::Unknown(_)));
         // A read that overlaps the one that saw nothing may still see it.
         let overlaps = vec![read(4, 11, "k"), absent(3, 12), found(4, 22, 1, 1)];
         assert!(matches!(check(&history([deleted, overlaps].concat())), Verdict::Unknown(_)));
