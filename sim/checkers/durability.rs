@@ -66,6 +66,7 @@ pub fn check_last_writer(history: &History) -> Verdict {
     let spanned = |from: u64, to: u64| foundings.iter().any(|at| (from..=to).contains(at));
     let mut judged = 0;
     for ((ns, key), writes) in keys {
+        let copies = history.space(ns).map_or(0, |space| space.n);
         // By when they were told: the newest version told so far is what any later write must beat.
         let mut told: Vec<&Told<'_>> = writes.iter().collect();
         told.sort_by_key(|(_, told, _)| *told);
@@ -78,7 +79,9 @@ pub fn check_last_writer(history: &History) -> Verdict {
                 }
                 next += 1;
             }
-            let spans = |first: &&Told<'_>| spanned(first.0.invoke.t, *end) || losses.may_have_taken(first.0, *end);
+            let spans = |first: &&Told<'_>| {
+                spanned(first.0.invoke.t, *end) || losses.may_have_taken(first.0, op.invoke.w, copies, *end)
+            };
             let Some((first, at, older)) = highest.filter(|first| !spans(first)) else { continue };
             judged += 1;
             if version <= older {

@@ -52,7 +52,7 @@ pub fn check(history: &History) -> Verdict {
             let before = before.filter(|written| !spanned(written.op.invoke.t, end.t));
             let met = before.filter(|written| u16::from(written.w) + u16::from(read.invoke.r) > u16::from(space.n));
             let Some(floor) = met.max_by_key(|written| written.version) else { continue };
-            if losses.may_have_taken(floor.op, end.t) {
+            if losses.may_have_taken(floor.op, read.invoke.r, space.n, end.t) {
                 continue;
             }
             judged += 1;

@@ -43,7 +43,7 @@ pub fn check(history: &History) -> Verdict {
             let (Some(value), Some(version)) = (end.value, end.version) else { continue };
             // Deletes that were seen to have worked, before this read was asked, by a quorum that this read's must meet.
             let seen = deletes.iter().filter(|(told, w, _, op)| {
-                !losses.may_have_taken(op, end.t)
+                !losses.may_have_taken(op, read.invoke.r, space.n, end.t)
                     && w + u16::from(read.invoke.r) > n
                     && reads.iter().any(|(absent, gone)| {
                         absent.invoke.t > *told
