@@ -12,13 +12,17 @@ use meshwork_core::canary::Canary;
 use std::path::Path;
 
 /// Seeds that found a bug in core, with what it was.
-const FOUND: [(u64, &str); 7] = [
+const FOUND: [(u64, &str); 11] = [
     (0x1, "S15: what a put with a TTL over a delete had buried came back after its end"),
     (0x74, "S1: a value whose holder could not be asked was called missing, in strict reads too"),
     (0xa7, "L5: a read decided by its timeout asked for the body and waited for ever"),
     (0x49, "S6: a miss without the votes for it was not flagged sloppy"),
     (0x11e2, "S1: a digest that came twice made a strict read call the value missing"),
     (0x10110, "S23: the books of a replay passed the memory limit when nothing could be evicted"),
+    (0x10150, "S23: what a comparison keeps in mind was asked for by length and held by capacity"),
+    (0x20040, "S23: a step of the account, of 16 KiB, went over the limit that the bytes themselves kept"),
+    (0x102d0, "S23: so did partitions that warm, listed when nobody can be asked for room"),
+    (0x200e4, "L8: a breaker opened in a split let one request a round trip through, a minute after"),
     (0x591, "L6: nobody probed anybody any more after all had renewed their identity"),
 ];
 
