@@ -11,13 +11,13 @@
 use super::{
     history::Recorder,
     mesh::{Mesh, Papers},
-    raw::{Raw, reply_in},
+    raw::{Answer, Raw, reply_in},
     wait::{LIMIT, wait_until},
 };
 use meshwork_core::{
     namespace::Mode,
     rng::Rng,
-    wire::client::{Condition, Consistency, Op, Quorum, ReplyBody, Ttl},
+    wire::client::{Condition, Consistency, Op, Quorum, ReplyBody, Status, Ttl},
 };
 use meshwork_sim::history::{Complete, History, Invoke, Outcome, SpaceRules};
 use std::{
@@ -124,6 +124,12 @@ impl Ask {
         Self { space, key: format!("{family}-{number}"), act, strict: rng.below(2) == 0, r, w }
     }
 
+    /// A write of W = 2, stand-ins allowed, of a key that nobody writes again.
+    fn cold(number: u64) -> Self {
+        let act = Act::Put { length: 200, ttl_ms: None };
+        Self { act, ..Self::read("lasting", format!("cold-{number}"), false) }
+    }
+
     fn all_keys() -> impl Iterator<Item = (&'static str, String)> {
         let families = [("lasting", "kept"), ("lasting", "gone"), ("lasting", "timed"), ("brief", "brief")];
         families.into_iter().flat_map(|(space, family)| (0..KEYS).map(move |key| (space, format!("{family}-{key}"))))
@@ -149,12 +155,15 @@ struct Shared {
 pub(crate) struct Traffic {
     shared: Arc<Shared>,
     seed: u64,
+    /// Keys written once, before the sessions began.
+    cold: u64,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Traffic {
-    /// Begins to ask the nodes of a mesh. `source`: the test's name; `memories`: no node will lose what it holds.
-    pub(crate) fn start(mesh: &Mesh, source: &str, seed: u64, memories: bool) -> Self {
+    /// Begins to ask the nodes of a mesh, after `cold` keys were written that nobody writes again. `source`: the test's
+    /// name; `memories`: no node will lose what it holds.
+    pub(crate) fn start(mesh: &Mesh, source: &str, seed: u64, memories: bool, cold: u64) -> Self {
         let shared = Arc::new(Shared {
             recorder: Recorder::new(source, seed, spaces(), memories),
             nodes: mesh.nodes.iter().map(|node| node.address).collect(),
@@ -163,6 +172,13 @@ impl Traffic {
             stop: AtomicBool::new(false),
         });
         let session = |id: u32| Session::new(id, Rng::fork(seed, &format!("session {id}")), Arc::clone(&shared));
+        let first = session(0);
+        on_runtime(async {
+            timeout(LIMIT, first.meet_namespaces())
+                .await
+                .expect("all nodes know the namespaces of their configuration");
+            first.write_cold(cold).await;
+        });
         let sessions: Vec<Session> = (1..=SESSIONS).map(session).collect();
         let work = move || {
             on_runtime(async {
@@ -174,7 +190,7 @@ impl Traffic {
             });
         };
         let thread = std::thread::Builder::new().name("traffic".to_owned()).spawn(work).expect("a thread");
-        Self { shared, seed, thread: Some(thread) }
+        Self { shared, seed, cold, thread: Some(thread) }
     }
 
     /// What is written down, for faults and phases.
@@ -206,7 +222,7 @@ impl Traffic {
         self.thread.take().expect("it ends once").join().expect("the sessions ended well");
         self.recorder().phase("read");
         let reader = Session::new(0, Rng::fork(self.seed, "reader"), Arc::clone(&self.shared));
-        on_runtime(async { timeout(LIMIT, reader.read_all()).await.expect("every key is read in time") });
+        on_runtime(reader.read_all(self.cold));
         self.recorder().history()
     }
 }
@@ -257,7 +273,34 @@ impl Session {
         }
     }
 
-    async fn read_all(mut self) {
+    /// Nodes may be ready a moment before the namespaces of their configuration are there.
+    async fn meet_namespaces(&self) {
+        let mut beat = interval(BEAT);
+        for address in &self.shared.nodes {
+            let mut link = Raw::open(*address, &self.shared.papers).await.expect("all are ready");
+            for space in spaces() {
+                let unknown = |answer: Answer| answer.status == Status::NoSuchNamespace;
+                while unknown(
+                    link.ask_in(&space.name, b"kept-0", Op::Get, Default::default()).await.expect("an answer"),
+                ) {
+                    beat.tick().await;
+                }
+            }
+        }
+    }
+
+    async fn write_cold(mut self, count: u64) {
+        let nodes = self.links.len();
+        for (number, node) in (0..count).zip((0..nodes).cycle()) {
+            self.ask(node, &Ask::cold(number)).await;
+        }
+    }
+
+    async fn read_all(mut self, cold: u64) {
+        let nodes = self.links.len();
+        for (number, node) in (0..cold).zip((0..nodes).cycle()) {
+            self.ask(node, &Ask { act: Act::Get, ..Ask::cold(number) }).await;
+        }
         for (space, key) in Ask::all_keys() {
             for node in 0..self.links.len() {
                 for strict in [true, false] {
