@@ -2,28 +2,22 @@
 //!
 //! Whether enough is alive, no history shows: whoever records it says so, request by request (`Invoke::must`), where it
 //! knows that nothing is being broken, that nobody lost memory, and that enough owners live (strict) or members (sloppy).
-//! Such a write may not be refused for want of nodes; nor may a coordinator give up for want of them after it wrote its own
-//! copy (`maybe`, "unavailable"). That there is no memory left, or that a condition was not met, are other reasons, and "not
-//! owner" sends the client elsewhere; any other unknown outcome is no refusal.
+//! Such a write may not be refused for want of nodes. That there is no memory left, or that a condition was not met, are
+//! other reasons, and "not owner" sends the client elsewhere; an unknown outcome is no refusal.
 
 use super::{Finding, Invariant, Verdict};
-use crate::history::{Complete, End, History, Op};
+use crate::history::{End, History};
 
 /// Refusals that do not say that nodes are missing.
 const OTHER_REASONS: [&str; 7] =
     ["out of memory", "too large", "conflict", "not found", "overloaded", "no such namespace", "not owner"];
-
-/// Whether a write ended for want of nodes.
-fn refuses(op: &Op<'_>, end: &Complete) -> bool {
-    if op.refused() { !OTHER_REASONS.contains(&end.status.as_str()) } else { end.status == "unavailable" }
-}
 
 /// Judges every write that must be served.
 pub fn check(history: &History) -> Verdict {
     let mut judged = 0;
     for op in history.ops().iter().filter(|op| op.writes() && op.invoke.must) {
         match op.end {
-            Some(End::Fail(end) | End::Maybe(end)) if refuses(&op, end) => {
+            Some(End::Fail(end)) if !OTHER_REASONS.contains(&end.status.as_str()) => {
                 let mode = if op.invoke.strict { "strict" } else { "sloppy" };
                 let what = format!(
                     "{mode} {} op {} of {}/{} with W={} was refused by n{}: {}, though enough nodes live",
@@ -44,7 +38,7 @@ mod tests {
     use super::*;
     use crate::{
         checkers::sample::{fail, history, maybe, ok, write},
-        history::Event,
+        history::{Complete, Event},
     };
 
     fn must(op: u64, t: u64) -> Event {
@@ -57,9 +51,6 @@ mod tests {
         let bad = history(vec![must(1, 0), ok(1, 5, 1), must(2, 6), fail(2, 7)]);
         let Verdict::Invalid(finding) = check(&bad) else { panic!("accepted") };
         assert_eq!((finding.invariant, finding.ops), (Invariant::L8, vec![2]));
-        let short = Complete { t: 7_000, op: 2, status: "unavailable".to_owned(), ..Complete::default() };
-        let half_done = history(vec![must(1, 0), ok(1, 5, 1), must(2, 6), Event::Maybe(short)]);
-        assert!(matches!(check(&half_done), Verdict::Invalid(Finding { invariant: Invariant::L8, .. })));
     }
 
     #[test]
