@@ -127,6 +127,7 @@ fn killed_and_started_again_in_turn_nodes_tell_nothing_that_was_not_so() {
         if compares(&mesh) {
             wait_until("its copies to be as good as others'", || votes(&mesh, number));
             traffic.recorder().fault(format!("ready is p{process}"));
+            traffic.must_serve(Mode::Strict, &ALL);
         }
         traffic.must_serve(Mode::Sloppy, &ALL);
         traffic.goes_on(200);
