@@ -9,7 +9,7 @@ use crate::{
     checkers::sight::Given,
     clock::{MS, Time},
     cluster::{Cluster, Event},
-    history::{Complete, Event as Recorded, Invoke},
+    history::{Complete, Event as Recorded, Invoke, Outcome},
     keyed::{Purpose, below, draw},
     network::Site,
     workload::{Act, Op, value_of, writer_of},
@@ -21,7 +21,7 @@ use meshwork_core::{
     namespace::Mode,
     value::Version,
     wire::{
-        client::{Condition, Consistency, Op as Ask, Quorum, Reply, ReplyBody, Request, Status, Ttl},
+        client::{Condition, Consistency, Op as Ask, Quorum, Reply, ReplyBody, Request, Ttl},
         frame::Decoder,
     },
 };
@@ -57,30 +57,6 @@ pub(crate) struct Clients {
 
 fn link_of(client: u16, life: u64, process: u32) -> u64 {
     u64::from(client) << 48 | life << 32 | u64::from(process)
-}
-
-/// A reply's status in words, as histories have them.
-fn words(status: Status) -> &'static str {
-    match status {
-        Status::Ok => "ok",
-        Status::NotFound => "not found",
-        Status::Conflict => "conflict",
-        Status::Unknown => "unknown",
-        Status::Overloaded { .. } => "overloaded",
-        Status::Unavailable { .. } => "unavailable",
-        Status::StaleEpoch => "stale epoch",
-        Status::ClockSkew => "clock skew",
-        Status::TooLarge => "too large",
-        Status::OutOfMemory => "out of memory",
-        Status::NotOwner => "not owner",
-        Status::Denied => "denied",
-        Status::WrongKind => "wrong kind",
-        Status::Unsupported => "unsupported",
-        Status::NoSuchNamespace => "no such namespace",
-        Status::Invalid => "invalid",
-        Status::Timeout => "timeout",
-        Status::NotReady => "not ready",
-    }
 }
 
 impl Cluster<'_> {
@@ -144,7 +120,8 @@ impl Cluster<'_> {
             must: self.clients.must.contains(&(op / ATTEMPTS)),
         }));
         let Some(process) = process else {
-            return self.end(op, &what, "fail", Complete { status: "nobody there".to_owned(), ..Complete::default() });
+            let complete = Complete { status: "nobody there".to_owned(), ..Complete::default() };
+            return self.end(op, &what, Outcome::Fail, complete);
         };
         let quorum = |asked: Option<u8>| asked.map_or(Quorum::Default, Quorum::Exactly);
         let mode = what.strict.map(|strict| if strict { Mode::Strict } else { Mode::Sloppy });
@@ -209,90 +186,32 @@ impl Cluster<'_> {
         let (_, id, mut decoder) = Decoder::start(frame).expect("nodes send whole replies");
         let reply = Reply::decode(id, &mut decoder).expect("nodes send whole replies");
         let what = attempt.what;
-        let writes = what.act != Act::Get;
-        let mut complete = Complete {
-            status: words(reply.status).to_owned(),
-            acks: reply.worth.acks,
-            fallbacks: reply.worth.fallbacks,
-            epoch: reply.worth.epoch,
-            ..Complete::default()
-        };
-        let worth = reply.worth;
-        for (set, flag) in [
-            (worth.sloppy, "sloppy"),
-            (worth.degraded, "degraded"),
-            (worth.warming, "warming"),
-            (worth.stale, "stale"),
-            (worth.superseded, "superseded"),
-        ] {
-            if set {
-                complete.flags.push(flag.to_owned());
-            }
+        let mut complete = Complete::of(&reply);
+        if let ReplyBody::Value { value, .. } = reply.body {
+            complete.value = writer_of(value);
+            complete.torn = complete.value.is_none();
         }
-        match reply.body {
-            ReplyBody::Value { version, expires_at, value } => {
-                complete.value = writer_of(value);
-                complete.torn = complete.value.is_none();
-                complete.version = Some(version);
-                complete.expires_at = expires_at.map(|at| at.0);
-                self.clients.seen.insert((what.client, what.space, what.key), version);
-            }
-            ReplyBody::Written { version } => {
-                complete.version = Some(version);
-                self.clients.seen.insert((what.client, what.space, what.key), version);
-            }
-            ReplyBody::Empty | ReplyBody::Text(_) => {}
+        if let Some(version) = complete.version {
+            self.clients.seen.insert((what.client, what.space, what.key), version);
         }
-        let kind = match reply.status {
-            Status::Ok => "ok",
-            Status::NotFound if !writes => "ok",
-            Status::Unknown if writes => "maybe",
-            Status::NotFound
-            | Status::Conflict
-            | Status::Unknown
-            | Status::Overloaded { .. }
-            | Status::Unavailable { .. }
-            | Status::StaleEpoch
-            | Status::ClockSkew
-            | Status::TooLarge
-            | Status::OutOfMemory
-            | Status::NotOwner
-            | Status::Denied
-            | Status::WrongKind
-            | Status::Unsupported
-            | Status::NoSuchNamespace
-            | Status::Invalid
-            | Status::Timeout
-            | Status::NotReady => {
-                if writes && reply.maybe_applied {
-                    "maybe"
-                } else {
-                    "fail"
-                }
-            }
-        };
-        self.end(op, &what, kind, complete);
+        let outcome = Outcome::of(&reply, what.act != Act::Get);
+        self.end(op, &what, outcome, complete);
     }
 
     pub(crate) fn on_give_up(&mut self, op: u64) {
         let Some(attempt) = self.clients.open.remove(&op) else { return };
         self.sight.probe("client gave up");
-        let kind = if attempt.what.act == Act::Get { "fail" } else { "maybe" };
-        self.end(op, &attempt.what, kind, Complete { status: "no answer".to_owned(), ..Complete::default() });
+        let outcome = Outcome::unanswered(attempt.what.act != Act::Get);
+        self.end(op, &attempt.what, outcome, Complete { status: "no answer".to_owned(), ..Complete::default() });
     }
 
     /// An attempt is over: records it, and tries again where the client would.
-    fn end(&mut self, op: u64, what: &Op, kind: &'static str, complete: Complete) {
-        *self.clients.ended.entry(kind).or_insert(0) += 1;
+    fn end(&mut self, op: u64, what: &Op, outcome: Outcome, complete: Complete) {
+        *self.clients.ended.entry(outcome.name()).or_insert(0) += 1;
         let refused = matches!(complete.status.as_str(), "conflict" | "not found" | "too large" | "invalid");
-        let complete = Complete { t: self.at / 1_000, op, ..complete };
-        self.recorded.push(match kind {
-            "ok" => Recorded::Ok(complete),
-            "maybe" => Recorded::Maybe(complete),
-            _ => Recorded::Fail(complete),
-        });
+        self.recorded.push(outcome.event(Complete { t: self.at / 1_000, op, ..complete }));
         let attempt = op % ATTEMPTS;
-        if kind != "ok" && !refused && attempt < u64::from(what.retries) && attempt + 1 < ATTEMPTS {
+        if outcome != Outcome::Ok && !refused && attempt < u64::from(what.retries) && attempt + 1 < ATTEMPTS {
             let pause = 5 * MS + below(draw(self.plan.seed, Purpose::Client, &[op]), 100 * MS);
             self.push(self.at + pause, Event::Ask { op: op + 1 });
         }
@@ -311,10 +230,10 @@ impl Cluster<'_> {
             .collect();
         for (op, attempt) in lost {
             self.clients.open.remove(&op);
-            let kind = if attempt.what.act == Act::Get { "fail" } else { "maybe" };
+            let outcome = Outcome::unanswered(attempt.what.act != Act::Get);
             let mut what = attempt.what;
             what.retries = 0;
-            self.end(op, &what, kind, Complete { status: "link lost".to_owned(), ..Complete::default() });
+            self.end(op, &what, outcome, Complete { status: "link lost".to_owned(), ..Complete::default() });
             let process = attempt.process;
             if !self.processes[process as usize].alive {
                 continue;

@@ -9,6 +9,7 @@ use crate::nemesis::Ledger;
 use meshwork_core::{
     id::ActorId,
     value::{Hlc, Version},
+    wire::client::{Reply, ReplyBody, Status},
 };
 use serde::{Deserialize, Serialize};
 
@@ -160,6 +161,119 @@ impl Complete {
     /// Whether the reply carries this flag.
     pub fn has(&self, flag: &str) -> bool {
         self.flags.iter().any(|set| set == flag)
+    }
+
+    /// What a reply says; whoever records adds the time, the operation, and whose value it was.
+    pub fn of(reply: &Reply<'_>) -> Self {
+        let worth = reply.worth;
+        let flags = [
+            (worth.sloppy, "sloppy"),
+            (worth.degraded, "degraded"),
+            (worth.warming, "warming"),
+            (worth.stale, "stale"),
+            (worth.superseded, "superseded"),
+        ];
+        let (version, expires_at) = match reply.body {
+            ReplyBody::Value { version, expires_at, .. } => (Some(version), expires_at.map(|at| at.0)),
+            ReplyBody::Written { version } => (Some(version), None),
+            ReplyBody::Empty | ReplyBody::Text(_) => (None, None),
+        };
+        Self {
+            status: words(reply.status).to_owned(),
+            version,
+            expires_at,
+            acks: worth.acks,
+            fallbacks: worth.fallbacks,
+            epoch: worth.epoch,
+            flags: flags.iter().filter(|(set, _)| *set).map(|(_, flag)| (*flag).to_owned()).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+/// A reply's status in words, as histories have them.
+fn words(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "ok",
+        Status::NotFound => "not found",
+        Status::Conflict => "conflict",
+        Status::Unknown => "unknown",
+        Status::Overloaded { .. } => "overloaded",
+        Status::Unavailable { .. } => "unavailable",
+        Status::StaleEpoch => "stale epoch",
+        Status::ClockSkew => "clock skew",
+        Status::TooLarge => "too large",
+        Status::OutOfMemory => "out of memory",
+        Status::NotOwner => "not owner",
+        Status::Denied => "denied",
+        Status::WrongKind => "wrong kind",
+        Status::Unsupported => "unsupported",
+        Status::NoSuchNamespace => "no such namespace",
+        Status::Invalid => "invalid",
+        Status::Timeout => "timeout",
+        Status::NotReady => "not ready",
+    }
+}
+
+/// Which of the three ways of ending a request took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Ok,
+    /// Certainly not.
+    Fail,
+    /// Nobody knows.
+    Maybe,
+}
+
+impl Outcome {
+    /// Of a request that was answered; `writes`: it was meant to change something.
+    pub fn of(reply: &Reply<'_>, writes: bool) -> Self {
+        match reply.status {
+            Status::Ok => Self::Ok,
+            Status::NotFound if !writes => Self::Ok,
+            Status::Unknown if writes => Self::Maybe,
+            Status::NotFound
+            | Status::Conflict
+            | Status::Unknown
+            | Status::Overloaded { .. }
+            | Status::Unavailable { .. }
+            | Status::StaleEpoch
+            | Status::ClockSkew
+            | Status::TooLarge
+            | Status::OutOfMemory
+            | Status::NotOwner
+            | Status::Denied
+            | Status::WrongKind
+            | Status::Unsupported
+            | Status::NoSuchNamespace
+            | Status::Invalid
+            | Status::Timeout
+            | Status::NotReady => Self::unanswered(writes && reply.maybe_applied),
+        }
+    }
+
+    /// Of a request whose answer never came, or does not say: it may have changed something, if it `might` at all.
+    pub fn unanswered(might: bool) -> Self {
+        if might { Self::Maybe } else { Self::Fail }
+    }
+
+    /// As histories have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Fail => "fail",
+            Self::Maybe => "maybe",
+        }
+    }
+
+    /// The event that says so.
+    pub fn event(self, complete: Complete) -> Event {
+        match self {
+            Self::Ok => Event::Ok(complete),
+            Self::Fail => Event::Fail(complete),
+            Self::Maybe => Event::Maybe(complete),
+        }
     }
 }
 

@@ -76,6 +76,9 @@ enum Command {
     Check {
         /// JSON lines, of the simulator or of real processes.
         history: PathBuf,
+        /// Only by these checkers, which then must have something to judge.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
     },
     /// Find the smallest plan that breaks the same.
     Shrink {
@@ -187,7 +190,7 @@ fn main() -> ExitCode {
             run(Seeds { from, count: seeds, jobs, mix, failures_max: failures.max(1) }, shrink)
         }
         Command::Replay { of, log, history, html } => replay(&of, log, history.as_ref(), html.as_ref()),
-        Command::Check { history } => check(&history),
+        Command::Check { history, only } => check(&history, &only),
         Command::Shrink { of, output, seconds } => of.plan().and_then(|plan| failure::shrunk(&plan, output, seconds)),
         Command::Determinism { seeds, from, against } => determinism::prove(from, seeds, against.as_deref()),
         Command::Trace { seeds, from, window } => determinism::show(from, seeds, window),
@@ -273,11 +276,16 @@ fn replay(of: &Of, log: Option<Log>, history: Option<&PathBuf>, html: Option<&Pa
     Ok(outcome.findings.first().map_or(idle, |finding| finding.invariant.exit_code()))
 }
 
-fn check(path: &PathBuf) -> Result<u8, String> {
+fn check(path: &PathBuf, only: &[String]) -> Result<u8, String> {
+    if let Some(stranger) = only.iter().find(|name| CHECKERS.iter().all(|(known, _)| known != name)) {
+        let known = CHECKERS.map(|(name, _)| name).join(", ");
+        return Err(format!("there is no checker {stranger:?}; there are {known}"));
+    }
     let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let history = History::from_jsonl(&text).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut code = 0;
-    for (name, checker) in CHECKERS {
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
+    for (name, checker) in CHECKERS.into_iter().filter(|(name, _)| wanted(name)) {
         match checker(&history) {
             Verdict::Valid => println!("{name}: valid"),
             Verdict::Invalid(finding) => {

@@ -141,10 +141,8 @@ fn a_node_with_a_data_directory_comes_back_as_itself() {
     let mut mesh = Mesh::start(Plan { kept: true, sets: vec!["node.warming_max=1s"], ..Plan::default() });
     let before = members(&mesh.nodes[0].status().unwrap());
     mesh.cli(&["set", "k", "v"]).done();
-    mesh.nodes[2].process.as_mut().unwrap().kill();
-    mesh.nodes[0].sees("node-2", "down");
-    mesh.launch(2);
-    mesh.settle();
+    mesh.kill(2);
+    mesh.revive(2);
     assert_eq!(members(&mesh.nodes[0].status().unwrap()), before, "same ids, same members");
     assert_eq!(members(&mesh.nodes[2].status().unwrap()), before);
     let read = raw::get(mesh.nodes[2].address, &mesh.client, "k", quorum());
@@ -157,10 +155,8 @@ fn a_diskless_node_takes_the_place_of_its_dead_namesake() {
     let mut mesh = Mesh::start(Plan { sets, ..Plan::default() });
     let before = members(&mesh.nodes[0].status().unwrap());
     mesh.cli(&["set", "k", "v"]).done();
-    mesh.nodes[2].process.as_mut().unwrap().kill();
-    mesh.nodes[0].sees("node-2", "down");
-    mesh.launch(2);
-    mesh.settle();
+    mesh.kill(2);
+    mesh.revive(2);
     let after = members(&mesh.nodes[0].status().unwrap());
     assert_eq!(after.len(), 3, "the old one is out, the new one is in: {after:?}");
     assert_eq!(before.intersection(&after).count(), 2, "two stayed: {before:?} {after:?}");

@@ -37,14 +37,12 @@ fn after_kill_9_the_other_two_go_on_and_the_dead_one_returns() {
     mesh.nodes[2].process.as_mut().unwrap().kill();
     // At once, before anybody has noticed, and after everybody has.
     goes_on(&mesh, &[0, 1], "unnoticed");
-    mesh.nodes[0].sees("node-2", "down");
-    mesh.nodes[1].sees("node-2", "down");
+    mesh.see_down(2);
     goes_on(&mesh, &[0, 1], "noticed");
     let owners = mesh.cli_at(0, &["ring", "owners", "x", "-o", "json"]).done().json();
     let named = owners["owners"].as_array().unwrap().iter().any(|name| name == "node-2");
     assert!(named, "ownership does not move because of a death: {owners}");
-    mesh.launch(2);
-    mesh.settle();
+    mesh.revive(2);
     goes_on(&mesh, &[0, 1, 2], "returned");
 }
 
@@ -53,7 +51,7 @@ fn a_stalled_node_is_passed_by_and_taken_back_when_it_goes_on() {
     let mesh = Mesh::start(plan());
     mesh.nodes[1].process().signal(libc::SIGSTOP);
     goes_on(&mesh, &[0, 2], "stalled");
-    mesh.nodes[0].sees("node-1", "down");
+    mesh.see_down(1);
     goes_on(&mesh, &[0, 2], "noticed");
     mesh.nodes[1].process().signal(libc::SIGCONT);
     mesh.nodes[0].sees("node-1", "alive");

@@ -8,6 +8,7 @@ mod support;
 
 use bytes::BytesMut;
 use meshwork_core::{
+    id::NamespaceId,
     limits,
     rng::Rng,
     wire::{
@@ -29,6 +30,26 @@ const GROWTH_MAX: u64 = 96 << 20;
 
 fn one() -> Arc<Mesh> {
     ONE.get(|| Mesh::start(Plan { nodes: 1, memory: "32MiB", ..Plan::default() }))
+}
+
+/// Something hostile is done to the node while a bystander is there, who must then be served as before; what comes out of
+/// `done` is held open until then.
+fn beside_a_bystander<T>(what: &str, done: impl AsyncFnOnce(&Mesh, &mut Bystander) -> T) {
+    let mesh = one();
+    run(what, async {
+        let mut bystander = Bystander::arrive(&mesh).await;
+        let held = done(&mesh, &mut bystander).await;
+        bystander.is_served(&mesh).await;
+        drop(held);
+    });
+}
+
+/// A request's frame.
+fn request(id: u64, deadline_ms: u32, key: &[u8], op: Op<'_>) -> BytesMut {
+    let (consistency, namespace) = (Consistency::default(), NamespaceId::of("default"));
+    let mut frame = BytesMut::new();
+    Request { id, deadline_ms, sent: 0, consistency, namespace, key, op }.encode(&mut frame);
+    frame
 }
 
 /// Somebody well-behaved, who was there before.
@@ -80,21 +101,9 @@ async fn ends_after(mesh: &Mesh, bytes: &[u8], finish: bool) -> String {
 
 #[test]
 fn frames_that_are_none_end_their_connection_with_a_reason() {
-    let mesh = one();
-    run("hostile frames", async {
-        let mut bystander = Bystander::arrive(&mesh).await;
-        let mut request = BytesMut::new();
+    beside_a_bystander("hostile frames", async |mesh, _| {
         let op = Op::Put { value: &[7; 300], ttl: Ttl::Default, condition: Condition::Always };
-        Request {
-            id: 1,
-            deadline_ms: 100,
-            sent: 0,
-            consistency: Consistency::default(),
-            namespace: default(),
-            key: b"k",
-            op,
-        }
-        .encode(&mut request);
+        let request = request(1, 100, b"k", op);
         let cut_inside = framed(&request[..request.len() - 100]);
         for (what, bytes, finish) in [
             ("no array", framed(b"hello there"), false),
@@ -106,19 +115,16 @@ fn frames_that_are_none_end_their_connection_with_a_reason() {
             ("a frame cut off by the end of the stream", framed(&request)[..50].to_vec(), true),
             ("a header cut off by the end of the stream", vec![0, 0], true),
         ] {
-            let why = ends_after(&mesh, &bytes, finish).await;
+            let why = ends_after(mesh, &bytes, finish).await;
             assert!(why.contains("closed by peer"), "{what}: {why}");
             assert!(why.to_lowercase().contains("frame"), "{what}: the reason is said: {why}");
         }
-        bystander.is_served(&mesh).await;
     });
 }
 
 #[test]
 fn noise_of_any_kind_never_stops_the_node() {
-    let mesh = one();
-    run("noise", async {
-        let mut bystander = Bystander::arrive(&mesh).await;
+    beside_a_bystander("noise", async |mesh, _| {
         let mut rng = Rng::new(20_261_121);
         for round in 0..60 {
             let noise: Vec<u8> = (0..1 + rng.below(3000)).map(|_| (rng.next() & 0xff) as u8).collect();
@@ -128,18 +134,8 @@ fn noise_of_any_kind_never_stops_the_node() {
                 0 => noise,
                 1 => noise.chunks(70).flat_map(framed).collect(),
                 _ => {
-                    let mut request = BytesMut::new();
                     let op = Op::Put { value: &noise, ttl: Ttl::Millis(9), condition: Condition::IfAbsent };
-                    Request {
-                        id: 9,
-                        deadline_ms: 9,
-                        sent: 0,
-                        consistency: Consistency::default(),
-                        namespace: default(),
-                        key: b"n",
-                        op,
-                    }
-                    .encode(&mut request);
+                    let request = request(9, 9, b"n", op);
                     let mut bytes = framed(&request);
                     for _ in 0..5 {
                         let at = 4 + rng.below(bytes.len() as u64 - 4) as usize;
@@ -161,7 +157,6 @@ fn noise_of_any_kind_never_stops_the_node() {
                 let _ = udp.send_to(&noise, mesh.nodes[0].address);
             }
         }
-        bystander.is_served(&mesh).await;
     });
 }
 
@@ -171,10 +166,7 @@ fn a_message_of_a_newer_version_is_answered_unsupported_and_the_link_lives() {
     run("a newer caller", async {
         let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
         // [99, 7, "x"]: a type that nobody knows; and a get whose operation is another that nobody knows.
-        let mut request = BytesMut::new();
-        let (consistency, namespace) = (Consistency::default(), default());
-        Request { id: 7, deadline_ms: 1000, sent: 0, consistency, namespace, key: b"k", op: Op::Get }
-            .encode(&mut request);
+        let mut request = request(7, 1000, b"k", Op::Get);
         assert_eq!(request[..4], [request[0], FrameType::Request as u8, 7, 1], "array, type, id, operation");
         request[3] = 99;
         for unknown in [&[0x93, 99, 7, 0xa1, b'x'][..], &request] {
@@ -223,18 +215,8 @@ fn a_value_above_the_namespaces_limit_is_refused_with_words() {
     run("a large value", async {
         let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
         let value = vec![7; (1 << 20) + 1];
-        let mut request = BytesMut::new();
         let op = Op::Put { value: &value, ttl: Ttl::Default, condition: Condition::Always };
-        Request {
-            id: 3,
-            deadline_ms: 5000,
-            sent: 0,
-            consistency: Consistency::default(),
-            namespace: default(),
-            key: b"k",
-            op,
-        }
-        .encode(&mut request);
+        let request = request(3, 5000, b"k", op);
         link.bulk.0.write_all(&framed(&request)).await.unwrap();
         let frame = link.frame().await.expect("the link lives");
         let (frame_type, id, mut decoder) = Decoder::start(&frame).unwrap();
@@ -246,15 +228,9 @@ fn a_value_above_the_namespaces_limit_is_refused_with_words() {
     });
 }
 
-fn default() -> meshwork_core::id::NamespaceId {
-    meshwork_core::id::NamespaceId::of("default")
-}
-
 #[test]
 fn a_flood_of_half_open_links_costs_nobody_else_his_link() {
-    let mesh = one();
-    run("half-open links", async {
-        let mut bystander = Bystander::arrive(&mesh).await;
+    beside_a_bystander("half-open links", async |mesh, bystander| {
         let mut open = Vec::new();
         for number in 0..120 {
             let Ok((endpoint, connection)) = raw::dial(mesh.nodes[0].address, &mesh.client).await else { continue };
@@ -271,30 +247,26 @@ fn a_flood_of_half_open_links_costs_nobody_else_his_link() {
         for (_endpoint, connection, _stream) in &open {
             raw::end_of(connection).await;
         }
-        bystander.is_served(&mesh).await;
+        open
     });
 }
 
 #[test]
 fn a_caller_may_open_no_more_streams_than_a_link_has() {
-    let mesh = one();
-    run("streams", async {
-        let mut bystander = Bystander::arrive(&mesh).await;
+    beside_a_bystander("streams", async |mesh, _| {
         let link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
         let limit = std::time::Duration::from_millis(300);
         let third = tokio::time::timeout(limit, link.connection.open_bi()).await;
         assert!(third.is_err(), "a third stream was granted");
         let one_way = tokio::time::timeout(limit, link.connection.open_uni()).await;
         assert!(one_way.is_err(), "a one-way stream was granted");
-        bystander.is_served(&mesh).await;
+        link
     });
 }
 
 #[test]
 fn announced_lengths_allocate_nothing() {
-    let mesh = one();
-    run("announcements", async {
-        let mut bystander = Bystander::arrive(&mesh).await;
+    beside_a_bystander("announcements", async |mesh, _| {
         let mut held = Vec::new();
         for _ in 0..60 {
             let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
@@ -303,16 +275,13 @@ fn announced_lengths_allocate_nothing() {
             link.bulk.0.write_all(&[0x9c]).await.unwrap();
             held.push(link);
         }
-        bystander.is_served(&mesh).await;
-        drop(held);
+        held
     });
 }
 
 #[test]
 fn a_caller_that_asks_and_never_reads_is_held_back_and_not_buffered_for() {
-    let mesh = one();
-    run("a caller that never reads", async {
-        let mut bystander = Bystander::arrive(&mesh).await;
+    beside_a_bystander("a caller that never reads", async |mesh, _| {
         let mut link = Raw::open(mesh.nodes[0].address, &mesh.client).await.expect("welcome");
         let value = vec![7; 60_000];
         let op = Op::Put { value: &value, ttl: Ttl::Default, condition: Condition::Always };
@@ -321,10 +290,7 @@ fn a_caller_that_asks_and_never_reads_is_held_back_and_not_buffered_for() {
         // Up to 30,000 answers of 60 kB: 1.8 GB, if the node kept them for us.
         let asking = async {
             for id in 0..30_000 {
-                let mut request = BytesMut::new();
-                let (consistency, namespace) = (Consistency::default(), default());
-                Request { id, deadline_ms: 1000, sent: 0, consistency, namespace, key: b"big", op: Op::Get }
-                    .encode(&mut request);
+                let request = request(id, 1000, b"big", Op::Get);
                 if link.send(&request).await.is_err() {
                     break;
                 }
@@ -332,6 +298,6 @@ fn a_caller_that_asks_and_never_reads_is_held_back_and_not_buffered_for() {
         };
         // Held back by flow control, refused, or closed: all are fine, buffering is not.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(4), asking).await;
-        bystander.is_served(&mesh).await;
+        link
     });
 }

@@ -1,7 +1,7 @@
 //! The checkers: one small file a promise (SIMULATION §3, §5).
 //!
 //! Two kinds. Those that judge any history, of the simulator or of real processes: `quorum`, `durability`, `expiry`,
-//! `deadline`, `resurrection`, `writable`, `overload`. And those that need sight of the nodes, fed while the run goes on:
+//! `deadline`, `resurrection`, `writable`, `overload`, `worth`. And those that need sight of the nodes, fed while the run goes on:
 //! `sight` (votes, flags, replicas), `bounds`, `hints` and `layout`. None shares code with core beyond its message types; a
 //! checker that shares code shares the bug.
 //!
@@ -24,6 +24,7 @@ pub mod resurrection;
 pub mod sample;
 pub mod sight;
 mod standing;
+pub mod worth;
 pub mod writable;
 
 use crate::history::History;
@@ -151,7 +152,7 @@ pub enum Verdict {
 pub type Checker = fn(&History) -> Verdict;
 
 /// All checkers that judge any history, by the file they live in.
-pub const CHECKERS: [(&str, Checker); 8] = [
+pub const CHECKERS: [(&str, Checker); 9] = [
     ("quorum", quorum::check),
     ("durability", durability::check),
     ("last-writer", durability::check_last_writer),
@@ -160,4 +161,5 @@ pub const CHECKERS: [(&str, Checker); 8] = [
     ("resurrection", resurrection::check),
     ("writable", writable::check),
     ("overload", overload::check),
+    ("worth", worth::check),
 ];

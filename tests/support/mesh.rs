@@ -7,6 +7,7 @@ use super::{
     command::{Ran, finish},
     http,
     process::{Process, binary},
+    relay::Relay,
     wait::{LIMIT, wait_for},
 };
 use meshwork_transport::{Authority, PemPair, Role};
@@ -15,7 +16,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -50,11 +54,15 @@ pub(crate) struct Plan {
     pub(crate) kept: bool,
     /// Further settings of all, as `section.key=value`.
     pub(crate) sets: Vec<&'static str>,
+    /// Further lines of every configuration file, such as `[[namespace]]` tables.
+    pub(crate) tables: &'static str,
+    /// Whether nodes reach each other through a relay; then each has one shard, and only those planned take part.
+    pub(crate) relayed: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { nodes: 3, shards: 1, memory: "64MiB", kept: false, sets: Vec::new() }
+        Self { nodes: 3, shards: 1, memory: "64MiB", kept: false, sets: Vec::new(), tables: "", relayed: false }
     }
 }
 
@@ -62,6 +70,8 @@ impl Default for Plan {
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
+    /// Where other nodes reach it: its address, or the relay's for it.
+    pub(crate) reached: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) config: PathBuf,
     pub(crate) process: Option<Process>,
@@ -123,6 +133,8 @@ impl Node {
 pub(crate) struct Mesh {
     // Before `home`: fields are dropped in order, and processes write there.
     pub(crate) nodes: Vec<Node>,
+    /// What passes on what they send each other, where the plan wants it.
+    pub(crate) relay: Option<Arc<Relay>>,
     plan: Plan,
     /// Of a user.
     pub(crate) client: Papers,
@@ -146,9 +158,17 @@ impl Mesh {
         };
         let (client, admin, node) =
             (issue(Role::Client, "app", "client"), issue(Role::Admin, "ops", "admin"), issue(Role::Node, "*", "node"));
-        let mut mesh = Self { nodes: Vec::new(), client, admin, node, home, plan };
+        let mut mesh = Self { nodes: Vec::new(), relay: None, client, admin, node, home, plan };
         for number in 0..mesh.plan.nodes {
             mesh.add(&format!("node-{number}"));
+        }
+        if mesh.plan.relayed {
+            assert_eq!(mesh.plan.shards, 1, "the relay has one address a node");
+            let relay = Relay::start(mesh.nodes.iter().map(|node| node.address).collect());
+            for (number, node) in mesh.nodes.iter_mut().enumerate() {
+                node.reached = relay.front(number);
+            }
+            mesh.relay = Some(Arc::new(relay));
         }
         mesh
     }
@@ -179,22 +199,24 @@ impl Mesh {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let http = SocketAddr::from((Ipv4Addr::LOCALHOST, http));
         let config = self.home().join(format!("{name}-{port}.toml"));
-        self.nodes.push(Node { name: name.to_owned(), address, http, config, process: None });
+        self.nodes.push(Node { name: name.to_owned(), address, reached: address, http, config, process: None });
         self.nodes.len() - 1
     }
 
     fn write_config(&self, number: usize) {
         let node = &self.nodes[number];
-        let seeds: Vec<_> = self.nodes.iter().map(|node| format!("{:?}", node.address.to_string())).collect();
+        let seeds: Vec<_> = self.nodes.iter().map(|node| format!("{:?}", node.reached.to_string())).collect();
         let (ca, cert, key) = (&self.node.ca, &self.node.cert, &self.node.key);
         let data_dir = self.home().join(format!("data-{}", node.name));
         let kept = if self.plan.kept { format!("data_dir = {data_dir:?}\n") } else { String::new() };
+        let elsewhere = node.reached != node.address;
+        let advertise = if elsewhere { format!("advertise = \"{}\"\n", node.reached) } else { String::new() };
         let text = format!(
             "[cluster]\nname = \"{CLUSTER}\"\nbootstrap_expect = {}\n\
              [node]\nname = {:?}\nzone = \"z\"\nshards = {}\ndrain = \"5s\"\n{kept}\
-             [transport]\nlisten = \"{}\"\nseeds = [{}]\n\
+             [transport]\nlisten = \"{}\"\n{advertise}seeds = [{}]\n\
              [tls]\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n\
-             [memory]\nlimit = {:?}\n[http]\nlisten = \"{}\"\n[log]\nlevel = \"info\"\nformat = \"json\"\n",
+             [memory]\nlimit = {:?}\n[http]\nlisten = \"{}\"\n[log]\nlevel = \"info\"\nformat = \"json\"\n{}",
             self.plan.nodes,
             node.name,
             self.plan.shards,
@@ -202,6 +224,7 @@ impl Mesh {
             seeds.join(", "),
             self.plan.memory,
             node.http,
+            self.plan.tables,
         );
         std::fs::write(&node.config, text).expect("our own directory");
     }
@@ -228,6 +251,25 @@ impl Mesh {
         let log = self.home().join(format!("{}.log", self.nodes[number].name));
         let node = &mut self.nodes[number];
         node.process = Some(Process::start(&node.name, command, log));
+    }
+
+    /// Kills a node as `kill -9` does; the others that run have seen it.
+    pub(crate) fn kill(&mut self, number: usize) {
+        self.nodes[number].process.as_mut().expect("the test started it").kill();
+        self.nodes[number].process = None;
+        self.see_down(number);
+    }
+
+    /// Waits until all others that run see a node down.
+    pub(crate) fn see_down(&self, number: usize) {
+        let others = self.nodes.iter().enumerate().filter(|(at, node)| *at != number && node.process.is_some());
+        others.for_each(|(_, other)| other.sees(&self.nodes[number].name, "down"));
+    }
+
+    /// Starts a killed node again, until all are ready and agree.
+    pub(crate) fn revive(&mut self, number: usize) {
+        self.launch(number);
+        self.settle();
     }
 
     /// Waits until every running node is ready and sees all of them alive in one layout that all have acknowledged.
@@ -322,12 +364,12 @@ impl Shared {
     }
 
     /// The mesh, started by `start` when there is none.
-    pub(crate) fn get(&self, start: impl FnOnce() -> Mesh) -> std::sync::Arc<Mesh> {
+    pub(crate) fn get(&self, start: impl FnOnce() -> Mesh) -> Arc<Mesh> {
         // A test that failed while it started the mesh leaves nothing behind.
         let mut shared = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
-            let mesh = std::sync::Arc::new(start());
-            *shared = std::sync::Arc::downgrade(&mesh);
+            let mesh = Arc::new(start());
+            *shared = Arc::downgrade(&mesh);
             mesh
         })
     }

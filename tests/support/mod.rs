@@ -7,6 +7,8 @@
 //! - `raw`: a QUIC client without our transport, for well-formed and hostile bytes.
 //! - `http`: one GET of a node's admin address.
 //! - `forged`: certificates that our own authority would not issue.
+//! - `relay`: what nodes send each other passes through it, and suffers as a test says.
+//! - `history`, `traffic`: what clients asked and were told while it was broken, written down and judged.
 //!
 //! No test here asserts how long something took; limits are only there so that a broken build ends.
 
@@ -14,8 +16,11 @@
 
 pub(crate) mod command;
 pub(crate) mod forged;
+pub(crate) mod history;
 pub(crate) mod http;
 pub(crate) mod mesh;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod relay;
+pub(crate) mod traffic;
 pub(crate) mod wait;

@@ -164,21 +164,34 @@ impl Raw {
         op: Op<'_>,
         consistency: Consistency,
     ) -> Result<Answer, String> {
-        let id = self.next_id();
-        let mut payload = BytesMut::new();
-        let namespace = NamespaceId::of(namespace);
-        Request { id, deadline_ms: 2000, sent: 0, consistency, namespace, key, op }.encode(&mut payload);
-        self.send(&payload).await?;
-        let frame = self.frame().await?;
-        let (frame_type, of, mut decoder) = Decoder::start(&frame).map_err(|error| error.to_string())?;
-        assert_eq!((frame_type, of), (FrameType::Reply, id), "the reply to our only request");
-        let reply = Reply::decode(of, &mut decoder).map_err(|error| error.to_string())?;
+        let frame = self.reply_to(2000, namespace, key, op, consistency).await?;
+        let reply = reply_in(&frame)?;
         let (value, text) = match reply.body {
             ReplyBody::Value { value, .. } => (Some(value.to_vec()), String::new()),
             ReplyBody::Text(text) => (None, text.to_owned()),
             ReplyBody::Empty | ReplyBody::Written { .. } => (None, String::new()),
         };
         Ok(Answer { status: reply.status, value, text, worth: reply.worth })
+    }
+
+    /// As `ask_in`, with a deadline; the reply's frame, for `reply_in`.
+    pub(crate) async fn reply_to(
+        &mut self,
+        deadline_ms: u32,
+        namespace: &str,
+        key: &[u8],
+        op: Op<'_>,
+        consistency: Consistency,
+    ) -> Result<Vec<u8>, String> {
+        let id = self.next_id();
+        let mut payload = BytesMut::new();
+        let namespace = NamespaceId::of(namespace);
+        Request { id, deadline_ms, sent: 0, consistency, namespace, key, op }.encode(&mut payload);
+        self.send(&payload).await?;
+        let frame = self.frame().await?;
+        let (frame_type, of, _) = Decoder::start(&frame).map_err(|error| error.to_string())?;
+        assert_eq!((frame_type, of), (FrameType::Reply, id), "the reply to our only request");
+        Ok(frame)
     }
 
     /// Sends a control message and waits for its reply.
@@ -203,6 +216,12 @@ impl Drop for Raw {
     fn drop(&mut self) {
         self.endpoint.close(0u32.into(), b"done");
     }
+}
+
+/// The reply in a frame.
+pub(crate) fn reply_in(frame: &[u8]) -> Result<Reply<'_>, String> {
+    let (_, id, mut decoder) = Decoder::start(frame).map_err(|error| error.to_string())?;
+    Reply::decode(id, &mut decoder).map_err(|error| error.to_string())
 }
 
 async fn frame(stream: &mut quinn::RecvStream) -> Result<Vec<u8>, String> {

@@ -1,0 +1,315 @@
+//! Real processes under traffic while they are killed, stopped, cut off: what clients were told goes through the
+//! simulator's checkers of histories.
+//!
+//! Issue 3, item 3, and the real processes of issue 4. Each test breaks one mesh of three, waits for what it broke to be
+//! noticed, mends it, reads every key from every node and lets the checkers judge all of it. The last tests show that the
+//! checkers would have seen it: the same history, altered in one place, is refused by name.
+
+mod support;
+
+use meshwork_core::{
+    id::ActorId,
+    namespace::Mode,
+    value::{Hlc, Version},
+    wire::client::{Consistency, Quorum, Status},
+};
+use meshwork_sim::history::{Complete, Event, History, Invoke};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use support::{
+    history::{Judgement, Recorder, judge},
+    mesh::{Mesh, Plan},
+    raw,
+    relay::{Relay, Weather},
+    traffic::{TABLES, Traffic},
+    wait::wait_until,
+};
+
+/// What every test here must have given the checkers to judge. `overload` wants a burst, which is none of these.
+const ASKED: [&str; 8] =
+    ["quorum", "durability", "last-writer", "expiry", "deadline", "resurrection", "writable", "worth"];
+
+const ALL: [usize; 3] = [0, 1, 2];
+
+/// Keys that are written once, before anything is broken.
+const COLD: u64 = 300;
+
+/// Needs everybody.
+const ALL_VOTES: Consistency = Consistency { read: Quorum::All, write: Quorum::All, mode: Some(Mode::Strict) };
+
+/// Three nodes whose memory is all they have; their directories keep who they are.
+fn plan() -> Plan {
+    Plan { kept: true, sets: vec!["node.warming_max=1s"], tables: TABLES, ..Plan::default() }
+}
+
+fn others(number: usize) -> Vec<usize> {
+    ALL.into_iter().filter(|other| *other != number).collect()
+}
+
+/// Both modes.
+fn must_serve(traffic: &Traffic, nodes: &[usize]) {
+    traffic.must_serve(Mode::Strict, nodes);
+    traffic.must_serve(Mode::Sloppy, nodes);
+}
+
+/// Waits until every node gets every other's vote.
+fn all_reach_all(mesh: &Mesh) {
+    for node in &mesh.nodes {
+        let put = || raw::put(node.address, &mesh.client, "unjudged", "x", ALL_VOTES).status;
+        wait_until(&format!("{} to reach all", node.name), || put() == Status::Ok);
+    }
+}
+
+/// Of the keys that nobody deletes and that do not expire: how many had a write acknowledged, and how many of those a sloppy
+/// read at the end found.
+fn readable(history: &History) -> (usize, usize) {
+    let ops = history.ops();
+    let lasting = |key: &str| key.starts_with("cold") || key.starts_with("kept");
+    let done = ops.iter().filter(|op| lasting(&op.invoke.key) && op.ok().is_some());
+    let written: BTreeSet<&str> = done.clone().filter(|op| op.writes()).map(|op| op.invoke.key.as_str()).collect();
+    let read = done.filter(|op| op.invoke.session == 0 && !op.invoke.strict);
+    let found = read.filter(|op| op.ok().is_some_and(|end| end.value.is_some()));
+    let found: BTreeSet<&str> = found.map(|op| op.invoke.key.as_str()).collect();
+    (written.len(), written.intersection(&found).count())
+}
+
+/// Where no memory was lost, everything acknowledged is there.
+fn all_is_readable(history: &History) {
+    let (written, found) = readable(history);
+    assert!(written > 0 && found == written, "{found} of {written} acknowledged keys can be read");
+}
+
+/// No write gave up for want of nodes where enough of them lived and the test said so. The checker `writable` sees writes
+/// that certainly changed nothing; a coordinator that owns the key has written its own copy first, and says `maybe`.
+fn all_are_served(history: &History) {
+    let given_up = |event: &Event| match event {
+        Event::Maybe(end) if end.status == "unavailable" => Some(end.op),
+        Event::Maybe(_) | Event::Ok(_) | Event::Fail(_) | Event::Invoke(_) => None,
+        Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => None,
+    };
+    let given_up: BTreeSet<u64> = history.events.iter().filter_map(given_up).collect();
+    let broken = history.ops().into_iter().find(|op| op.invoke.must && given_up.contains(&op.invoke.op));
+    assert!(broken.is_none(), "it had to be served: {broken:?}");
+}
+
+#[test]
+fn at_rest_clients_are_told_the_truth_and_a_lie_among_it_would_be_found() {
+    let mesh = Mesh::start(plan());
+    let traffic = Traffic::start(&mesh, "at-rest", 0x5eed_0001, true, COLD);
+    must_serve(&traffic, &ALL);
+    traffic.goes_on(2500);
+    let history = judge(&traffic.end(), &ASKED);
+    all_are_served(&history);
+    all_is_readable(&history);
+    lies_are_found(&history);
+}
+
+#[test]
+fn killed_and_started_again_in_turn_nodes_tell_nothing_that_was_not_so() {
+    let mut mesh = Mesh::start(plan());
+    let traffic = Traffic::start(&mesh, "rolling-kills", 0x5eed_0002, false, COLD);
+    must_serve(&traffic, &ALL);
+    traffic.goes_on(400);
+    for number in ALL {
+        traffic.recorder().fault(format!("kill -9 of node-{number}"));
+        traffic.must_serve(Mode::Sloppy, &others(number));
+        // Who came back votes in nothing strict until it has compared itself with others.
+        let strict = if number == 0 || compares(&mesh) { others(number) } else { Vec::new() };
+        traffic.must_serve(Mode::Strict, &strict);
+        mesh.kill(number);
+        traffic.goes_on(200);
+        let process = ALL.len() + number;
+        traffic.recorder().fault(format!("start of p{process} on machine {number} as node-{number}"));
+        mesh.revive(number);
+        if compares(&mesh) {
+            wait_until("its copies to be as good as others'", || votes(&mesh, number));
+            traffic.recorder().fault(format!("ready is p{process}"));
+            traffic.must_serve(Mode::Strict, &ALL);
+        }
+        traffic.must_serve(Mode::Sloppy, &ALL);
+        traffic.goes_on(200);
+    }
+    let compares = compares(&mesh);
+    let history = judge(&traffic.end(), &ASKED);
+    all_are_served(&history);
+    let (written, found) = readable(&history);
+    println!("{found} of {written} acknowledged keys can be read after all nodes were killed in turn");
+    assert!(!compares || found == written, "{found} of {written}, though each waited for the one before it");
+}
+
+/// Whether nodes that come back compare themselves with other owners. Where they do not, what was not written again goes
+/// with the last node that held it, and a test can only ask that nobody is told otherwise.
+fn compares(mesh: &Mesh) -> bool {
+    mesh.nodes.iter().filter_map(|node| node.status().ok()).any(|status| status["stats"]["partitions_ready"].is_u64())
+}
+
+/// Whether all copies of a node vote.
+fn votes(mesh: &Mesh, number: usize) -> bool {
+    let node = &mesh.nodes[number];
+    let status = node.status().unwrap_or_default();
+    let own =
+        status["members"].as_array().and_then(|all| all.iter().find(|member| member["name"] == node.name.as_str()));
+    own.is_some_and(|member| member["replica"] == "ready")
+}
+
+#[test]
+fn a_node_that_was_stopped_for_half_a_minute_tells_nothing_old_when_it_goes_on() {
+    let mesh = Mesh::start(plan());
+    let traffic = Traffic::start(&mesh, "stopped", 0x5eed_0003, true, COLD);
+    must_serve(&traffic, &ALL);
+    traffic.goes_on(400);
+    traffic.recorder().fault("SIGSTOP of node-1");
+    must_serve(&traffic, &others(1));
+    mesh.nodes[1].process().signal(libc::SIGSTOP);
+    let since = Instant::now();
+    mesh.see_down(1);
+    traffic.goes_on(400);
+    // Longer than every deadline, and than any message between nodes may be old.
+    wait_until("half a minute to pass", || since.elapsed() >= Duration::from_secs(30));
+    traffic.recorder().fault("SIGCONT of node-1");
+    mesh.nodes[1].process().signal(libc::SIGCONT);
+    others(1).into_iter().for_each(|other| mesh.nodes[other].sees("node-1", "alive"));
+    mesh.nodes[1].becomes("ready");
+    // It takes itself for ready all along, and learns only by and by that its links are gone.
+    traffic.goes_on(200);
+    all_reach_all(&mesh);
+    must_serve(&traffic, &ALL);
+    traffic.goes_on(200);
+    let history = judge(&traffic.end(), &ASKED);
+    all_are_served(&history);
+    all_is_readable(&history);
+}
+
+#[test]
+fn a_mesh_cut_one_way_and_in_two_in_bad_weather_tells_nothing_that_was_not_so() {
+    let mut mesh = Mesh::start(Plan { relayed: true, ..plan() });
+    let traffic = Traffic::start(&mesh, "cut", 0x5eed_0004, true, COLD);
+    let relay = |mesh: &Mesh, what: &str| -> Arc<Relay> {
+        traffic.recorder().fault(what);
+        Arc::clone(mesh.relay.as_ref().expect("the plan wants one"))
+    };
+    must_serve(&traffic, &ALL);
+    traffic.goes_on(200);
+    let weather = Weather { delay_max: Duration::from_millis(8), lost: 10, doubled: 10 };
+    relay(&mesh, "bad weather").weather(weather);
+    traffic.goes_on(300);
+    relay(&mesh, "nothing passes from node-0 to node-2").cut(0, 2);
+    traffic.goes_on(300);
+    must_serve(&traffic, &others(2));
+    relay(&mesh, "node-2 is cut off").isolate(2);
+    mesh.see_down(2);
+    others(2).iter().for_each(|other| mesh.nodes[2].sees(&format!("node-{other}"), "down"));
+    traffic.goes_on(300);
+    // The two sides held each other for dead. Until all have heard otherwise, a node may hold another for dead that it reached
+    // all along, because one from the other side says so.
+    must_serve(&traffic, &[]);
+    relay(&mesh, "healed").heal();
+    mesh.settle();
+    all_reach_all(&mesh);
+    must_serve(&traffic, &ALL);
+    traffic.goes_on(300);
+    let tally = relay(&mesh, "end").tally();
+    let history = judge(&traffic.end(), &ASKED);
+    all_are_served(&history);
+    println!("the relay: {tally:?}");
+    let all = [tally.passed, tally.reordered, tally.doubled, tally.lost, tally.cut];
+    assert!(all.iter().all(|count| *count > 0), "the relay broke nothing: {tally:?}");
+    all_is_readable(&history);
+}
+
+#[test]
+fn a_history_in_which_nothing_happened_is_not_green() {
+    let recorder = Recorder::new("nothing", 0, Vec::new(), true);
+    recorder.fault("a fault, and nobody asked anything");
+    let judgement = Judgement::of(&recorder.history());
+    assert!(judgement.findings.is_empty() && judgement.content.is_empty(), "{judgement:?}");
+    let words = judgement.stands(&ASKED).unwrap_err();
+    assert!(ASKED.iter().all(|name| words.contains(&format!("{name}: UNKNOWN"))), "{words}");
+}
+
+/// A lie: an event with the request that it belongs to; whether it was changed.
+type Lie = fn(&mut Event, &Invoke) -> bool;
+
+/// Changes the last event that `lie` wants to change.
+fn altered(history: &History, lie: Lie) -> History {
+    let mut history = history.clone();
+    let asked =
+        |event: &Event| if let Event::Invoke(invoke) = event { Some((invoke.op, invoke.clone())) } else { None };
+    let asked: BTreeMap<u64, Invoke> = history.events.iter().filter_map(asked).collect();
+    let changed = history.events.iter_mut().rev().any(|event| match event {
+        Event::Ok(complete) | Event::Fail(complete) | Event::Maybe(complete) => {
+            let invoke = &asked[&complete.op];
+            lie(event, invoke)
+        }
+        Event::Invoke(_) | Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => false,
+    });
+    assert!(changed, "there was nothing to lie about");
+    history
+}
+
+/// Changes a reply that the lie is about: one to `f`, of which `fits` is true.
+fn reply<'a>(
+    event: &'a mut Event,
+    invoke: &Invoke,
+    f: &str,
+    fits: impl Fn(&Complete) -> bool,
+) -> Option<&'a mut Complete> {
+    match event {
+        Event::Ok(complete) if invoke.f == f && fits(complete) => Some(complete),
+        Event::Ok(_) | Event::Fail(_) | Event::Maybe(_) => None,
+        Event::Invoke(_) | Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => None,
+    }
+}
+
+/// The checkers that accepted a history refuse it after one reply in it was changed.
+fn lies_are_found(history: &History) {
+    let lies: [(&str, &str, Lie); 9] = [
+        ("quorum", "a strict read finds nothing where an acknowledged write is", |event, invoke| {
+            let wanted = invoke.strict && invoke.r == 2 && invoke.key.starts_with("kept");
+            let found = reply(event, invoke, "get", |end| wanted && end.value.is_some());
+            found.map(|end| (end.value, end.version) = (None, None)).is_some()
+        }),
+        ("last-writer", "an acknowledged write has a version that a later one does not beat", |event, invoke| {
+            let wanted = invoke.strict && invoke.w == 2 && invoke.key.starts_with("kept-0") && invoke.t < 3_000_000;
+            let future = Version { hlc: Hlc(u64::MAX), actor: ActorId(1) };
+            reply(event, invoke, "put", |_| wanted).map(|end| end.version = Some(future)).is_some()
+        }),
+        ("durability", "a read returns what nobody wrote", |event, invoke| {
+            let found = reply(event, invoke, "get", |end| end.value.is_some());
+            found.map(|end| end.value = Some(u64::MAX)).is_some()
+        }),
+        ("durability", "a value is not whole", |event, invoke| {
+            let found = reply(event, invoke, "get", |end| end.value.is_some());
+            found.map(|end| (end.value, end.torn) = (None, true)).is_some()
+        }),
+        ("expiry", "an expiry was begun again", |event, invoke| {
+            let found = reply(event, invoke, "get", |end| end.value.is_some() && end.expires_at.is_some());
+            found.map(|end| end.expires_at = end.expires_at.map(|at| at + 250)).is_some()
+        }),
+        ("deadline", "a request ends for the second time", |event, invoke| {
+            reply(event, invoke, "get", |end| end.op > 1).map(|end| end.op = 1).is_some()
+        }),
+        ("resurrection", "what was deleted, and seen to be gone, is back", |event, invoke| {
+            let wanted = invoke.strict && invoke.r == 2 && invoke.key.starts_with("gone");
+            let found = reply(event, invoke, "get", |end| wanted && end.value.is_some());
+            found.map(|end| end.version = Some(Version { hlc: Hlc(1), actor: ActorId(1) })).is_some()
+        }),
+        ("worth", "a write that was done has an acknowledgement too few", |event, invoke| {
+            let done = reply(event, invoke, "put", |end| invoke.w == 2 && end.acks == 2 && end.flags.is_empty());
+            done.map(|end| end.acks = 1).is_some()
+        }),
+        ("writable", "a write is refused while all nodes live", |event, invoke| {
+            let refused = Complete { status: "unavailable".to_owned(), ..Complete::default() };
+            let wanted = reply(event, invoke, "put", |_| invoke.must).map(|end| (end.t, end.op));
+            wanted.map(|(t, op)| *event = Event::Fail(Complete { t, op, ..refused })).is_some()
+        }),
+    ];
+    for (checker, what, lie) in lies {
+        let judgement = Judgement::of(&altered(history, lie));
+        let named = judgement.findings.iter().any(|(name, _)| *name == checker);
+        assert!(named, "{what}: {checker} does not say so: {:?}", judgement.findings);
+    }
+}
