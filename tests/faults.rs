@@ -39,11 +39,16 @@ fn after_kill_9_the_other_two_go_on_and_the_dead_one_returns() {
     goes_on(&mesh, &[0, 1], "unnoticed");
     mesh.see_down(2);
     goes_on(&mesh, &[0, 1], "noticed");
+    // Each of the two keeps hints, and nobody may go down now.
+    let rollout = mesh.cli_at(0, &["check", "rollout"]).ended(2);
+    assert!(rollout.out.contains("CRITICAL") && rollout.out.contains("sees node-2 down"), "{rollout:?}");
     let owners = mesh.cli_at(0, &["ring", "owners", "x", "-o", "json"]).done().json();
     let named = owners["owners"].as_array().unwrap().iter().any(|name| name == "node-2");
     assert!(named, "ownership does not move because of a death: {owners}");
     mesh.revive(2);
     goes_on(&mesh, &[0, 1, 2], "returned");
+    let rollout = mesh.cli_at(0, &["check", "rollout", "--wait", "60s", "-o", "json"]).done().json();
+    assert!(rollout["safe"] == true && rollout["members"] == 3, "{rollout}");
 }
 
 #[test]

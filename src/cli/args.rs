@@ -123,8 +123,21 @@ pub(crate) struct NodeArgs {
     pub(crate) sets: Vec<String>,
 }
 
+/// What `check` can be asked beside whether the mesh is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum CheckWhat {
+    /// May the next node go down?
+    Rollout,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
+    /// What to ask; nothing: is the mesh well?
+    #[arg(value_enum, conflicts_with = "local")]
+    pub(crate) what: Option<CheckWhat>,
+    /// With rollout: ask again until it is safe, or for so long
+    #[arg(long, requires = "what", value_parser = units::span, value_name = "DURATION")]
+    pub(crate) wait: Option<Duration>,
     /// Ask the node on this machine over its HTTP address: is it ready?
     #[arg(long)]
     pub(crate) local: bool,

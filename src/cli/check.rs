@@ -2,9 +2,17 @@
 //!
 //! `--local` asks the node on this machine over its loopback HTTP address: `/readyz`, or `/livez` with `--live`. That is
 //! what container probes run, so it needs no certificate, no runtime and no library: one HTTP/1.1 GET over a socket, the
-//! answer bounded in bytes and time. Without `--local` a client asks the mesh for its status.
+//! answer bounded in bytes and time. Without `--local` a client asks the mesh for its status; `check rollout` asks every
+//! member whether the next one may go down (`rollout.rs`).
 
-use crate::{args::CheckArgs, cluster, failure::Failure, output::Output};
+use crate::{
+    args::{CheckArgs, CheckWhat},
+    cluster,
+    failure::Failure,
+    mesh,
+    output::Output,
+    rollout::{self, Rollout},
+};
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -30,19 +38,69 @@ enum Verdict {
 
 /// `meshwork check`; gives the exit code.
 pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<u8, Failure> {
+    if args.what == Some(CheckWhat::Rollout) {
+        return rollout(args, output);
+    }
     let (verdict, words) = if args.local {
         local(args.http, if args.live { "/livez" } else { "/readyz" }, args.client.deadline.unwrap_or(PATIENCE))
     } else {
-        mesh(args)
+        whole(args)
     };
-    let name = match verdict {
-        Verdict::Ok => "OK",
-        Verdict::Warning => "WARNING",
-        Verdict::Critical => "CRITICAL",
-        Verdict::Unknown => "UNKNOWN",
-    };
+    let name = verdict.name();
     let object = serde_json::json!({ "verdict": name, "why": words });
     output.data(&object, |_| format!("{name}: {words}"))?;
+    Ok(verdict as u8)
+}
+
+impl Verdict {
+    fn name(self) -> &'static str {
+        match self {
+            Verdict::Ok => "OK",
+            Verdict::Warning => "WARNING",
+            Verdict::Critical => "CRITICAL",
+            Verdict::Unknown => "UNKNOWN",
+        }
+    }
+
+    /// For want of an answer.
+    fn of(failure: &Failure) -> Self {
+        match failure.exit {
+            crate::failure::Exit::Usage | crate::failure::Exit::Refused => Verdict::Unknown,
+            crate::failure::Exit::Failed
+            | crate::failure::Exit::Degraded
+            | crate::failure::Exit::Unreachable
+            | crate::failure::Exit::Unknown
+            | crate::failure::Exit::Deadline => Verdict::Critical,
+        }
+    }
+}
+
+/// `meshwork check rollout`.
+fn rollout(args: &CheckArgs, output: Output) -> Result<u8, Failure> {
+    let end = Instant::now() + args.wait.unwrap_or_default();
+    let asked = crate::block_on(async {
+        let mesh = mesh::connect(&args.client).await?;
+        let mut told = String::new();
+        loop {
+            let rollout = rollout::ask(&mesh).await?;
+            if rollout.safe || Instant::now() >= end {
+                return Ok(rollout);
+            }
+            let words = rollout.words();
+            if words != told {
+                output.say(format!("not yet: {words}"));
+                told = words;
+            }
+            tokio::time::sleep(rollout::ASK_EVERY).await;
+        }
+    });
+    let (verdict, rollout) = match asked {
+        Ok(rollout) if !rollout.safe => (Verdict::Critical, rollout),
+        Ok(rollout) if !rollout.warnings.is_empty() => (Verdict::Warning, rollout),
+        Ok(rollout) => (Verdict::Ok, rollout),
+        Err(failure) => (Verdict::of(&failure), Rollout { blocking: vec![failure.what], ..Rollout::default() }),
+    };
+    output.data(&rollout, |rollout| format!("{}: {}", verdict.name(), rollout.words()))?;
     Ok(verdict as u8)
 }
 
@@ -107,18 +165,11 @@ fn parse(answer: &[u8]) -> std::io::Result<(u16, String)> {
     Ok((status, body.to_owned()))
 }
 
-fn mesh(args: &CheckArgs) -> (Verdict, String) {
+fn whole(args: &CheckArgs) -> (Verdict, String) {
     let status = match cluster::ask_status(&args.client) {
         Ok(status) => status,
         Err(failure) => {
-            let verdict = match failure.exit {
-                crate::failure::Exit::Usage | crate::failure::Exit::Refused => Verdict::Unknown,
-                crate::failure::Exit::Failed
-                | crate::failure::Exit::Degraded
-                | crate::failure::Exit::Unreachable
-                | crate::failure::Exit::Unknown
-                | crate::failure::Exit::Deadline => Verdict::Critical,
-            };
+            let verdict = Verdict::of(&failure);
             return (verdict, failure.what);
         }
     };

@@ -22,7 +22,12 @@ pub(crate) async fn status(args: ClientArgs, output: Output) -> Result<(), Failu
 
 async fn fetch(args: &ClientArgs) -> Result<NodeStatus, Failure> {
     let mesh = mesh::connect(args).await?;
-    match mesh::control(&mesh, ClientControl::Status).await? {
+    status_of(mesh::control(&mesh, ClientControl::Status).await?)
+}
+
+/// The status in a reply.
+pub(crate) fn status_of(reply: ControlReply) -> Result<NodeStatus, Failure> {
+    match reply {
         ControlReply::Status(status) => Ok(*status),
         ControlReply::Routing(_)
         | ControlReply::Owners(_)

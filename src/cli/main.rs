@@ -19,6 +19,7 @@ mod failure;
 mod kv;
 mod mesh;
 mod output;
+mod rollout;
 mod serve;
 mod units;
 
