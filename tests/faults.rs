@@ -42,6 +42,13 @@ fn after_kill_9_the_other_two_go_on_and_the_dead_one_returns() {
     // Each of the two keeps hints, and nobody may go down now.
     let rollout = mesh.cli_at(0, &["check", "rollout"]).ended(2);
     assert!(rollout.out.contains("CRITICAL") && rollout.out.contains("sees node-2 down"), "{rollout:?}");
+    let explained = mesh.cli_at(0, &["explain", "noticed-0-0", "-o", "json"]).done().json();
+    let copy =
+        |node: &str| explained["copies"].as_array().unwrap().iter().find(|copy| copy["name"] == node).unwrap().clone();
+    assert!(copy("node-2")["copy"].is_null() && copy("node-2")["error"].is_string(), "{explained}");
+    let hinted = copy("node-0")["copy"]["hints"].as_array().unwrap().len()
+        + copy("node-1")["copy"]["hints"].as_array().unwrap().len();
+    assert!(copy("node-0")["copy"]["held"] == "value" && hinted >= 1, "{explained}");
     let owners = mesh.cli_at(0, &["ring", "owners", "x", "-o", "json"]).done().json();
     let named = owners["owners"].as_array().unwrap().iter().any(|name| name == "node-2");
     assert!(named, "ownership does not move because of a death: {owners}");
@@ -49,6 +56,8 @@ fn after_kill_9_the_other_two_go_on_and_the_dead_one_returns() {
     goes_on(&mesh, &[0, 1, 2], "returned");
     let rollout = mesh.cli_at(0, &["check", "rollout", "--wait", "60s", "-o", "json"]).done().json();
     assert!(rollout["safe"] == true && rollout["members"] == 3, "{rollout}");
+    let explained = mesh.cli_at(0, &["explain", "noticed-0-0"]).done();
+    assert!(explained.out.contains("all 3 owners hold the same"), "{explained:?}");
 }
 
 #[test]

@@ -241,6 +241,7 @@ impl Sight {
                 Op::Put { .. } => "guarded put",
                 Op::Delete { .. } => "delete",
                 Op::Touch { .. } => "touch",
+                Op::Inspect => "inspect",
             },
             strict: false,
             r: 1,

@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Del(KeyArgs),
     /// Give a value a new expiry
     Touch(TouchArgs),
+    /// Who should hold a key, what each of them holds, and what mends the difference
+    Explain(KeyArgs),
     /// What a node knows of the mesh and of itself
     Status(ClientArgs),
     /// The ring: members, shares, owners

@@ -15,6 +15,7 @@ mod check;
 mod cluster;
 mod context;
 mod dev;
+mod explain;
 mod failure;
 mod kv;
 mod mesh;
@@ -79,6 +80,7 @@ fn run(command: Command, output: Output) -> Result<u8, Failure> {
         Command::Set(args) => block_on(kv::set(args, output)),
         Command::Del(args) => block_on(kv::delete(args, output)),
         Command::Touch(args) => block_on(kv::touch(args, output)),
+        Command::Explain(args) => block_on(explain::run(args, output)),
         Command::Status(args) => block_on(cluster::status(args, output)),
         Command::Ring(command) => block_on(cluster::ring(command, output)),
         Command::Namespace(command) => block_on(cluster::namespace(command, output)),

@@ -47,13 +47,14 @@ pub(crate) enum Payload<V> {
     Put { value: V, ttl: Ttl, condition: Condition },
     Delete { condition: Condition },
     Touch { ttl: Ttl },
+    Inspect,
     Control(ClientControl),
 }
 
 impl<V> Payload<V> {
     fn is_write(&self) -> bool {
         match self {
-            Self::Get => false,
+            Self::Get | Self::Inspect => false,
             Self::Put { .. } | Self::Delete { .. } | Self::Touch { .. } => true,
             Self::Control(message) => matches!(message, ClientControl::NamespaceCreate(_)),
         }
@@ -62,7 +63,7 @@ impl<V> Payload<V> {
     /// Whether doing it twice is doing it once.
     fn is_idempotent(&self) -> bool {
         match self {
-            Self::Get | Self::Touch { .. } | Self::Control(_) => true,
+            Self::Get | Self::Touch { .. } | Self::Inspect | Self::Control(_) => true,
             Self::Put { condition, .. } | Self::Delete { condition } => match condition {
                 Condition::Always => true,
                 Condition::IfAbsent | Condition::IfVersion(_) => false,
@@ -122,6 +123,12 @@ impl<'a, V> Call<'a, [u8; 0], V> {
 }
 
 impl<'a, K, V> Call<'a, K, V> {
+    /// Over this link only.
+    pub(crate) fn over_link(mut self, link: Arc<Connection>) -> Self {
+        self.pinned = Some(link);
+        self
+    }
+
     pub(crate) fn new(mesh: &'a Inner, namespace: NamespaceId, key: K, payload: Payload<V>) -> Self {
         Self {
             mesh,
@@ -231,7 +238,7 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
     fn check(&self) -> Result<(), Error> {
         let ttl = match &self.payload {
             Payload::Control(_) => return Ok(()),
-            Payload::Get | Payload::Delete { .. } => Ttl::Default,
+            Payload::Get | Payload::Delete { .. } | Payload::Inspect => Ttl::Default,
             Payload::Put { value, ttl, .. } => {
                 let (length, most) = (value.as_ref().len(), self.mesh.value_max.load(Ordering::Relaxed));
                 if length > most {
@@ -287,6 +294,7 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
                 }
                 Payload::Delete { condition } => Op::Delete { condition: *condition },
                 Payload::Touch { ttl } => Op::Touch { ttl: *ttl },
+                Payload::Inspect => Op::Inspect,
                 Payload::Control(message) => return control::encode(out, id, message),
             };
             Request { id, deadline_ms, sent: now.max(1), consistency, namespace, key, op }.encode(out);

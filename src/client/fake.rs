@@ -90,6 +90,7 @@ impl Store {
                 entries.remove(request.key);
                 reply(Status::Ok, ReplyBody::Empty);
             }
+            Op::Inspect => reply(Status::Unsupported, ReplyBody::Empty),
             Op::Touch { .. } => {
                 reply(if found.is_some() { Status::Ok } else { Status::NotFound }, ReplyBody::Empty);
             }

@@ -79,6 +79,7 @@ pub use meshwork_core::{
     wire::{
         Consistency, LocalLink, Quorum, Worth,
         control::{ClientControl, ControlReply, MemberStatus, NodeStatus, Owners},
+        inspect::{Held, HeldHint, Inspection, Standing},
     },
 };
 

@@ -153,8 +153,7 @@ impl Mesh {
     /// # Errors
     /// As `control`.
     pub async fn control_at(&self, address: SocketAddr, message: ClientControl) -> Result<ControlReply, Error> {
-        let link = self.inner.remote(address);
-        link.want();
+        let link = self.inner.wanted(address);
         self.control_call(message, Some(link)).await
     }
 
@@ -272,6 +271,13 @@ impl Inner {
     /// A call is over.
     pub(crate) fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// The link to `address`, dialled if it is not up.
+    pub(crate) fn wanted(&self, address: SocketAddr) -> Arc<Connection> {
+        let link = self.remote(address);
+        link.want();
+        link
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -11,9 +11,9 @@ use crate::{
 use bytes::Bytes;
 use meshwork_core::{
     id::NamespaceId,
-    wire::{Condition, Ttl},
+    wire::{Condition, Ttl, inspect::Inspection},
 };
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 /// The register namespace of one name: each key holds one value, the last writer's. Cheap to clone.
 #[derive(Clone)]
@@ -77,6 +77,16 @@ impl Namespace {
             OpFuture { call, finish: operations::value }
         });
         batch::all(calls).await
+    }
+
+    /// Asks the shard that listens at `address` what it holds under this key itself: no quorum, no vote, nothing changes.
+    ///
+    /// # Errors
+    /// The node does not answer, or is of a version that cannot say: `Unsupported`.
+    pub async fn inspect_at<K: AsRef<[u8]>>(&self, address: SocketAddr, key: K) -> Result<Inspection, Error> {
+        let call: Call<'_, K, NoValue> = self.call(key, Payload::Inspect);
+        let (answer, link) = call.over_link(self.inner.wanted(address)).await?;
+        operations::inspection(answer, &link)
     }
 
     /// Starts a batch of calls of any sort.

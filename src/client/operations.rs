@@ -13,7 +13,7 @@ use crate::{
 use bytes::Bytes;
 use meshwork_core::{
     value::Version,
-    wire::{Condition, Consistency, Status, Ttl},
+    wire::{Condition, Consistency, Status, Ttl, inspect::Inspection},
 };
 use std::{
     future::{Future, IntoFuture},
@@ -188,6 +188,13 @@ pub(crate) fn written(answer: Answer, link: Arc<Connection>) -> Result<SetOutcom
     let applied = answer.status == Status::Ok;
     let (version, current) = if applied { (found, None) } else { (None, found) };
     Ok(SetOutcome { applied, version, current, worth: answer.worth })
+}
+
+pub(crate) fn inspection(answer: Answer, link: &Connection) -> Result<Inspection, Error> {
+    match answer.body {
+        Body::Value { value, .. } => Inspection::decode(&value).map_err(|_| strange(link)),
+        Body::Empty | Body::Written { .. } | Body::Text(_) | Body::Control(_) => Err(strange(link)),
+    }
 }
 
 pub(crate) fn touched(answer: Answer, _: Arc<Connection>) -> Result<bool, Error> {

@@ -11,6 +11,7 @@
 mod forward;
 mod get;
 mod in_flight;
+mod inspect;
 mod peers;
 mod put;
 mod quorum;
@@ -98,8 +99,15 @@ impl Shard {
             Op::Put { .. } => self.stats.puts += 1,
             Op::Delete { .. } => self.stats.deletes += 1,
             Op::Touch { .. } => self.stats.touches += 1,
+            Op::Inspect => {}
         }
-        if let Err(Refused(status, words)) = self.try_begin(now, origin, hash, request, out) {
+        let begun = match request.op {
+            Op::Inspect => self.inspect(now, origin, hash, request, out),
+            Op::Get | Op::Put { .. } | Op::Delete { .. } | Op::Touch { .. } => {
+                self.try_begin(now, origin, hash, request, out)
+            }
+        };
+        if let Err(Refused(status, words)) = begun {
             self.stats.errors += 1;
             if matches!(status, Status::Overloaded { .. }) {
                 self.stats.overloaded += 1;
@@ -135,7 +143,7 @@ impl Shard {
         }
         let waits = match request.op {
             Op::Put { value, .. } => value.len() as u64,
-            Op::Get | Op::Delete { .. } | Op::Touch { .. } => 0,
+            Op::Get | Op::Delete { .. } | Op::Touch { .. } | Op::Inspect => 0,
         };
         if !self.has_room_in_flight(request.key.len() as u64 + waits) {
             return Err(refused(Status::Overloaded { retry_after_ms: 20 }, "too many requests are in flight here"));
@@ -210,6 +218,7 @@ impl Shard {
                 let read = if canary!(K40) { 1 } else { read };
                 self.start_read(now, &view, owners, me, origin, subject, read, Some(guarded), deadline, out)
             }
+            Op::Inspect => unreachable!("it is answered before anything is coordinated"),
         }
     }
 

@@ -151,6 +151,8 @@ pub enum Op<'a> {
         /// The expiry; `Keep` means nothing here.
         ttl: Ttl,
     },
+    /// Asks this very node what it holds (`wire::inspect`); the answer is no vote of anybody.
+    Inspect,
 }
 
 /// A client's request.
@@ -180,6 +182,7 @@ const GET: u64 = 1;
 const PUT: u64 = 2;
 const DELETE: u64 = 3;
 const TOUCH: u64 = 4;
+const INSPECT: u64 = 5;
 
 fn encode_condition(encoder: &mut Encoder<'_>, condition: Condition) {
     match condition {
@@ -214,7 +217,7 @@ impl<'a> Request<'a> {
     /// Appends the frame.
     pub fn encode(&self, out: &mut BytesMut) {
         let fields = match self.op {
-            Op::Get => 6,
+            Op::Get | Op::Inspect => 6,
             Op::Put { .. } => 11,
             Op::Delete { .. } => 9,
             Op::Touch { .. } => 7,
@@ -225,11 +228,12 @@ impl<'a> Request<'a> {
             Op::Put { .. } => PUT,
             Op::Delete { .. } => DELETE,
             Op::Touch { .. } => TOUCH,
+            Op::Inspect => INSPECT,
         };
         encoder.uint(op).uint(u64::from(self.deadline_ms)).uint(self.sent).uint(self.consistency.pack());
         encoder.uint(u64::from(self.namespace.0)).bytes(self.key);
         match self.op {
-            Op::Get => {}
+            Op::Get | Op::Inspect => {}
             Op::Put { value, ttl, condition } => {
                 encoder.bytes(value).int(ttl.pack());
                 encode_condition(&mut encoder, condition);
@@ -261,6 +265,7 @@ impl<'a> Request<'a> {
             }
             DELETE => Op::Delete { condition: decode_condition(decoder)? },
             TOUCH => Op::Touch { ttl: Ttl::unpack(decoder.int()?)? },
+            INSPECT => Op::Inspect,
             _ => return Err(DecodeError::Unknown { frame_type: FrameType::Request as u8, id }),
         };
         Ok(Self { id, deadline_ms, sent, consistency, namespace, key, op })

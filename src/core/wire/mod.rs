@@ -15,6 +15,7 @@ pub mod control;
 pub mod exchange;
 pub mod frame;
 pub mod hello;
+pub mod inspect;
 pub mod local;
 pub mod peer;
 #[cfg(test)]

@@ -69,7 +69,7 @@ impl<'a> Draw<'a> {
         let version = self.version();
         let condition = self.pick(&[Condition::Always, Condition::IfAbsent, Condition::IfVersion(version)]);
         let put = Op::Put { value: self.value, ttl, condition };
-        let op = self.pick(&[Op::Get, put, Op::Delete { condition }, Op::Touch { ttl }]);
+        let op = self.pick(&[Op::Get, put, Op::Delete { condition }, Op::Touch { ttl }, Op::Inspect]);
         let (id, namespace) = (self.number(), NamespaceId(self.small()));
         Request { id, deadline_ms: self.small(), sent: self.number(), consistency, namespace, key: self.key, op }
     }
