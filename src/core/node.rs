@@ -53,7 +53,7 @@ const TICK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(500);
 /// Most nodes remembered from links; gossip and roles know the others.
 const HELLOS_MAX: usize = 10_000;
-/// Absent members dialed at once beside the seeds.
+/// Absent members dialed at once beside the seeds, and strangers announced to.
 const DIALS_MAX: usize = 16;
 
 /// The control plane of one process.
@@ -265,13 +265,7 @@ impl Node {
             out.event(NodeEvent::Refused { reason: format!("node {} at {}: {error}", hello.node, hello.address) });
             return;
         }
-        let peer = Identity {
-            node: hello.node,
-            incarnation: hello.incarnation,
-            renewal: 0,
-            address: hello.address,
-            shards: hello.shards,
-        };
+        let peer = identity_of(&hello);
         let known = self.hellos.get(&hello.node);
         if known.is_some_and(|known| known.incarnation > hello.incarnation) {
             let effects = self.membership.convict(peer, now.mono);
@@ -385,6 +379,7 @@ impl Node {
             let effects = self.membership.suspect(peer, now.mono);
             self.apply(effects, now, out);
         }
+        self.introduce(now, out);
         let peers = self.peers();
         for peer in spread::sample(peers.clone(), &mut self.rng) {
             self.ping(peer, now, out);
@@ -393,6 +388,18 @@ impl Node {
             self.send(peer, &PeerControl::MetaDigest { digest: self.replicated.digest() }, out);
         }
         self.dial(now, out);
+    }
+
+    /// Announces to linked nodes that SWIM never heard of: what followed their `Hello` are datagrams, and one was lost. A
+    /// newcomer would take them for down until they probe it, which in a mesh of n takes about n seconds.
+    fn introduce(&mut self, now: Now, out: &mut dyn NodeOutbox) {
+        let is_stranger = |node: &&NodeId| !self.membership.is_up(**node) && self.membership.health(**node).is_none();
+        let strangers = self.linked.iter().filter(is_stranger).filter_map(|node| self.hellos.get(node));
+        let strangers: Vec<Identity> = strangers.map(identity_of).take(DIALS_MAX).collect();
+        for peer in strangers {
+            let effects = self.membership.announce(peer, now.mono);
+            self.apply(effects, now, out);
+        }
     }
 
     fn dial(&mut self, now: Now, out: &mut dyn NodeOutbox) {
@@ -483,6 +490,17 @@ fn own_role(config: &NodeConfig) -> Role {
         address: config.address,
         shards: config.shards,
         replaces: None,
+    }
+}
+
+/// The process that a `Hello` tells of.
+fn identity_of(hello: &NodeHello) -> Identity {
+    Identity {
+        node: hello.node,
+        incarnation: hello.incarnation,
+        renewal: 0,
+        address: hello.address,
+        shards: hello.shards,
     }
 }
 
