@@ -4,7 +4,7 @@
 //! leaver held; what moves is every copy that a member did not hold before. A layout has a largest size: above it the largest
 //! that can be joined is measured, and the row says so. Not here: weights, and uneven zones (core's own tests have those).
 
-use super::report::BalanceRow;
+use super::{Settings, report::BalanceRow};
 use crate::keyed::{Purpose, Stream};
 use meshwork_core::{
     id::{NodeId, PartitionId},
@@ -19,24 +19,24 @@ const PARTITIONS: [u16; 2] = [1_024, meshwork_core::limits::PARTITIONS_MAX];
 const DRAWS_OF: usize = 2_000;
 
 /// The rows of one size.
-pub fn measure(size: usize, seed: u64, progress: &mut dyn FnMut(&str)) -> Vec<BalanceRow> {
+pub fn measure(size: usize, settings: &Settings, progress: &mut dyn FnMut(&str)) -> Vec<BalanceRow> {
     PARTITIONS
         .into_iter()
         .map(|partitions| {
             progress(&format!("{size} nodes: ring of {partitions} partitions"));
-            row(size, partitions, seed)
+            row(size, partitions, settings)
         })
         .collect()
 }
 
-fn row(size: usize, partitions: u16, seed: u64) -> BalanceRow {
+fn row(size: usize, partitions: u16, settings: &Settings) -> BalanceRow {
     let members = size.min(MEMBERS_MAX - 1);
-    let draws = (DRAWS_OF / members).clamp(2, 20);
+    let draws = (DRAWS_OF / members).clamp(2, settings.effort.rings_max.max(2));
     let mut row = BalanceRow { nodes: size, members, partitions, draws, ..BalanceRow::default() };
     // Copies moved, and that had to move, by join and leave.
     let mut moves = [(0.0, 0.0); 2];
     for draw in 0..draws {
-        let mut ids = Stream::new(seed, Purpose::Config, (size * 64 + draw) as u64);
+        let mut ids = Stream::new(settings.seed, Purpose::Config, (size * 64 + draw) as u64);
         let all: Vec<LayoutMember> = (0..=members).map(|index| member(&mut ids, index)).collect();
         let before = ring(&all[..members], partitions);
         let loads = before.shares();

@@ -25,7 +25,7 @@ const SIZE_MIN: usize = 2;
 /// Most nodes: tables of n members at n nodes need n² room.
 const SIZE_MAX: usize = 10_000;
 /// Most whole nodes: founding a mesh of n costs about n³, since n acknowledgements each travel in a state of n roles.
-const PLANE_MAX: usize = 100;
+const PLANE_MAX: usize = 200;
 /// Bytes that one node keeps of another, as measured: SWIM's table, the map of who is up, and the allocator's slack.
 const MEMBER_BYTES: u64 = 220;
 
@@ -70,7 +70,7 @@ impl Settings {
 pub fn run(settings: &Settings, progress: &mut dyn FnMut(&str)) -> Report {
     let mut report = Report::new(settings);
     for &size in &settings.sizes {
-        report.balance.extend(balance::measure(size, settings.seed, progress));
+        report.balance.extend(balance::measure(size, settings, progress));
     }
     for &size in settings.sizes.iter().filter(|size| **size <= PLANE_MAX) {
         report.plane.push(plane::measure(size, settings, progress));

@@ -50,8 +50,10 @@ const CRASH_MAX: Time = 120 * SECOND;
 const LOST_AFTER: Time = 8 * SECOND;
 /// The first nodes are everybody's seeds.
 const SEEDS: u32 = 3;
-/// Joins and crashes.
-const ROUNDS: u32 = 10;
+/// Joins and crashes: as many as make a thousand learners, and at most ten.
+const LEARNERS: usize = 1_000;
+const ROUNDS_MIN: u32 = 2;
+const ROUNDS_MAX: u32 = 10;
 
 enum Event {
     Wake(u32),
@@ -100,7 +102,7 @@ struct Plane {
     news: Vec<(Time, u32, u32, bool)>,
 }
 
-/// Measures a plane of `size`; `None`: it did not agree on a layout in time.
+/// Measures a plane of `size`: it is founded, idles, and then nodes join and crash in turn.
 pub fn measure(size: usize, settings: &Settings, progress: &mut dyn FnMut(&str)) -> PlaneRow {
     let mut plane = Plane {
         seed: settings.seed,
@@ -122,7 +124,9 @@ pub fn measure(size: usize, settings: &Settings, progress: &mut dyn FnMut(&str))
         plane.run_until(*at, &mut |_, _, _, _| {});
         plane.start();
     }
-    let mut row = PlaneRow { nodes: size, rounds: ROUNDS, ..PlaneRow::default() };
+    let rounds = u32::try_from(LEARNERS / size).unwrap_or(ROUNDS_MAX).clamp(ROUNDS_MIN, ROUNDS_MAX);
+    let rounds = rounds.min(settings.effort.rounds_max);
+    let mut row = PlaneRow { nodes: size, rounds, ..PlaneRow::default() };
     let last = plane.now;
     while !plane.agrees() && plane.now < last + FOUND_MAX {
         plane.run_until(plane.now + SECOND / 10, &mut |_, _, _, _| {});
@@ -139,20 +143,20 @@ pub fn measure(size: usize, settings: &Settings, progress: &mut dyn FnMut(&str))
     row.idle_state_bytes = each(plane.sent.state - before.state);
     let mut draws = Stream::new(settings.seed, Purpose::Workload, size as u64);
     let (mut join, mut crash, mut newcomer) = (Samples::default(), Samples::default(), Vec::new());
-    for round in 1..=ROUNDS {
+    for round in 1..=rounds {
         let joiner = plane.join(&mut row, &mut join, &mut newcomer);
         plane.pass(SETTLE);
         plane.crash(joiner, &mut draws, &mut crash);
         plane.pass(SETTLE);
-        progress(&format!("{size} whole nodes: round {round} of {ROUNDS}"));
+        progress(&format!("{size} whole nodes: round {round} of {rounds}"));
     }
-    row.join_bytes /= u64::from(ROUNDS) * size as u64;
-    row.join_links /= u64::from(ROUNDS);
+    row.join_bytes /= u64::from(rounds) * size as u64;
+    row.join_links /= u64::from(rounds);
     row.join = Quantiles::of(&mut join.learners);
     row.join_all = Quantiles::of(&mut join.last);
     row.join_missing = join.missing;
     row.newcomer = Quantiles::of(&mut newcomer);
-    row.newcomer_missing = ROUNDS - u32::try_from(newcomer.len()).expect("at most one a round");
+    row.newcomer_missing = rounds - u32::try_from(newcomer.len()).expect("at most one a round");
     row.crash = Quantiles::of(&mut crash.learners);
     row.crash_all = Quantiles::of(&mut crash.last);
     row.crash_missing = crash.missing;

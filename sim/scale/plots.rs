@@ -12,8 +12,11 @@ const NODES: Axis = Axis { label: "nodes", steps: Steps::Powers, from: None };
 
 /// File names and what goes into them.
 pub fn of(report: &Report) -> Vec<(&'static str, String)> {
-    let mut drawings =
-        vec![("join-and-crash.svg", times(report)), ("crash-spread.svg", spread(report)), ("bytes.svg", bytes(report))];
+    let mut drawings = vec![
+        ("join-and-crash.svg", times(report)),
+        ("verdict-spread.svg", spread(report)),
+        ("bytes.svg", bytes(report)),
+    ];
     drawings.push(("ring-balance.svg", balance(report)));
     drawings.push(("ring-movement.svg", movement(report)));
     let drawn = drawings.into_iter().filter(|(_, chart)| chart.lines.iter().any(|line| !line.points.is_empty()));
@@ -53,9 +56,9 @@ fn spread(report: &Report) -> Chart {
         goal: false,
     };
     Chart {
-        title: "How knowledge of a crash spreads",
-        x: Axis { label: "seconds after the crash", steps: Steps::Even, from: None },
-        y: Axis { label: "% of nodes, over all crashes, that route round it", steps: Steps::Even, from: None },
+        title: "How the verdict on a crashed node spreads",
+        x: Axis { label: "seconds after the first node declared it down", steps: Steps::Even, from: None },
+        y: Axis { label: "% of nodes that route round it", steps: Steps::Even, from: None },
         lines: report.swim.iter().map(line).collect(),
     }
 }

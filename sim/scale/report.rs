@@ -69,7 +69,7 @@ pub struct SwimRow {
     pub crash_all: Option<Quantiles>,
     /// Nodes that did not within two minutes, over all rounds.
     pub crash_missing: u64,
-    /// The times of `crash` from the first to the last learner in hundredths, ms.
+    /// From the first node that routes round it until a node does, over all nodes and rounds: percentiles 0 to 100, ms.
     pub crash_curve: Vec<f64>,
     /// Bytes a node sends a second while nothing happens, mean.
     pub idle_bytes: u64,

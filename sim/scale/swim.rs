@@ -37,11 +37,13 @@ pub struct Effort {
     pub rounds_max: u32,
     /// Node hours watched for false suspicions, at least.
     pub node_hours: u32,
+    /// Rings drawn of each kind, at most.
+    pub rings_max: usize,
 }
 
 impl Default for Effort {
     fn default() -> Self {
-        Self { rounds_min: 5, rounds_max: 100, node_hours: 500 }
+        Self { rounds_min: 5, rounds_max: 100, node_hours: 500, rings_max: 20 }
     }
 }
 
@@ -74,6 +76,8 @@ pub(super) struct Samples {
     pub(super) learners: Vec<Time>,
     /// Of each round's first.
     pub(super) first: Vec<Time>,
+    /// Of every learner, since its round's first.
+    pub(super) after_first: Vec<Time>,
     /// Of each round's last.
     pub(super) last: Vec<Time>,
     /// Who did not learn in time.
@@ -232,7 +236,7 @@ impl Trial {
         row.crash = Quantiles::of(&mut self.crash.learners);
         row.crash_all = Quantiles::of(&mut self.crash.last);
         row.crash_missing = self.crash.missing;
-        row.crash_curve = curve(&self.crash.learners);
+        row.crash_curve = curve(&mut self.crash.after_first);
         row.largest_packet = self.mesh.traffic.largest;
         row.refused = self.mesh.refused();
         row.node_hours = (self.mesh.now() - watched_from) as f64 / (3_600 * SECOND) as f64 * row.nodes as f64;
@@ -265,7 +269,10 @@ impl Samples {
     /// One round more. One in which somebody did not learn in time has no last learner.
     pub(super) fn add(&mut self, learning: Learning) {
         self.missing += learning.ignorant.len() as u64;
-        self.first.extend(learning.times.first());
+        if let Some(first) = learning.times.first() {
+            self.first.push(*first);
+            self.after_first.extend(learning.times.iter().map(|time| time - first));
+        }
         if learning.ignorant.is_empty() {
             self.last.extend(learning.times.last());
         }
@@ -273,10 +280,9 @@ impl Samples {
     }
 }
 
-/// Of rising times the percentiles from 0 to 100, ms.
-fn curve(rising: &[Time]) -> Vec<f64> {
-    if rising.is_empty() {
-        return Vec::new();
-    }
-    (0..=100).map(|percent| rising[(rising.len() - 1) * percent / 100] as f64 / MS as f64).collect()
+/// The percentiles of `times` from 0 to 100, ms; they are sorted.
+fn curve(times: &mut [Time]) -> Vec<f64> {
+    let Some(last) = times.len().checked_sub(1) else { return Vec::new() };
+    times.sort_unstable();
+    (0..=100).map(|percent| times[last * percent / 100] as f64 / MS as f64).collect()
 }
