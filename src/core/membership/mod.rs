@@ -180,12 +180,34 @@ impl Membership {
         let mut all = Effects::default();
         while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
             let timer = entry.remove();
+            if self.is_refuted(&timer) {
+                continue;
+            }
             let effects = self.drive(now, |foca, effects| foca.handle_timer(timer, effects));
             all.packets.extend(effects.packets);
             all.changes.extend(effects.changes);
             all.suspected.extend(effects.suspected);
         }
         all
+    }
+
+    /// Whether this is the end of a suspicion that its member refuted. foca 2.0 tells such a member that it is down all the
+    /// same: it takes a new identity, hears nothing that is sent to the old one, and is suspected again for that.
+    fn is_refuted(&self, timer: &Timer<Identity>) -> bool {
+        match timer {
+            Timer::ChangeSuspectToDown { member_id, incarnation, .. } => {
+                self.find(member_id.node).is_some_and(|member| {
+                    let same = member.id() == member_id && member.incarnation() == *incarnation;
+                    !same || member.state() == State::Alive
+                })
+            }
+            Timer::ProbeRandomMember(_)
+            | Timer::SendIndirectProbe { .. }
+            | Timer::PeriodicAnnounce(_)
+            | Timer::PeriodicAnnounceDown(_)
+            | Timer::PeriodicGossip(_)
+            | Timer::RemoveDown(_) => false,
+        }
     }
 
     /// When `handle_timeout` has something to do.
@@ -403,6 +425,35 @@ mod tests {
 
     fn packets(effects: Effects) -> Vec<Vec<u8>> {
         effects.packets.into_iter().map(|(_, packet)| packet).collect()
+    }
+
+    /// Found by `scale`: three seconds after one false suspicion others suspected the same node, which had a new identity.
+    #[test]
+    fn a_member_that_refutes_a_suspicion_keeps_its_identity() {
+        let identity = |node: u128| Identity {
+            node: NodeId(node),
+            incarnation: Hlc(5),
+            renewal: 0,
+            address: SocketAddr::from(([127, 0, 0, 1], 7000)),
+            shards: 1,
+        };
+        let (mut a, mut b) = (Membership::new(identity(1), Rng::new(1)), Membership::new(identity(2), Rng::new(2)));
+        let mut sent = packets(a.restore(std::iter::once(identity(2)), Mono(0)));
+        sent.extend(packets(b.restore(std::iter::once(identity(1)), Mono(0))));
+        assert!(sent.is_empty());
+        b.suspect(NodeId(1), Mono(0));
+        assert_eq!(b.health(NodeId(1)), Some(Health::Suspect));
+        let end = Mono(0) + 3 * SUSPICION;
+        while let Some(due) = a.poll_timeout().into_iter().chain(b.poll_timeout()).min().filter(|due| *due <= end) {
+            let mut to_b = packets(a.handle_timeout(due));
+            let mut to_a = packets(b.handle_timeout(due));
+            while !to_a.is_empty() || !to_b.is_empty() {
+                to_b.extend(to_a.drain(..).flat_map(|packet| packets(a.handle_packet(&packet, due))));
+                to_a.extend(to_b.drain(..).flat_map(|packet| packets(b.handle_packet(&packet, due))));
+            }
+        }
+        assert_eq!(b.health(NodeId(1)), Some(Health::Alive));
+        assert_eq!(a.me().renewal, 0);
     }
 
     #[test]
