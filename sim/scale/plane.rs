@@ -50,8 +50,8 @@ const CRASH_MAX: Time = 120 * SECOND;
 const LOST_AFTER: Time = 8 * SECOND;
 /// The first nodes are everybody's seeds.
 const SEEDS: u32 = 3;
-/// Joins and crashes: as many as make a thousand learners, and at most ten.
-const LEARNERS: usize = 1_000;
+/// Joins and crashes: as many as make five hundred learners, and at most ten.
+const LEARNERS: usize = 500;
 const ROUNDS_MIN: u32 = 2;
 const ROUNDS_MAX: u32 = 10;
 

@@ -68,6 +68,8 @@ pub struct Node {
     hellos: BTreeMap<NodeId, NodeHello>,
     /// Peers with a link.
     linked: BTreeSet<NodeId>,
+    /// Those of them that SWIM had not heard of at the last tick.
+    strangers: BTreeSet<NodeId>,
     replicated: Replicated,
     /// The local state changed and nobody was told.
     unsent: bool,
@@ -114,6 +116,7 @@ impl Node {
             membership: Membership::new(me, Rng::fork(config.seed, "membership")),
             hellos: BTreeMap::new(),
             linked: BTreeSet::new(),
+            strangers: BTreeSet::new(),
             replicated,
             unsent: false,
             spread: Spread::default(),
@@ -390,13 +393,15 @@ impl Node {
         self.dial(now, out);
     }
 
-    /// Announces to linked nodes that SWIM never heard of: what followed their `Hello` are datagrams, and one was lost. A
-    /// newcomer would take them for down until they probe it, which in a mesh of n takes about n seconds.
+    /// Announces to linked nodes that SWIM had not heard of a tick ago either: what followed their `Hello` are datagrams, and
+    /// one was lost. A newcomer would take them for down until they probe it, which in a mesh of n takes about n seconds.
     fn introduce(&mut self, now: Now, out: &mut dyn NodeOutbox) {
         let is_stranger = |node: &&NodeId| !self.membership.is_up(**node) && self.membership.health(**node).is_none();
-        let strangers = self.linked.iter().filter(is_stranger).filter_map(|node| self.hellos.get(node));
-        let strangers: Vec<Identity> = strangers.map(identity_of).take(DIALS_MAX).collect();
-        for peer in strangers {
+        let strangers: BTreeSet<NodeId> = self.linked.iter().filter(is_stranger).copied().collect();
+        let lasting = strangers.intersection(&self.strangers).filter_map(|node| self.hellos.get(node));
+        let lasting: Vec<Identity> = lasting.map(identity_of).take(DIALS_MAX).collect();
+        self.strangers = strangers;
+        for peer in lasting {
             let effects = self.membership.announce(peer, now.mono);
             self.apply(effects, now, out);
         }
