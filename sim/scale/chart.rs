@@ -100,7 +100,11 @@ impl Scale {
     fn step(&self) -> f64 {
         let rough = (self.high - self.low) / 6.0;
         let power = 10f64.powf(rough.log10().floor());
-        [1.0, 2.0, 5.0, 10.0].into_iter().map(|of| of * power).find(|step| *step >= rough).unwrap_or(10.0 * power)
+        [1.0, 2.0, 5.0, 10.0]
+            .into_iter()
+            .map(|of| of * power)
+            .find(|step| *step >= rough * 0.999)
+            .unwrap_or(10.0 * power)
     }
 
     fn ticks(&self) -> Vec<f64> {
@@ -131,7 +135,7 @@ impl Chart {
         let y = Scale::new(&self.y, points().map(|(_, y)| *y), HEIGHT - BOTTOM, TOP);
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n<title>{}</title>\n\
-             <style>\ntext {{ font: 13px system-ui, sans-serif; fill: #59636e; }}\n\
+             <style>\ntext {{ font: 13px system-ui, sans-serif; fill: #737c86; }}\n\
              .title {{ font-size: 15px; font-weight: 600; }}\n.grid {{ stroke: #8b949e; stroke-opacity: .28; }}\n\
              .line {{ fill: none; stroke-width: 2; }}\n.goal {{ stroke-dasharray: 6 4; stroke: #8b949e; }}\n\
              @media (prefers-color-scheme: dark) {{ text {{ fill: #b1bac4; }} }}\n</style>\n\
