@@ -12,6 +12,7 @@
 //!   `injury` (faults carried out), `clients`, `phases` (boot to quiet), `finale` (thaw, writes, burst)
 //! - after it: `history` (JSONL), `checkers`, `trace` (one hash over all of it), `timeline`, `shrink`, `canaries`
 //! - many runs: `runner`, `probes` (what they must have met)
+//! - growth: `scale` (the membership and the ring of core at up to 5,000 nodes)
 //!
 //! Start at [`phases::run`]. `history` and `checkers` are also for histories of real processes.
 #![forbid(unsafe_code)]
@@ -36,6 +37,7 @@ pub mod probes;
 pub mod process;
 mod queue;
 pub mod runner;
+pub mod scale;
 pub mod shrink;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 
 mod determinism;
 mod failure;
+mod growth;
 mod planted;
 
 use clap::{Parser, Subcommand};
@@ -136,6 +137,8 @@ enum Command {
         #[arg(long, default_value = "0", value_parser = parse_seed)]
         from: u64,
     },
+    /// Measure how membership and ring behave from 10 to 5,000 nodes; a table and plots.
+    Scale(growth::Growth),
     /// Print or write the plan of a seed.
     Plan {
         #[command(flatten)]
@@ -199,6 +202,7 @@ fn main() -> ExitCode {
             let write = write.map(|dir| (dir, seconds));
             planted::hunt(&planted::Hunting { only, from, seeds, write })
         }
+        Command::Scale(growth) => growth::scale(&growth),
         Command::Plan { of, output } => show_plan(&of, output.as_ref()),
     };
     match done {

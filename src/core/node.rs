@@ -54,7 +54,7 @@ const TICK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(500);
 /// Most nodes remembered from links; gossip and roles know the others.
 const HELLOS_MAX: usize = 10_000;
-/// Absent members dialed at once beside the seeds.
+/// Absent members dialed at once beside the seeds, and strangers announced to.
 const DIALS_MAX: usize = 16;
 
 /// The control plane of one process.
@@ -69,6 +69,8 @@ pub struct Node {
     hellos: BTreeMap<NodeId, NodeHello>,
     /// Peers with a link.
     linked: BTreeSet<NodeId>,
+    /// Those of them that SWIM had not heard of at the last tick.
+    strangers: BTreeSet<NodeId>,
     replicated: Replicated,
     /// The local state changed and nobody was told.
     unsent: bool,
@@ -115,6 +117,7 @@ impl Node {
             membership: Membership::new(me, Rng::fork(config.seed, "membership")),
             hellos: BTreeMap::new(),
             linked: BTreeSet::new(),
+            strangers: BTreeSet::new(),
             replicated,
             unsent: false,
             spread: Spread::default(),
@@ -272,13 +275,7 @@ impl Node {
             out.event(NodeEvent::Refused { reason: format!("node {} at {}: {error}", hello.node, hello.address) });
             return;
         }
-        let peer = Identity {
-            node: hello.node,
-            incarnation: hello.incarnation,
-            renewal: 0,
-            address: hello.address,
-            shards: hello.shards,
-        };
+        let peer = identity_of(&hello);
         let known = self.hellos.get(&hello.node);
         if known.is_some_and(|known| known.incarnation > hello.incarnation) {
             let effects = self.membership.convict(peer, now.mono);
@@ -392,6 +389,7 @@ impl Node {
             let effects = self.membership.suspect(peer, now.mono);
             self.apply(effects, now, out);
         }
+        self.introduce(now, out);
         let peers = self.peers();
         for peer in spread::sample(peers.clone(), &mut self.rng) {
             self.ping(peer, now, out);
@@ -400,6 +398,20 @@ impl Node {
             self.send(peer, &PeerControl::MetaDigest { digest: self.replicated.digest() }, out);
         }
         self.dial(now, out);
+    }
+
+    /// Announces to linked nodes that SWIM had not heard of a tick ago either: what followed their `Hello` are datagrams, and
+    /// one was lost. A newcomer would take them for down until they probe it, which in a mesh of n takes about n seconds.
+    fn introduce(&mut self, now: Now, out: &mut dyn NodeOutbox) {
+        let is_stranger = |node: &&NodeId| !self.membership.is_up(**node) && self.membership.health(**node).is_none();
+        let strangers: BTreeSet<NodeId> = self.linked.iter().filter(is_stranger).copied().collect();
+        let lasting = strangers.intersection(&self.strangers).filter_map(|node| self.hellos.get(node));
+        let lasting: Vec<Identity> = lasting.map(identity_of).take(DIALS_MAX).collect();
+        self.strangers = strangers;
+        for peer in lasting {
+            let effects = self.membership.announce(peer, now.mono);
+            self.apply(effects, now, out);
+        }
     }
 
     fn dial(&mut self, now: Now, out: &mut dyn NodeOutbox) {
@@ -490,6 +502,17 @@ fn own_role(config: &NodeConfig) -> Role {
         address: config.address,
         shards: config.shards,
         replaces: None,
+    }
+}
+
+/// The process that a `Hello` tells of.
+fn identity_of(hello: &NodeHello) -> Identity {
+    Identity {
+        node: hello.node,
+        incarnation: hello.incarnation,
+        renewal: 0,
+        address: hello.address,
+        shards: hello.shards,
     }
 }
 

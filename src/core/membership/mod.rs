@@ -56,6 +56,8 @@ pub struct Effects {
     pub packets: Vec<(Identity, Vec<u8>)>,
     /// Changes of who is up.
     pub changes: Vec<Change>,
+    /// Members that this very process began to suspect; suspicions heard of are not here, and change no routing.
+    pub suspected: Vec<NodeId>,
     timers: Vec<(Timer<Identity>, Duration)>,
     /// Whether who is up, or as which process, may have changed.
     touched: bool,
@@ -86,8 +88,14 @@ impl Runtime<Identity> for Effects {
     }
 
     fn submit_after(&mut self, event: Timer<Identity>, after: Duration) {
-        if let Timer::ProbeRandomMember(token) = &event {
-            self.token = Some(*token);
+        match &event {
+            Timer::ProbeRandomMember(token) => self.token = Some(*token),
+            Timer::ChangeSuspectToDown { member_id, .. } => self.suspected.push(member_id.node),
+            Timer::SendIndirectProbe { .. }
+            | Timer::PeriodicAnnounce(_)
+            | Timer::PeriodicAnnounceDown(_)
+            | Timer::PeriodicGossip(_)
+            | Timer::RemoveDown(_) => {}
         }
         self.timers.push((event, after));
     }
@@ -125,6 +133,12 @@ impl Membership {
     /// Tells `peer` of oneself; the answer brings everybody that it knows.
     pub fn announce(&mut self, peer: Identity, now: Mono) -> Effects {
         self.drive(now, |foca, effects| foca.announce(peer, effects))
+    }
+
+    /// Takes `members` for alive as they are, and tells nobody: the others know them too. For a view that was had before,
+    /// as in a simulation that begins with a whole mesh. O(members²).
+    pub fn restore(&mut self, members: impl Iterator<Item = Identity>, now: Mono) -> Effects {
+        self.drive(now, |foca, effects| foca.apply_many(members.map(foca::Member::alive), false, effects))
     }
 
     /// Shows an older process that there is a newer one of its node, if that is so: the packet names the newer as its
@@ -166,11 +180,34 @@ impl Membership {
         let mut all = Effects::default();
         while let Some(entry) = self.timers.first_entry().filter(|entry| entry.key().0 <= now) {
             let timer = entry.remove();
+            if self.is_refuted(&timer) {
+                continue;
+            }
             let effects = self.drive(now, |foca, effects| foca.handle_timer(timer, effects));
             all.packets.extend(effects.packets);
             all.changes.extend(effects.changes);
+            all.suspected.extend(effects.suspected);
         }
         all
+    }
+
+    /// Whether this is the end of a suspicion that its member refuted. foca 2.0 tells such a member that it is down all the
+    /// same: it takes a new identity, hears nothing that is sent to the old one, and is suspected again for that.
+    fn is_refuted(&self, timer: &Timer<Identity>) -> bool {
+        match timer {
+            Timer::ChangeSuspectToDown { member_id, incarnation, .. } => {
+                self.find(member_id.node).is_some_and(|member| {
+                    let same = member.id() == member_id && member.incarnation() == *incarnation;
+                    !same || member.state() == State::Alive
+                })
+            }
+            Timer::ProbeRandomMember(_)
+            | Timer::SendIndirectProbe { .. }
+            | Timer::PeriodicAnnounce(_)
+            | Timer::PeriodicAnnounceDown(_)
+            | Timer::PeriodicGossip(_)
+            | Timer::RemoveDown(_) => false,
+        }
     }
 
     /// When `handle_timeout` has something to do.
@@ -364,8 +401,59 @@ mod tests {
         assert!(sent > 0, "it probes on");
     }
 
+    #[test]
+    fn restored_members_are_up_and_no_news_for_others_and_a_silent_one_is_suspected_once() {
+        let identity = |node: u128| Identity {
+            node: NodeId(node),
+            incarnation: Hlc(5),
+            renewal: 0,
+            address: SocketAddr::from(([127, 0, 0, 1], 7000)),
+            shards: 1,
+        };
+        let mut membership = Membership::new(identity(1), Rng::new(7));
+        let restored = membership.restore((2..=3).map(identity), Mono(0));
+        assert!(restored.packets.is_empty());
+        assert_eq!(restored.changes, [Change::Up(identity(2)), Change::Up(identity(3))]);
+        assert_eq!(membership.known(), [NodeId(2), NodeId(3)]);
+        let mut suspected = Vec::new();
+        while let Some(due) = membership.poll_timeout().filter(|due| *due <= Mono(0) + Duration::from_secs(3)) {
+            suspected.extend(membership.handle_timeout(due).suspected);
+        }
+        suspected.sort_unstable();
+        assert_eq!(suspected, [NodeId(2), NodeId(3)], "both were probed in vain, one a second");
+    }
+
     fn packets(effects: Effects) -> Vec<Vec<u8>> {
         effects.packets.into_iter().map(|(_, packet)| packet).collect()
+    }
+
+    /// Found by `scale`: three seconds after one false suspicion others suspected the same node, which had a new identity.
+    #[test]
+    fn a_member_that_refutes_a_suspicion_keeps_its_identity() {
+        let identity = |node: u128| Identity {
+            node: NodeId(node),
+            incarnation: Hlc(5),
+            renewal: 0,
+            address: SocketAddr::from(([127, 0, 0, 1], 7000)),
+            shards: 1,
+        };
+        let (mut a, mut b) = (Membership::new(identity(1), Rng::new(1)), Membership::new(identity(2), Rng::new(2)));
+        let mut sent = packets(a.restore(std::iter::once(identity(2)), Mono(0)));
+        sent.extend(packets(b.restore(std::iter::once(identity(1)), Mono(0))));
+        assert!(sent.is_empty());
+        b.suspect(NodeId(1), Mono(0));
+        assert_eq!(b.health(NodeId(1)), Some(Health::Suspect));
+        let end = Mono(0) + 3 * SUSPICION;
+        while let Some(due) = a.poll_timeout().into_iter().chain(b.poll_timeout()).min().filter(|due| *due <= end) {
+            let mut to_b = packets(a.handle_timeout(due));
+            let mut to_a = packets(b.handle_timeout(due));
+            while !to_a.is_empty() || !to_b.is_empty() {
+                to_b.extend(to_a.drain(..).flat_map(|packet| packets(a.handle_packet(&packet, due))));
+                to_a.extend(to_b.drain(..).flat_map(|packet| packets(b.handle_packet(&packet, due))));
+            }
+        }
+        assert_eq!(b.health(NodeId(1)), Some(Health::Alive));
+        assert_eq!(a.me().renewal, 0);
     }
 
     #[test]

@@ -116,6 +116,8 @@ pub struct ControlRig {
     rng: Rng,
     links: BTreeSet<(Index, Index)>,
     cuts: BTreeSet<(Index, Index)>,
+    /// To and from whom datagrams are lost while streams are not.
+    gossip_lost: Option<Index>,
     trace: u64,
 }
 
@@ -130,6 +132,7 @@ impl ControlRig {
             rng: Rng::fork(seed, "control rig"),
             links: BTreeSet::new(),
             cuts: BTreeSet::new(),
+            gossip_lost: None,
             trace: 0,
         }
     }
@@ -202,6 +205,11 @@ impl ControlRig {
     /// Nothing passes between these two any more.
     pub fn cut(&mut self, a: Index, b: Index) {
         self.cuts.insert((a.min(b), a.max(b)));
+    }
+
+    /// From now on every datagram to and from this process is lost, or none anywhere; streams are whole.
+    pub fn lose_gossip(&mut self, of: Option<Index>) {
+        self.gossip_lost = of;
     }
 
     /// All cuts end.
@@ -388,7 +396,9 @@ impl ControlRig {
                 Effect::Gossip(address, packet) => {
                     if let Some(to) = self.reach(from, address) {
                         self.link(from, to, at);
-                        self.push(at, Event::Gossip { to, packet });
+                        if self.gossip_lost.is_none_or(|of| of != from && of != to) {
+                            self.push(at, Event::Gossip { to, packet });
+                        }
                     }
                 }
                 Effect::Control(node, address, frame) => {
