@@ -27,6 +27,8 @@ async fn fetch(args: &ClientArgs) -> Result<NodeStatus, Failure> {
         ControlReply::Routing(_)
         | ControlReply::Owners(_)
         | ControlReply::Created(_)
+        | ControlReply::Plan(_)
+        | ControlReply::Changed(_)
         | ControlReply::Namespaces(_)
         | ControlReply::Refused { .. } => Err(mesh::strange()),
     }
@@ -157,6 +159,8 @@ pub(crate) async fn namespaces(mesh: &meshwork_client::Mesh) -> Result<Vec<Names
         | ControlReply::Status(_)
         | ControlReply::Owners(_)
         | ControlReply::Created(_)
+        | ControlReply::Plan(_)
+        | ControlReply::Changed(_)
         | ControlReply::Refused { .. } => Err(mesh::strange()),
     }
 }

@@ -436,7 +436,9 @@ impl State {
             | FrameType::Read
             | FrameType::ReadReply
             | FrameType::Forward
-            | FrameType::ForwardReply => {
+            | FrameType::ForwardReply
+            | FrameType::StreamPull
+            | FrameType::StreamChunk => {
                 return Err(DecodeError::Malformed("a node sends replies to its clients, nothing else"));
             }
         };

@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     config::ShardConfig,
     coordinator::{InFlight, OperationId, Peers},
-    handoff::HintStore,
+    handoff::{HintStore, Ownership, Part},
     id::{KeyHash, NamespaceId, NodeId},
     input::ShardInput,
     limits,
@@ -63,6 +63,7 @@ pub struct Shard {
     pub(crate) rules: SeededMap<NamespaceId, Rules>,
     pub(crate) table: Memtable,
     pub(crate) hints: HintStore,
+    pub(crate) ownership: Ownership,
     pub(crate) in_flight: InFlight,
     /// Bytes that requests in flight own beside the table of them: keys and waiting values.
     pub(crate) in_flight_bytes: u64,
@@ -100,6 +101,7 @@ impl Shard {
             rules: SeededMap::with_hasher(foldhash::fast::FixedState::with_seed(config.seed)),
             table,
             hints: HintStore::new(config.memory / HINTS_SHARE),
+            ownership: Ownership::default(),
             in_flight: InFlight::new(config.memory / IN_FLIGHT_SHARE / 2, process),
             in_flight_bytes: 0,
             peers: Peers::default(),
@@ -136,6 +138,14 @@ impl Shard {
                     self.on_read_reply(now, from.node, OperationId(id), hlc, state, &found, out);
                 }
                 PeerMessage::Forward { id, hash, request } => self.on_forward(now, from, id, hash, &request, out),
+                PeerMessage::StreamPull { id, header, partition, after } => {
+                    self.on_stream_pull(now, from, id, &header, partition, after, out);
+                }
+                PeerMessage::StreamChunk { id: _, hlc, state, epoch, partition, after, last, body } => {
+                    let part = Part { hlc, state, epoch, partition, after, last, body };
+                    self.on_stream_chunk(now, from.node, &part, out);
+                }
+                PeerMessage::StreamRefused { id, refusal: _ } => self.on_stream_refused(now, from.node, id, out),
                 PeerMessage::ForwardReply(reply) => self.on_forward_reply(now, from.node, &reply, out),
                 PeerMessage::Unsupported { id } => self.on_unsupported(now, from.node, OperationId(id), out),
             },
@@ -163,6 +173,9 @@ impl Shard {
     pub fn handle_timeout(&mut self, now: Now, out: &mut dyn ShardOutbox) {
         self.clock.observe(now);
         self.run_due(now, out);
+        if self.ownership.poll_timeout().is_some_and(|at| at <= now.mono) {
+            self.work_on_ownership(now, None, out);
+        }
         if now.mono >= self.maintain_at {
             let more = self.table.work(self.clock.wall(now), MAINTENANCE_RECORDS);
             let pause = if more { MAINTENANCE_EVERY / 50 } else { MAINTENANCE_EVERY };
@@ -185,6 +198,7 @@ impl Shard {
             self.write_timeout.next_due(),
             self.own_deadline.next_due(),
             Some(self.maintain_at),
+            self.ownership.poll_timeout(),
         ];
         queues.into_iter().flatten().min()
     }
@@ -193,6 +207,7 @@ impl Shard {
     pub fn stats(&self) -> ShardStats {
         let table = self.table.stats();
         ShardStats {
+            partitions_missing: self.ownership.missing() as u64,
             hints: self.hints.len() as u64,
             hint_bytes: self.hints.bytes(),
             hints_dropped: self.hints.dropped(),
@@ -266,10 +281,9 @@ impl Shard {
         }
         let old = std::mem::replace(&mut self.view, Rc::new(View::clone(view)));
         self.learn_namespaces();
-        let name = |view: &View| view.ring.as_ref().map(|ring| ring.name());
-        if name(&old) != name(&self.view) {
-            let members = |view: &View| -> Vec<NodeId> { view.members.iter().map(|member| member.node).collect() };
-            let (before, after) = (members(&old), members(&self.view));
+        let members = |view: &View| -> Vec<NodeId> { view.members.iter().map(|member| member.node).collect() };
+        let (before, after) = (members(&old), members(&self.view));
+        if before != after {
             self.peers.set_members(&before, &after);
             self.on_new_ring(now, &before, &after, out);
         }
@@ -282,6 +296,7 @@ impl Shard {
         for node in went_down {
             self.on_peer_lost(now, node, out);
         }
+        self.on_layouts(now, view, out);
     }
 
     fn learn_namespaces(&mut self) {

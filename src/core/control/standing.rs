@@ -1,9 +1,10 @@
 //! Whether this node's copies vote (PROTOCOL §6, "Replica states").
 //!
-//! A member of a first layout has everything that was acknowledged, since nothing was: it is `Ready`. Who comes back,
-//! takes another's place, or enters a layout after others agreed on one without it, may lack what was acknowledged: it is
-//! `Warming`, and `Settled` after `warming_max`. Comparing with other owners, which would make it `Ready`, is not here yet.
-//! One state stands for all of a node's partitions until comparison makes them differ.
+//! A member of a first layout has everything that was acknowledged, since nothing was: it is `Ready`. So is one that
+//! arrives with a transition: what it lacks is moved to it, and its shards know for each partition whether that is done
+//! (`handoff::ownership`). Who comes back, or finds itself in a layout that others agreed on without it, may lack what was
+//! acknowledged: it is `Warming`, and `Settled` after `warming_max`. One state stands for all partitions that a shard
+//! knows nothing better of.
 
 use crate::{time::Mono, wire::peer::ReplicaState};
 use std::time::Duration;
@@ -37,16 +38,24 @@ impl Standing {
         self.returned = true;
     }
 
-    /// Looks at the newest layout: whether this node is in it, by taking another's place, and whether all its members
-    /// acknowledged it.
-    pub fn observe(&mut self, member: bool, replaces: bool, agreed: bool, now: Mono) {
+    /// Others went on to a layout that they think this node has, and it was away: what it holds is of the past.
+    pub fn lapse(&mut self, now: Mono) {
+        if self.state != ReplicaState::Fallback {
+            (self.state, self.warming_since) = (ReplicaState::Warming, now);
+        }
+        self.returned = true;
+    }
+
+    /// Looks at the active layouts: whether this node is a member, whether it `arrives` with the newest of two, by taking
+    /// another's place, and whether all members acknowledged.
+    pub fn observe(&mut self, member: bool, arrives: bool, replaces: bool, agreed: bool, now: Mono) {
         if !member {
             self.passed_over |= agreed;
             self.state = ReplicaState::Fallback;
             return;
         }
         if self.state == ReplicaState::Fallback {
-            let complete = !self.returned && !replaces && !self.passed_over;
+            let complete = !self.returned && (arrives || !replaces && !self.passed_over);
             self.state = if complete { ReplicaState::Ready } else { ReplicaState::Warming };
             self.warming_since = now;
         }
@@ -77,7 +86,7 @@ mod tests {
     #[test]
     fn a_member_of_a_first_layout_is_ready_at_once() {
         let mut standing = standing();
-        standing.observe(true, false, false, Mono(0));
+        standing.observe(true, false, false, false, Mono(0));
         assert_eq!(standing.state(), ReplicaState::Ready);
     }
 
@@ -85,12 +94,22 @@ mod tests {
     fn who_returns_replaces_or_was_passed_over_warms_and_then_settles() {
         let (mut returned, mut replaced, mut passed_over) = (standing(), standing(), standing());
         returned.on_return();
-        passed_over.observe(false, false, true, Mono(0));
+        passed_over.observe(false, false, false, true, Mono(0));
         for (standing, replaces) in [(&mut returned, false), (&mut replaced, true), (&mut passed_over, false)] {
-            standing.observe(true, replaces, true, Mono(0));
+            standing.observe(true, false, replaces, true, Mono(0));
             assert_eq!(standing.state(), ReplicaState::Warming);
-            standing.observe(true, replaces, true, Mono(0) + Duration::from_secs(5));
+            standing.observe(true, false, replaces, true, Mono(0) + Duration::from_secs(5));
             assert_eq!(standing.state(), ReplicaState::Settled);
         }
+    }
+
+    #[test]
+    fn who_arrives_with_a_transition_is_ready_for_all_that_is_not_moved_to_it() {
+        let mut standing = standing();
+        standing.observe(false, false, false, true, Mono(0));
+        standing.observe(true, true, true, true, Mono(0));
+        assert_eq!(standing.state(), ReplicaState::Ready);
+        standing.lapse(Mono(0));
+        assert_eq!(standing.state(), ReplicaState::Warming);
     }
 }

@@ -259,6 +259,13 @@ impl InFlight {
             .collect()
     }
 
+    /// Whether any request that began at `since` or before, and asks replicas by itself, is still in flight.
+    pub(crate) fn any_since_before(&self, since: Mono) -> bool {
+        let began =
+            |operation: &Operation| operation.started <= since && !matches!(operation.phase, Phase::Forwarded { .. });
+        self.slots.iter().filter_map(|slot| slot.operation.as_ref()).any(began)
+    }
+
     /// Bytes of the table itself.
     pub(crate) fn bytes(&self) -> u64 {
         (self.slots.capacity() * size_of::<Slot>() + self.free.capacity() * size_of::<u16>()) as u64

@@ -71,7 +71,11 @@ impl Shard {
         let mut votes = Votes::new(owners, need, subject.strict);
         let place = (subject.namespace, subject.slot, subject.partition, subject.hash);
         let local = Self::local(&mut self.table, &self.hints, place, &subject.key);
-        let state = if owners.contains(&me) { view.state } else { ReplicaState::Fallback };
+        let state = if owners.contains(&me) {
+            self.ownership.state(subject.partition, view.state)
+        } else {
+            ReplicaState::Fallback
+        };
         let mine = match &local {
             Ok(entry) => Answer::Holds(state, entry.version),
             Err(forgotten) => Answer::Absent(state, *forgotten),

@@ -7,7 +7,7 @@
 use super::{
     OperationId, Phase,
     put::{Answer, Outcome},
-    quorum::Targets,
+    quorum::{Targets, WRITE_TARGETS_MAX},
 };
 use crate::{
     canary::canary,
@@ -128,7 +128,8 @@ impl Shard {
             if let Some(pin) = pin.take() {
                 self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
             }
-            let outcome = Outcome { acks: votes.applied(), fallbacks: 0, warming: false, superseded: true };
+            let outcome =
+                Outcome { acks: votes.applied(), fallbacks: 0, warming: false, superseded: true, partial: false };
             let (origin, version) = (operation.origin, *version);
             if !replaced {
                 return self.answer_failure(origin, Status::OutOfMemory, true, out);
@@ -155,6 +156,7 @@ impl Shard {
         votes.restamp();
         let me = view.ring.as_ref().and_then(|ring| ring.index_of(view.me));
         let own = me.and_then(|me| votes.targets.position(me));
+        let state = self.ownership.state(subject.partition, view.state);
         let wall = self.clock.wall(now);
         if let Some(at) = own {
             if let Some(pin) = pin.take() {
@@ -164,11 +166,11 @@ impl Shard {
                 match self.table.put(wall, subject.slot, subject.hash, &subject.key, &entry.as_entry(), true) {
                     Put::Applied { pin: pinned } => {
                         *pin = pinned;
-                        Answer::Applied(view.state)
+                        Answer::Applied(state)
                     }
                     Put::Superseded { version, hold_until } => {
                         votes.report(version, hold_until);
-                        Answer::Superseded(view.state)
+                        Answer::Superseded(state)
                     }
                     Put::OutOfMemory | Put::TooLarge => Answer::Lost,
                 }
@@ -202,7 +204,7 @@ impl Shard {
 }
 
 /// The owners for whom a fallback was asked and has not failed.
-pub(super) fn covered(targets: &Targets<Answer>) -> impl Iterator<Item = u16> + '_ {
+pub(super) fn covered(targets: &Targets<Answer, WRITE_TARGETS_MAX>) -> impl Iterator<Item = u16> + '_ {
     let fallbacks = targets.owners()..targets.len();
     fallbacks
         .filter(|at| matches!(targets.answer(*at), Answer::Applied(_) | Answer::Pending))

@@ -27,8 +27,8 @@ impl Shard {
                 return Err(Refusal::ClockSkew);
             }
         }
-        let Some(ring) = self.view.ring.as_ref() else { return Err(Refusal::NotOwner) };
-        if header.layout.epoch < ring.name().epoch {
+        let Some(oldest) = self.view.oldest() else { return Err(Refusal::NotOwner) };
+        if header.layout.epoch < oldest.name().epoch.max(self.ownership.floor()) {
             self.stats.stale_epochs += 1;
             return Err(Refusal::StaleEpoch);
         }
@@ -39,10 +39,11 @@ impl Shard {
     fn state_for(&self, key: &KeyRef<'_>) -> ReplicaState {
         let Some(ring) = self.view.ring.as_ref() else { return ReplicaState::Fallback };
         let copies = self.rules.get(&key.namespace).map_or(0, |rules| usize::from(rules.n));
-        let owners = ring.owners(key.hash.partition(ring.partitions()));
-        let mine = ring.index_of(self.view.me);
-        let owns = owners.iter().take(copies).any(|owner| Some(*owner) == mine);
-        if owns { self.view.state } else { ReplicaState::Fallback }
+        let partition = key.hash.partition(ring.partitions());
+        let Some(me) = ring.index_of(self.view.me) else { return ReplicaState::Fallback };
+        let (owners, beside) = self.view.owners(partition, u8::try_from(copies).expect("copies are a u8"));
+        let owns = owners.contains(&me) || beside.contains(&me);
+        if owns { self.ownership.state(partition, self.view.state) } else { ReplicaState::Fallback }
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of the message")]

@@ -139,6 +139,11 @@ impl Ghosts {
         }
     }
 
+    /// The ghosts of a partition.
+    pub(super) fn of_partition(&self, local: usize) -> impl Iterator<Item = &Ghost> {
+        self.index.values(local).map(|sequence| Self::cell(&self.chunks, self.base, sequence))
+    }
+
     /// Forgets all of a partition; the caller releases the actors.
     pub(super) fn take_partition(&mut self, local: usize) -> Vec<Ghost> {
         let sequences = self.index.take(local);

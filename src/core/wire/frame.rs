@@ -31,6 +31,10 @@ pub enum FrameType {
     Forward = 20,
     /// The owner's reply.
     ForwardReply = 21,
+    /// Asks for the next part of a partition.
+    StreamPull = 24,
+    /// That part.
+    StreamChunk = 25,
     /// A message of the control plane.
     Control = 32,
     /// The receiver does not know the message with this id.
@@ -39,7 +43,7 @@ pub enum FrameType {
 
 impl FrameType {
     fn of(byte: u8) -> Option<Self> {
-        const ALL: [FrameType; 10] = [
+        const ALL: [FrameType; 12] = [
             FrameType::Request,
             FrameType::Reply,
             FrameType::Replicate,
@@ -48,6 +52,8 @@ impl FrameType {
             FrameType::ReadReply,
             FrameType::Forward,
             FrameType::ForwardReply,
+            FrameType::StreamPull,
+            FrameType::StreamChunk,
             FrameType::Control,
             FrameType::Unsupported,
         ];

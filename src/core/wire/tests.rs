@@ -144,6 +144,9 @@ impl<'a> Draw<'a> {
         let node = NodeId(u128::from(self.number()) << 64 | u128::from(self.number()));
         let stands_for = self.pick(&[None, Some(node)]);
         let full = self.rng.below(2) == 1;
+        let partition = crate::id::PartitionId(u16::try_from(self.rng.below(1 << 15)).unwrap());
+        let (after, last, epoch) = (self.time().map(|it| it.0), self.time().map(|it| it.0), self.number());
+        let body = self.key;
         let messages = [
             PeerMessage::Replicate { id, header, key, entry, stands_for },
             PeerMessage::Replicated { id, hlc, state, outcome },
@@ -151,6 +154,9 @@ impl<'a> Draw<'a> {
             PeerMessage::ReadReply { id, hlc, state, found },
             PeerMessage::Forward { id, hash, request: self.request() },
             PeerMessage::ForwardReply(self.reply()),
+            PeerMessage::StreamPull { id, header, partition, after },
+            PeerMessage::StreamChunk { id, hlc, state, epoch, partition, after, last, body },
+            PeerMessage::StreamRefused { id, refusal },
             PeerMessage::Unsupported { id },
         ];
         self.pick(&messages)
@@ -191,6 +197,8 @@ fn decode(frame: &[u8]) -> Result<(), DecodeError> {
         | FrameType::ReadReply
         | FrameType::Forward
         | FrameType::ForwardReply
+        | FrameType::StreamPull
+        | FrameType::StreamChunk
         | FrameType::Unsupported => PeerMessage::decode(frame_type, id, &mut decoder).map(|_| ()),
     }
 }
