@@ -146,6 +146,9 @@ impl Replicas {
             | PeerMessage::ReadReply { .. }
             | PeerMessage::Forward { .. }
             | PeerMessage::ForwardReply(_)
+            | PeerMessage::StreamPull { .. }
+            | PeerMessage::StreamChunk { .. }
+            | PeerMessage::StreamRefused { .. }
             | PeerMessage::Unsupported { .. } => None,
         };
     }
@@ -158,8 +161,13 @@ impl Replicas {
     /// A shard sends something.
     pub fn on_sent(&mut self, at: Time, site: Site, message: &PeerMessage<'_>) -> Option<(Invariant, String)> {
         let hlc = match message {
-            PeerMessage::Replicate { header, .. } | PeerMessage::Read { header, .. } => header.hlc,
-            PeerMessage::Replicated { hlc, .. } | PeerMessage::ReadReply { hlc, .. } => *hlc,
+            PeerMessage::Replicate { header, .. }
+            | PeerMessage::Read { header, .. }
+            | PeerMessage::StreamPull { header, .. } => header.hlc,
+            PeerMessage::Replicated { hlc, .. }
+            | PeerMessage::ReadReply { hlc, .. }
+            | PeerMessage::StreamChunk { hlc, .. } => *hlc,
+            PeerMessage::StreamRefused { .. } => return None,
             PeerMessage::Forward { .. } => return None,
             PeerMessage::ForwardReply(_) => return None,
             PeerMessage::Unsupported { .. } => return None,
@@ -176,6 +184,9 @@ impl Replicas {
             PeerMessage::Read { .. }
             | PeerMessage::Forward { .. }
             | PeerMessage::ForwardReply(_)
+            | PeerMessage::StreamPull { .. }
+            | PeerMessage::StreamChunk { .. }
+            | PeerMessage::StreamRefused { .. }
             | PeerMessage::Unsupported { .. } => None,
         }
     }

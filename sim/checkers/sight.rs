@@ -63,6 +63,10 @@ struct Ask {
     w: u8,
     owners: Vec<NodeId>,
     epoch: u64,
+    /// The newer of two active layouts, if it is not the one that is read: its epoch and the key's owners.
+    newer: Option<(u64, Vec<NodeId>)>,
+    /// What the coordinator's own copy was worth.
+    own: ReplicaState,
     arrived: Time,
     allowed: Time,
     forwarded: bool,
@@ -106,6 +110,8 @@ pub struct Sight {
     pub bounds: Bounds,
     /// Layouts and fences.
     pub layouts: Layouts,
+    /// What the copy of the shard about to be called is worth, of the key it is asked about.
+    pub own: ReplicaState,
     nodes: Vec<(NodeId, ActorId)>,
     seen: BTreeMap<Site, Seen>,
     cause: Cause,
@@ -120,6 +126,7 @@ impl Sight {
             replicas: Replicas::new(ledger, skew_max_ms, evictable),
             bounds: Bounds::new(memory),
             layouts: Layouts::default(),
+            own: ReplicaState::Fallback,
             nodes: Vec::new(),
             seen: BTreeMap::new(),
             cause: Cause::Other,
@@ -215,6 +222,8 @@ impl Sight {
             w: 1,
             owners: Vec::new(),
             epoch: 0,
+            newer: None,
+            own: self.own,
             arrived: at,
             allowed: Time::from(request.deadline_ms) * MS,
             forwarded: false,
@@ -229,6 +238,11 @@ impl Sight {
             let copies = usize::from(rules.n).min(owners.len());
             ask.owners = owners[..copies].iter().map(|owner| ring.node(*owner)).collect();
             ask.epoch = ring.name().epoch;
+            ask.newer = view.beside.as_ref().filter(|newer| newer.name() > ring.name()).map(|newer| {
+                let owners = newer.owners(hash.partition(newer.partitions()));
+                let owners = owners.iter().take(usize::from(rules.n)).map(|owner| newer.node(*owner));
+                (newer.name().epoch, owners.collect())
+            });
             ask.strict = request.consistency.mode.unwrap_or(rules.mode) == Mode::Strict;
             let votes = |quorum: Quorum, default: u8| match quorum {
                 Quorum::Default => default,
@@ -267,6 +281,9 @@ impl Sight {
             | PeerMessage::ForwardReply(_)
             | PeerMessage::Forward { .. }
             | PeerMessage::Replicate { .. }
+            | PeerMessage::StreamPull { .. }
+            | PeerMessage::StreamChunk { .. }
+            | PeerMessage::StreamRefused { .. }
             | PeerMessage::Read { .. } => Cause::Other,
         }
     }
@@ -292,7 +309,13 @@ impl Sight {
                 }
             }
             PeerMessage::ForwardReply(reply) => self.finish(at, site, Origin::Peer(to, reply.id), reply),
-            PeerMessage::Replicated { .. } | PeerMessage::ReadReply { .. } | PeerMessage::Unsupported { .. } => {}
+            PeerMessage::StreamPull { .. } => self.probe("part of a partition asked for"),
+            PeerMessage::StreamChunk { last: Some(_), .. } => self.probe("partition moved in more than one part"),
+            PeerMessage::StreamRefused { .. } => self.probe("part of a partition refused"),
+            PeerMessage::StreamChunk { .. }
+            | PeerMessage::Replicated { .. }
+            | PeerMessage::ReadReply { .. }
+            | PeerMessage::Unsupported { .. } => {}
         }
     }
 
@@ -377,7 +400,10 @@ impl Sight {
             return;
         }
         let me = self.nodes[site.process as usize].0;
-        if let Some((invariant, what)) = judge(&ask, reply, &applied, me, &view) {
+        if let Some(what) = short_of_newer(&ask, reply, &applied, me, &view) {
+            self.blame(Invariant::S19, at, format!("{site:?} {me}: {} acknowledged with {what}", ask.kind));
+        }
+        if let Some((invariant, what)) = judge(&ask, reply, &applied, me) {
             self.blame(invariant, at, format!("{site:?} {me}: {} answered {:?} with {what}", ask.kind, reply.status));
         }
         self.notice(&ask, reply);
@@ -416,6 +442,14 @@ impl Sight {
     /// A call is over.
     pub fn after(&mut self, at: Time, site: Site, stats: &ShardStats) {
         self.cause = Cause::Other;
+        let active = self.seen.get(&site).and_then(|seen| seen.view.as_ref()).is_some_and(|view| view.beside.is_some());
+        if self.layouts.has_dropped(site, stats.partitions_dropped) {
+            self.probe("partition dropped after a transition");
+            if active {
+                let what = format!("{site:?} dropped a partition while two layouts are active");
+                self.blame(Invariant::S21, at, what);
+            }
+        }
         if let Some(what) = self.bounds.after(site, stats) {
             self.blame(Invariant::S23, at, what);
         }
@@ -434,16 +468,33 @@ impl Sight {
     }
 }
 
+/// Whether a strict write was acknowledged without its quorum in the newer of two active layouts.
+fn short_of_newer(
+    ask: &Ask,
+    reply: &Reply<'_>,
+    applied: &BTreeMap<NodeId, ReplicaState>,
+    me: NodeId,
+    view: &View,
+) -> Option<String> {
+    let (epoch, owners) = ask.newer.as_ref()?;
+    let same = view.beside.as_ref().is_some_and(|newer| newer.name().epoch == *epoch);
+    if !same || !ask.strict || ask.kind == "get" || reply.status != Status::Ok || reply.worth.superseded {
+        return None;
+    }
+    let have = owners.iter().filter(|owner| **owner == me || applied.contains_key(owner)).count();
+    let need = usize::from(ask.w).min(owners.len());
+    (have < need).then(|| format!("{have} of {need} owners in layout {epoch}: {applied:?}, owners {owners:?}"))
+}
+
 /// Whether a reply claims more than the votes behind it.
 fn judge(
     ask: &Ask,
     reply: &Reply<'_>,
     applied: &BTreeMap<NodeId, ReplicaState>,
     me: NodeId,
-    view: &View,
 ) -> Option<(Invariant, String)> {
     let owner = |node: &NodeId| ask.owners.contains(node);
-    let mine = owner(&me).then_some(view.state);
+    let mine = owner(&me).then_some(ask.own);
     let settled = |state: ReplicaState| state == ReplicaState::Ready || (state == ReplicaState::Settled && !ask.strict);
     let count = |answers: &BTreeMap<NodeId, ReplicaState>, states: &dyn Fn(ReplicaState) -> bool| {
         let others = answers.iter().filter(|(node, state)| **node != me && owner(node) && states(**state)).count();

@@ -48,6 +48,9 @@ fn text_of(status: &NodeStatus, wide: bool) -> String {
         ("state", status.state.clone()),
         ("layout", format!("{layout}{agreed}")),
     ];
+    if !status.transition.is_empty() {
+        rows.push(("change", status.transition.clone()));
+    }
     if let Some(fenced) = &status.fenced {
         rows.push(("fenced", fenced.clone()));
     }

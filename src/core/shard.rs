@@ -169,6 +169,11 @@ impl Shard {
         self.in_flight.hash_of(OperationId(id))
     }
 
+    /// What this node's copy of a key is worth as a vote; for drivers that watch.
+    pub fn state_of(&self, hash: KeyHash) -> crate::wire::peer::ReplicaState {
+        self.ownership.state(hash.partition(self.config.partitions), self.view.state)
+    }
+
     /// Runs what is due.
     pub fn handle_timeout(&mut self, now: Now, out: &mut dyn ShardOutbox) {
         self.clock.observe(now);

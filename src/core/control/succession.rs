@@ -46,11 +46,7 @@ pub fn due(layouts: &[&Layout], roles: &RoleMap) -> RoleMap {
 pub fn wanted(layout: &Layout, roles: &RoleMap, is_up: impl Fn(NodeId) -> bool, by_name: bool) -> RoleMap {
     let mut wanted = due(&[layout], roles);
     let taken: BTreeSet<NodeId> = layout.members.iter().map(|member| member.token_id).collect();
-    let names: BTreeSet<&str> = roles
-        .iter()
-        .filter(|(node, role)| role.state == RoleState::Active && layout.member(*node).is_some())
-        .map(|(_, role)| role.name.as_str())
-        .collect();
+    let names: BTreeSet<String> = wanted.iter().map(|(_, role)| role.name.clone()).collect();
     let joins = |(node, role): &(NodeId, &Role)| {
         role.state == RoleState::Active
             && layout.member(*node).is_none()

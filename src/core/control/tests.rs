@@ -266,6 +266,8 @@ fn a_joiner_takes_the_place_of_the_dead_member_of_its_name() {
     assert!(rig.status(heir).state.starts_with("joining: "), "{}", rig.status(heir).state);
     let live = [nodes[0], nodes[1], heir];
     assert!(rig.run_until(seconds(60), |rig| epoch(rig, heir) == 2 && agree(rig, &live)).is_some());
+    let retired = |rig: &ControlRig| rig.view(nodes[0]).beside.is_none() && rig.view(heir).beside.is_none();
+    assert!(rig.run_until(seconds(5), retired).is_some());
     assert_eq!(rig.view(heir).state, ReplicaState::Ready, "what it lacked was moved to it");
     assert_eq!((rig.view(nodes[0]).state, members(&rig, nodes[0])), (ReplicaState::Ready, vec![1, 2, 8]));
     let after = rig.view(nodes[0]).ring.clone().unwrap();

@@ -10,7 +10,7 @@ use crate::{
     control::succession,
     id::NodeId,
     outbox::{NodeEvent, NodeOutbox, ShardReport},
-    ring::{Layout, LayoutName, Ring, Role, RoleState, Stage},
+    ring::{Layout, Ring, Role, RoleState, Stage},
     time::Now,
     value::{Hlc, Version},
     view::{Fence, MemberView, View},
@@ -173,8 +173,8 @@ impl Node {
     fn adopt(&mut self, now: Now, out: &mut dyn NodeOutbox) {
         let me = self.config.node;
         let Some(newest) = self.replicated.layouts().current_name() else { return };
-        let before = self.newest_ring();
-        let was_stage = self.stage_reached;
+        let before = self.rings().map(|ring| ring.name()).max();
+        let oldest = self.rings().map(|ring| ring.name()).min();
         loop {
             self.make_rings();
             let Some(stage) = self.reached() else { break };
@@ -184,21 +184,20 @@ impl Node {
                 break;
             }
             self.unsent = true;
+            self.stage_reached = Some((newest, stage));
         }
-        let retired = self.replicated.layouts().names().first().copied().filter(|name| *name < newest);
         let roles = self.replicated.roles().clone();
         if self.replicated.update(|_, layouts| layouts.retire(&roles)) {
             self.unsent = true;
             self.make_rings();
-            if let Some(name) = retired {
-                out.event(NodeEvent::LayoutRetired { epoch: name.epoch });
-            }
+        }
+        if let Some(left) = oldest.filter(|left| self.rings().map(|ring| ring.name()).min() > Some(*left)) {
+            out.event(NodeEvent::LayoutRetired { epoch: left.epoch });
         }
         let (roles, layouts) = (self.replicated.roles(), self.replicated.layouts());
         let member = layouts.active().iter().any(|layout| layout.member(me).is_some());
         let of = |layout: Option<&Layout>| layout.is_some_and(|layout| layout.member(me).is_some());
         let arrives = layouts.in_transition() && of(layouts.current()) && !of(layouts.active().first());
-        self.stage_reached = layouts.stage(me).map(|stage| (newest, stage));
         if before != Some(newest) {
             let members = layouts.current().map_or(0, |layout| layout.members.len());
             out.event(NodeEvent::LayoutAdopted { epoch: newest.epoch, members });
@@ -206,7 +205,7 @@ impl Node {
         // Others completed a transition to it, and this node had no part in that: it was given up meanwhile.
         if layouts.is_complete(roles)
             && before.is_some_and(|before| before < newest)
-            && was_stage.is_none_or(|(name, _)| name != newest)
+            && self.stage_reached != Some((newest, Stage::Settled))
             && of(layouts.current())
         {
             self.lapses += 1;
@@ -217,8 +216,8 @@ impl Node {
         self.standing.observe(member, arrives, replaces, agreed, now.mono);
     }
 
-    fn newest_ring(&self) -> Option<LayoutName> {
-        self.ring.iter().chain(&self.beside).map(|ring| ring.name()).max()
+    fn rings(&self) -> impl Iterator<Item = &Arc<Ring>> {
+        self.ring.iter().chain(&self.beside)
     }
 
     /// The stage that this node has reached, if it may go on from the one it stands on.

@@ -185,7 +185,8 @@ pub struct NodeStatus {
     pub layout: Option<LayoutName>,
     /// Whether every member acknowledged that very layout: strict requests are served.
     pub layout_agreed: bool,
-    /// Where a change of layouts stands.
+    /// Where a change of layouts stands; empty: none is under way or due.
+    #[serde(default)]
     pub transition: String,
     /// Everybody this node knows, in id order.
     pub members: Vec<MemberStatus>,
