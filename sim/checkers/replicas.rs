@@ -115,6 +115,11 @@ impl Replicas {
         }
     }
 
+    /// A process let go of partitions that a new layout assigns elsewhere: what it holds of its keys is not known.
+    pub fn on_dropped(&mut self, process: u32) {
+        self.kept.retain(|(of, _), _| *of != process);
+    }
+
     /// What a process held is gone.
     pub fn on_death(&mut self, process: u32) {
         self.kept.retain(|(of, _), _| *of != process);

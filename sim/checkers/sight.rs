@@ -445,6 +445,7 @@ impl Sight {
         let active = self.seen.get(&site).and_then(|seen| seen.view.as_ref()).is_some_and(|view| view.beside.is_some());
         if self.layouts.has_dropped(site, stats.partitions_dropped) {
             self.probe("partition dropped after a transition");
+            self.replicas.on_dropped(site.process);
             if active {
                 let what = format!("{site:?} dropped a partition while two layouts are active");
                 self.blame(Invariant::S21, at, what);

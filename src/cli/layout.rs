@@ -56,8 +56,9 @@ pub(crate) async fn node(command: NodeCommand, output: Output) -> Result<(), Fai
 pub(crate) async fn layout(command: LayoutCommand, output: Output) -> Result<(), Failure> {
     let LayoutCommand::SkipDead { accept_data_loss, client } = command;
     if !accept_data_loss {
-        return Err(Failure::new(Exit::Usage, "what only the dead nodes held is lost with this")
-            .next("`meshwork plan show` says for whom the change waits; give --accept-data-loss to go on without them"));
+        return Err(Failure::new(Exit::Usage, "what only the dead nodes held is lost with this").next(
+            "`meshwork plan show` says for whom the change waits; give --accept-data-loss to go on without them",
+        ));
     }
     send(&mesh::connect(&client).await?, LayoutChange::SkipDead, output).await
 }
@@ -130,7 +131,9 @@ fn find(status: &NodeStatus, wanted: &str) -> Result<NodeId, Failure> {
         .collect();
     match found[..] {
         [node] => Ok(node),
-        [] => Err(Failure::new(Exit::Failed, format!("there is no node {wanted:?}")).next("`meshwork status` lists them")),
+        [] => {
+            Err(Failure::new(Exit::Failed, format!("there is no node {wanted:?}")).next("`meshwork status` lists them"))
+        }
         _ => Err(Failure::new(Exit::Failed, format!("{} nodes are called {wanted:?}", found.len()))
             .next("name it by its id: `meshwork status -o wide`")),
     }

@@ -92,6 +92,8 @@ pub struct Node {
     reports: BTreeMap<u16, ShardReport>,
     /// How often the layouts went on without this node.
     lapses: u64,
+    /// The state and the live peers for which no new layout was due.
+    looked: Option<(u64, Vec<NodeId>)>,
     /// The stage this process came to, and towards which layout.
     stage_reached: Option<(LayoutName, Stage)>,
     view: Arc<View>,
@@ -140,6 +142,7 @@ impl Node {
             beside: None,
             reports: BTreeMap::new(),
             lapses: 0,
+            looked: None,
             stage_reached: None,
             view: Arc::new(view),
             places: Vec::new(),

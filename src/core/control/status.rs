@@ -151,7 +151,8 @@ impl Facts<'_> {
     pub fn missing_member(&self) -> Option<NodeId> {
         let roles = self.replicated.roles();
         let counts = |node: &NodeId| roles.get(*node).is_none_or(|role| role.state != RoleState::Removed);
-        self.replicated.layouts().members().into_iter().filter(counts).find(|node| !self.is_up(*node))
+        let mut members = self.replicated.layouts().members().into_iter().filter(counts);
+        members.find(|node| !self.is_up(*node))
     }
 
     /// What a change of layouts waits for; empty: for nothing but time.

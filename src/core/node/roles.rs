@@ -114,8 +114,7 @@ impl Node {
         if dead.is_empty() && layouts.behind(Stage::Settled, self.replicated.roles()).is_empty() {
             return Ok(false);
         }
-        let changed =
-            self.replicated.update(|_, layouts| dead.iter().fold(false, |any, node| layouts.skip(*node) || any));
+        let changed = self.replicated.update(|_, layouts| dead.iter().filter(|node| layouts.skip(**node)).count() > 0);
         self.unsent |= changed;
         Ok(changed)
     }

@@ -141,6 +141,12 @@ impl Node {
 
     /// Derives the layout that changed roles ask for, once it can be come to.
     fn follow_roles(&mut self, now: Now, epoch: u64, n: u8, partitions: u16) {
+        // Roles are compared after each input: only what changed since can have made a difference.
+        let looked = (self.replicated.digest(), self.membership.up().keys().copied().collect::<Vec<NodeId>>());
+        if self.differs_since.is_none() && self.looked.as_ref() == Some(&looked) {
+            return;
+        }
+        self.looked = Some(looked);
         let Some(layout) = self.replicated.layout() else { return };
         let (roles, layouts) = (self.replicated.roles(), self.replicated.layouts());
         let is_up = |node| node == self.config.node || self.membership.is_up(node);
@@ -186,8 +192,7 @@ impl Node {
             self.unsent = true;
             self.stage_reached = Some((newest, stage));
         }
-        let roles = self.replicated.roles().clone();
-        if self.replicated.update(|_, layouts| layouts.retire(&roles)) {
+        if self.replicated.update(|roles, layouts| layouts.retire(roles)) {
             self.unsent = true;
             self.make_rings();
         }

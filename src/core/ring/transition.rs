@@ -115,20 +115,23 @@ impl LayoutHistory {
         &self.skipped
     }
 
+    /// Members of both, a few of them twice: asked after every input, so nothing is allocated.
     fn tracked<'a>(&'a self, roles: &'a RoleMap) -> impl Iterator<Item = NodeId> + 'a {
         let counts =
             |node: &NodeId| canary!(K29) || roles.get(*node).is_none_or(|role| role.state != RoleState::Removed);
-        self.members().into_iter().filter(counts)
+        self.layouts.iter().flat_map(|layout| &layout.members).map(|member| member.node).filter(counts)
     }
 
     /// The members that have not come to `stage` yet, removed ones left out.
     pub fn behind(&self, stage: Stage, roles: &RoleMap) -> Vec<NodeId> {
-        self.tracked(roles).filter(|node| self.stage(*node) < Some(stage)).collect()
+        let behind: BTreeSet<NodeId> = self.tracked(roles).filter(|node| self.stage(*node) < Some(stage)).collect();
+        behind.into_iter().collect()
     }
 
     /// Whether every member that is not removed came to `stage`; `false` without a layout or without such a member.
     pub fn all_at(&self, stage: Stage, roles: &RoleMap) -> bool {
-        self.tracked(roles).next().is_some() && self.behind(stage, roles).is_empty()
+        let mut tracked = self.tracked(roles).peekable();
+        tracked.peek().is_some() && tracked.all(|node| self.stage(node) >= Some(stage))
     }
 
     /// Whether strict requests may be served: the layout that is read was acked by all its members. One that was left
