@@ -79,6 +79,10 @@ fn blame(at: Time, what: String) -> Finding {
 /// Judges a change of layouts in a healed core, by the views of those that live: with all members up it must be over, and
 /// with all but removed ones it must at least have begun to move data.
 pub fn completion(at: Time, views: &[Arc<View>], is_removed: impl Fn(NodeId) -> bool) -> Option<Finding> {
+    // Whoever's clock is off is heard by nobody: its partitions cannot be moved.
+    if views.iter().any(|view| view.fence.is_some()) {
+        return None;
+    }
     let stuck = views.iter().find(|view| {
         let waits = |all: bool| {
             view.members

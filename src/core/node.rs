@@ -94,6 +94,8 @@ pub struct Node {
     lapses: u64,
     /// The state and the live peers for which no new layout was due.
     looked: Option<(u64, Vec<NodeId>)>,
+    /// The layout that a transition last led to.
+    completed: Option<LayoutName>,
     /// The stage this process came to, and towards which layout.
     stage_reached: Option<(LayoutName, Stage)>,
     view: Arc<View>,
@@ -143,6 +145,7 @@ impl Node {
             reports: BTreeMap::new(),
             lapses: 0,
             looked: None,
+            completed: None,
             stage_reached: None,
             view: Arc::new(view),
             places: Vec::new(),

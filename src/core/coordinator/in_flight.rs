@@ -46,6 +46,8 @@ pub(crate) struct Subject {
     pub(crate) copies: u8,
     /// W, clamped.
     pub(crate) write: u8,
+    /// W as it was asked for: the other active layout may have more owners.
+    pub(crate) write_asked: u8,
     pub(crate) strict: bool,
     pub(crate) degraded: bool,
 }
@@ -288,6 +290,7 @@ mod tests {
                 key: Box::from(*b"k"),
                 copies: 1,
                 write: 1,
+                write_asked: 1,
                 strict: false,
                 degraded: false,
             },

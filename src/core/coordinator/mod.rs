@@ -261,6 +261,7 @@ impl Shard {
             key: request.key.into(),
             copies,
             write: write.min(copies),
+            write_asked: write,
             strict,
             degraded: read > copies || write > copies || rules.n > copies,
         };

@@ -99,10 +99,11 @@ impl Votes {
         }
     }
 
-    /// Nobody has been asked yet, and there is another active layout with the owners `beside`, perhaps the newest.
-    pub(crate) fn beside(mut self, owners: &[u16], beside: &[u16], newest: bool) -> Self {
+    /// Nobody has been asked yet, and there is another active layout with the owners `beside`, perhaps the newest. `need` is
+    /// W as it was asked for.
+    pub(crate) fn beside(mut self, owners: &[u16], beside: &[u16], need: u8, newest: bool) -> Self {
         self.targets = Targets::new(owners, beside, Answer::Unasked);
-        self.need_beside = self.need.min(u8::try_from(beside.len()).expect("at most COPIES_MAX"));
+        self.need_beside = need.min(u8::try_from(beside.len()).expect("at most COPIES_MAX"));
         self.beside_is_newest = newest;
         self
     }

@@ -71,7 +71,8 @@ impl Shard {
         let copies = self.rules.get(&subject.namespace).map_or(0, |rules| rules.n);
         let (_, beside) = view.owners(subject.partition, copies);
         let newest = view.beside.as_ref().is_some_and(|beside| beside.name() > ring.name());
-        let mut votes = Votes::new(owners, subject.write, subject.strict).beside(owners, beside, newest);
+        let mut votes =
+            Votes::new(owners, subject.write, subject.strict).beside(owners, beside, subject.write_asked, newest);
         let is_owner = votes.targets.position(me).is_some();
         let copies = votes.targets.owners();
         let state = self.ownership.state(subject.partition, view.state);

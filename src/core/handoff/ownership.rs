@@ -3,7 +3,9 @@
 //! A new owner pulls, part by part, in the order of key hashes; each pull is the credit for one part, so nothing is sent
 //! that was not asked for, and a cursor resumes what was cut off. It pulls from as many former owners as must overlap
 //! with every write quorum: `n − w + 1` Ready ones, or all others whatever their state. One is not enough: a write may be
-//! acknowledged without it. Concurrent writes go to the owners of both layouts, so a stale part is harmless.
+//! acknowledged without it. From all others, too few of them Ready, comes all that can be had, and the transition goes on;
+//! but such a copy is not Ready for it, since what was acknowledged may be lost: it votes in sloppy requests only.
+//! (Stricter than PROTOCOL §6: a rolling restart in a transition made empty copies Ready.) Concurrent writes go to the owners of both layouts, so a stale part is harmless.
 //!
 //! Invariants:
 //! - pulling begins once all members coordinate with the newest layout (`View::moving`), and whoever serves a pull takes
@@ -74,6 +76,8 @@ pub(crate) struct Ownership {
     drain_at: Mono,
     /// Partitions that were moved here, complete.
     ready: BTreeSet<PartitionId>,
+    /// Partitions that came from too few Ready owners, and the layout they came for.
+    unsure: BTreeMap<PartitionId, LayoutName>,
     wanted: BTreeMap<PartitionId, Transfer>,
     /// Partitions of the newest layout here.
     owned: u32,
@@ -100,7 +104,7 @@ impl Ownership {
     /// The state of a partition's copy here; `default` is the node's.
     #[inline]
     pub(crate) fn state(&self, partition: PartitionId, default: ReplicaState) -> ReplicaState {
-        if self.ready.is_empty() && self.wanted.is_empty() {
+        if self.ready.is_empty() && self.wanted.is_empty() && self.unsure.is_empty() {
             return default;
         }
         if self.ready.contains(&partition) {
@@ -108,6 +112,9 @@ impl Ownership {
         }
         match self.wanted.get(&partition) {
             Some(transfer) if !transfer.held => ReplicaState::Warming,
+            Some(_) | None if default == ReplicaState::Ready && self.unsure.contains_key(&partition) => {
+                ReplicaState::Settled
+            }
             Some(_) | None => default,
         }
     }
@@ -145,11 +152,13 @@ impl Ownership {
         self.lapses = view.lapses;
         if lapsed {
             self.ready.clear();
+            self.unsure.clear();
         }
         let Some(me) = newest.index_of(view.me) else {
             // A member of no active layout: all that it had is others'.
             let dropped = if self.clean(view, lapsed) { mine.collect() } else { Vec::new() };
             (self.owned, self.ready, self.wanted) = (0, BTreeSet::new(), BTreeMap::new());
+            self.unsure.clear();
             return Cleanup { dropped };
         };
         let clean = self.clean(view, lapsed);
@@ -161,6 +170,7 @@ impl Ownership {
             self.owned += u32::from(is);
             if !is && !was {
                 self.ready.remove(&partition);
+                self.unsure.remove(&partition);
             }
             if !is {
                 self.wanted.remove(&partition);
@@ -197,8 +207,9 @@ impl Ownership {
             |ring: &Ring, copies: u8| ring.owners(partition).iter().take(usize::from(copies)).any(|it| *it == me);
         // A namespace with fewer copies takes a prefix of the owners: to rise among them is to become an owner.
         let kept = self.quorums.iter().all(|(copies, _)| !owns(newest, *copies) || owns(oldest, *copies));
-        let complete = held && kept && view.state == ReplicaState::Ready;
-        if complete || (self.ready.contains(&partition) && (kept || !held)) {
+        let unsure = self.unsure.get(&partition);
+        let complete = held && kept && view.state == ReplicaState::Ready && unsure.is_none();
+        if complete || unsure == Some(&newest.name()) || (self.ready.contains(&partition) && (kept || !held)) {
             self.wanted.remove(&partition);
             return;
         }
@@ -207,11 +218,12 @@ impl Ownership {
         transfer.held = held;
     }
 
-    /// Whether `partition` has come from enough former owners; and whom to ask next.
-    fn coverage(&self, view: &View, partition: PartitionId, transfer: &Transfer) -> (bool, Vec<u16>) {
-        let (Some(newest), Some(oldest)) = (view.newest(), view.oldest()) else { return (false, Vec::new()) };
-        let Some(me) = newest.index_of(view.me) else { return (false, Vec::new()) };
-        let (mut enough, mut next) = (true, Vec::new());
+    /// Whether `partition` has come from all former owners that can be asked for, and from enough Ready ones; and whom to
+    /// ask next.
+    fn coverage(&self, view: &View, partition: PartitionId, transfer: &Transfer) -> (bool, bool, Vec<u16>) {
+        let (Some(newest), Some(oldest)) = (view.newest(), view.oldest()) else { return (false, false, Vec::new()) };
+        let Some(me) = newest.index_of(view.me) else { return (false, false, Vec::new()) };
+        let (mut enough, mut sure, mut next) = (true, true, Vec::new());
         for (copies, write) in &self.quorums {
             let prefix = |ring: &'_ Ring| -> Vec<u16> {
                 ring.owners(partition).iter().copied().take(usize::from(*copies)).collect()
@@ -226,12 +238,14 @@ impl Ownership {
             let ready = others.iter().filter(|owner| done(owner) == Some(true)).count();
             let left: Vec<u16> = others.into_iter().filter(|owner| done(owner).is_none()).collect();
             let given_up = left.iter().all(|owner| view.skipped.contains(&oldest.node(*owner)));
+            // What was given up was accepted to be lost.
+            sure &= ready >= need || (given_up && !left.is_empty());
             if ready < need && !given_up {
                 enough = false;
                 next.extend(left);
             }
         }
-        (enough, next)
+        (enough, sure, next)
     }
 
     /// Transfers to ask a part for now: partition, whom, behind which hash. `reachable` says who can be asked.
@@ -272,7 +286,7 @@ impl Ownership {
                 wake = wake.min(self.free_at);
                 break;
             }
-            let (_, next) = self.coverage(view, partition, transfer);
+            let (_, _, next) = self.coverage(view, partition, transfer);
             let going_on = transfer.source.and_then(|node| ring.index_of(node)).filter(|member| next.contains(member));
             let failed = |member: &u16| transfer.failed == Some(ring.node(*member));
             let (fresh, tried): (Vec<u16>, Vec<u16>) = next.iter().copied().partition(|member| !failed(member));
@@ -361,15 +375,25 @@ impl Ownership {
             return Vec::new();
         }
         let is_it = |partition: PartitionId| only.is_none_or(|only| only == partition);
-        let complete: Vec<PartitionId> = self
+        let Some(newest) = view.newest().map(|ring| ring.name()) else { return Vec::new() };
+        let complete: Vec<(PartitionId, bool)> = self
             .wanted
             .iter()
             .filter(|(partition, transfer)| is_it(**partition) && transfer.asked.is_none())
-            .filter(|(partition, transfer)| self.coverage(view, **partition, transfer).0)
-            .map(|(partition, _)| *partition)
+            .filter_map(|(partition, transfer)| {
+                let (enough, sure, _) = self.coverage(view, *partition, transfer);
+                enough.then_some((*partition, sure))
+            })
             .collect();
-        self.ready.extend(&complete);
-        complete.into_iter().filter_map(|partition| Some((partition, self.wanted.remove(&partition)?))).collect()
+        for (partition, sure) in &complete {
+            if *sure {
+                self.ready.insert(*partition);
+                self.unsure.remove(partition);
+            } else {
+                self.unsure.insert(*partition, newest);
+            }
+        }
+        complete.into_iter().filter_map(|(partition, _)| Some((partition, self.wanted.remove(&partition)?))).collect()
     }
 
     /// When to look again.

@@ -207,14 +207,13 @@ impl Node {
             let members = layouts.current().map_or(0, |layout| layout.members.len());
             out.event(NodeEvent::LayoutAdopted { epoch: newest.epoch, members });
         }
-        // Others completed a transition to it, and this node had no part in that: it was given up meanwhile.
-        if layouts.is_complete(roles)
-            && before.is_some_and(|before| before < newest)
-            && self.stage_reached != Some((newest, Stage::Settled))
-            && of(layouts.current())
-        {
-            self.lapses += 1;
-            self.standing.lapse(now.mono);
+        if layouts.is_complete(roles) && self.completed != Some(newest) {
+            self.completed = Some(newest);
+            // Others completed the transition, and this process had no part in that: it was given up meanwhile.
+            if before.is_some() && of(layouts.current()) && self.stage_reached != Some((newest, Stage::Settled)) {
+                self.lapses += 1;
+                self.standing.lapse(now.mono);
+            }
         }
         let replaces = roles.get(me).is_some_and(|role| role.replaces.is_some());
         let agreed = layouts.is_agreed(roles);

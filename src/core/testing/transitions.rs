@@ -314,3 +314,32 @@ fn a_restarted_owner_catches_up_in_a_transition() {
     rig.all_believe_down(A, true);
     assert_eq!(value(&rig.call(B, &get())), Some("v"), "B and D are Ready");
 }
+
+#[test]
+fn what_came_from_too_few_ready_owners_votes_in_nothing_strict() {
+    let mut rig = six();
+    assert_written(&rig.call(A, &put("v").w(3)));
+    for node in [A, B] {
+        rig.kill(node);
+        rig.restart(node, ReplicaState::Warming);
+    }
+    rig.begin_transition(&[A, B, D]);
+    rig.begin_moving();
+    rig.wait_until_moved();
+    rig.flip();
+    rig.retire();
+    let answer = rig.call(A, &get());
+    assert!(matches!(answer.status, Status::Unavailable { .. }), "two of three copies were lost: {answer:?}");
+    assert_eq!(value(&rig.call(A, &Call::get("k").r(3))), Some("v"), "all that could be had is there");
+}
+
+#[test]
+fn a_write_needs_as_many_owners_in_a_larger_layout_as_were_asked_for() {
+    let mut rig = Rig::new(RigConfig { nodes: 3, ..RigConfig::default() });
+    rig.relayout(&[A, B]);
+    rig.begin_transition(&[A, B, C]);
+    rig.cut(A, C);
+    let answer = rig.call(A, &put("v").w(3));
+    assert_ne!(answer.status, Status::Ok, "C does not hold it, and W = 3: {answer:?}");
+    assert_written(&rig.call(A, &put("v").w(2)));
+}
