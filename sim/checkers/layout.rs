@@ -89,7 +89,8 @@ pub fn completion(at: Time, views: &[Arc<View>], is_removed: impl Fn(NodeId) -> 
                 .iter()
                 .all(|it| (!all && is_removed(it.node)) || (it.up && views.iter().any(|of| of.me == it.node)))
         };
-        view.beside.is_some() && (waits(true) || (!view.moving && waits(false)))
+        let somebody = view.members.iter().any(|it| !is_removed(it.node));
+        view.beside.is_some() && somebody && (waits(true) || (!view.moving && waits(false)))
     })?;
     let names: Vec<LayoutName> = stuck.ring.iter().chain(&stuck.beside).map(|ring| ring.name()).collect();
     let what = format!("{} is still between the layouts {names:?}, and nobody is missing", stuck.me);

@@ -39,6 +39,15 @@ impl Node {
                     return Err("a node does not remove itself: let it leave, or ask another node".to_owned());
                 }
                 let role = self.role(node)?;
+                let layouts = self.replicated.layouts();
+                let stays = |member: &NodeId| {
+                    let role = self.replicated.roles().get(*member);
+                    *member != node && role.is_none_or(|role| role.state != RoleState::Removed)
+                };
+                let members = layouts.members();
+                if members.contains(&node) && !members.iter().any(stays) {
+                    return Err("it is the last member of the layout: let others join before it is removed".to_owned());
+                }
                 self.declare_role(now, node, Role { state: RoleState::Removed, ..role })
             }
             LayoutChange::Weight(node, weight) => {
