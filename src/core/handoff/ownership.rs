@@ -228,10 +228,11 @@ impl Ownership {
             let prefix = |ring: &'_ Ring| -> Vec<u16> {
                 ring.owners(partition).iter().copied().take(usize::from(*copies)).collect()
             };
-            if !prefix(newest).contains(&me) {
+            let owners = prefix(oldest);
+            // What it owned and lost counts too: others take a Ready copy's word for every namespace.
+            if !prefix(newest).contains(&me) && !owners.contains(&me) {
                 continue;
             }
-            let owners = prefix(oldest);
             let need = owners.len() - owners.len().min(usize::from(*write)) + 1;
             let others: Vec<u16> = owners.into_iter().filter(|owner| *owner != me).collect();
             let done = |owner: &u16| transfer.done.get(&oldest.node(*owner)).copied();
