@@ -23,7 +23,7 @@ pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
         Canary::K15 => (&[S13], Some(Mix::F5)),
         Canary::K17 => (&[S15], Some(Mix::F20)),
         Canary::K20 => (&[S18], Some(Mix::F7)),
-        Canary::K21 => (&[S19, S1], Some(Mix::F6)),
+        Canary::K21 => (&[S19, S6, S7, S1], Some(Mix::F6)),
         Canary::K22 => (&[S20], None),
         Canary::K23 => (&[S21], Some(Mix::F6)),
         Canary::K24 => (&[S22], Some(Mix::F3)),
