@@ -16,14 +16,7 @@ impl Process {
     /// What its copy of a tree is worth.
     pub(crate) fn copy_state(&self, tree: (u8, PartitionId)) -> ReplicaState {
         let shard = &self.shards[usize::from(tree.1.0) % self.shards.len()];
-        match (self.view.state, shard.warming().any(|warming| warming == tree)) {
-            (ReplicaState::Ready, true) => ReplicaState::Warming,
-            (ReplicaState::Warming | ReplicaState::Settled, false) => ReplicaState::Ready,
-            (
-                state @ (ReplicaState::Ready | ReplicaState::Warming | ReplicaState::Settled | ReplicaState::Fallback),
-                _,
-            ) => state,
-        }
+        shard.replica_state(tree)
     }
 }
 

@@ -27,6 +27,8 @@ async fn fetch(args: &ClientArgs) -> Result<NodeStatus, Failure> {
         ControlReply::Routing(_)
         | ControlReply::Owners(_)
         | ControlReply::Created(_)
+        | ControlReply::Plan(_)
+        | ControlReply::Changed(_)
         | ControlReply::Namespaces(_)
         | ControlReply::Refused { .. } => Err(mesh::strange()),
     }
@@ -46,6 +48,9 @@ fn text_of(status: &NodeStatus, wide: bool) -> String {
         ("state", status.state.clone()),
         ("layout", format!("{layout}{agreed}")),
     ];
+    if !status.transition.is_empty() {
+        rows.push(("change", status.transition.clone()));
+    }
     if let Some(fenced) = &status.fenced {
         rows.push(("fenced", fenced.clone()));
     }
@@ -157,6 +162,8 @@ pub(crate) async fn namespaces(mesh: &meshwork_client::Mesh) -> Result<Vec<Names
         | ControlReply::Status(_)
         | ControlReply::Owners(_)
         | ControlReply::Created(_)
+        | ControlReply::Plan(_)
+        | ControlReply::Changed(_)
         | ControlReply::Refused { .. } => Err(mesh::strange()),
     }
 }

@@ -17,6 +17,7 @@ mod context;
 mod dev;
 mod failure;
 mod kv;
+mod layout;
 mod mesh;
 mod output;
 mod serve;
@@ -80,6 +81,9 @@ fn run(command: Command, output: Output) -> Result<u8, Failure> {
         Command::Touch(args) => block_on(kv::touch(args, output)),
         Command::Status(args) => block_on(cluster::status(args, output)),
         Command::Ring(command) => block_on(cluster::ring(command, output)),
+        Command::Plan(command) => block_on(layout::plan(command, output)),
+        Command::Node(command) => block_on(layout::node(command, output)),
+        Command::Layout(command) => block_on(layout::layout(command, output)),
         Command::Namespace(command) => block_on(cluster::namespace(command, output)),
         Command::Cert(command) => cert::run(command, output),
         Command::Config(command) => serve::config(command, output),

@@ -55,7 +55,7 @@ impl<V> Payload<V> {
         match self {
             Self::Get => false,
             Self::Put { .. } | Self::Delete { .. } | Self::Touch { .. } => true,
-            Self::Control(message) => matches!(message, ClientControl::NamespaceCreate(_)),
+            Self::Control(message) => matches!(message, ClientControl::NamespaceCreate(_) | ClientControl::Change(_)),
         }
     }
 

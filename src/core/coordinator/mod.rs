@@ -144,7 +144,8 @@ impl Shard {
         let Some(me) = ring.index_of(view.me) else {
             return self.forward(now, &view, ring, origin, subject, request, owners, out);
         };
-        if !owners.contains(&me) {
+        let (_, beside) = view.owners(subject.partition, self.rules.get(&subject.namespace).map_or(0, |rules| rules.n));
+        if !owners.contains(&me) && !beside.contains(&me) {
             let stand_in = self.stand_in(now, &view, ring, &subject, owners, me);
             if !stand_in {
                 return self.forward(now, &view, ring, origin, subject, request, owners, out);
@@ -263,6 +264,7 @@ impl Shard {
             key: request.key.into(),
             copies,
             write: write.min(copies),
+            write_asked: write,
             strict,
             degraded: read > copies || write > copies || rules.n > copies,
         };
@@ -329,7 +331,7 @@ impl Shard {
     }
 
     pub(crate) fn header(&mut self, now: Now, view: &View, deadline: Mono) -> Header {
-        let layout = view.ring.as_ref().map(|ring| ring.name()).expect("requests run under a ring");
+        let layout = view.newest().map(|ring| ring.name()).expect("requests run under a ring");
         let deadline_ms = u32::try_from(deadline.since(now.mono).as_millis()).unwrap_or(u32::MAX);
         Header { layout, hlc: self.clock.reading(now), deadline_ms }
     }
@@ -445,6 +447,7 @@ impl Shard {
         let Some(member) = self.view.ring.as_ref().and_then(|ring| ring.index_of(node)) else { return };
         self.peers.on_lost(member, now.mono);
         self.hints_lose(node, now);
+        self.ownership.on_lost(now.mono, node);
         for id in self.in_flight.ids() {
             self.lose(now, id, member, out);
         }

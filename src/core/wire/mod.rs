@@ -17,6 +17,7 @@ pub mod frame;
 pub mod hello;
 pub mod local;
 pub mod peer;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,58 @@
+//! Which acknowledged writes may be gone because memories were lost: what S1, S2 and S14 do not hold against a cluster.
+//!
+//! Who lost its memory is Ready again once it compared itself with enough others; so a write is lost only when as many
+//! machines as acknowledged it were without their memory at one time. The history tells when a process started, and when it
+//! was Ready as a whole. An identity that runs twice may have acknowledged in the process that gives way: as good as one
+//! memory lost.
+
+use crate::history::{Event, History, Op};
+use std::collections::BTreeMap;
+
+/// When a process started on a machine, without what the one before it held, and when it had compared itself again.
+struct Loss {
+    from: u64,
+    until: u64,
+}
+
+/// Every lost memory of a history.
+pub(super) struct Losses {
+    losses: Vec<Loss>,
+    twice: usize,
+}
+
+impl Losses {
+    pub(super) fn of(history: &History) -> Self {
+        let mut open: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut losses: Vec<Loss> = Vec::new();
+        for event in &history.events {
+            let Event::Fault { t, what } = event else { continue };
+            let mut words = what.split(' ');
+            match (words.next(), words.next(), words.next()) {
+                (Some("start"), Some("of"), Some(process)) => {
+                    open.insert(process, losses.len());
+                    losses.push(Loss { from: *t, until: u64::MAX });
+                }
+                (Some("ready"), Some("is"), Some(process)) => {
+                    if let Some(at) = open.remove(process) {
+                        losses[at].until = *t;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Self { losses, twice: usize::from(!history.header.identities) }
+    }
+
+    /// Most machines that were without their memory at one time after `from` and up to `to`, microseconds.
+    fn at_once(&self, from: u64, to: u64) -> usize {
+        let within: Vec<&Loss> = self.losses.iter().filter(|loss| loss.from > from && loss.from <= to).collect();
+        let at = |time: u64| within.iter().filter(|loss| loss.from <= time && time < loss.until).count();
+        within.iter().map(|loss| at(loss.from)).max().unwrap_or(0)
+    }
+
+    /// Whether all that acknowledged `write` may have lost it by `to`.
+    pub(super) fn may_have_taken(&self, write: &Op<'_>, to: u64) -> bool {
+        let acks = write.ok().map_or(1, |end| end.acks.max(1));
+        self.at_once(write.invoke.t, to) + self.twice >= usize::from(write.invoke.w.min(acks))
+    }
+}
