@@ -105,6 +105,16 @@ impl View {
         (read, other)
     }
 
+    /// Members that may stand in for the owners of `partition` that are read, of a namespace of `copies`, in their order;
+    /// some of them twice. Of two layouts the members of both: all who had a place in the older one may be dead.
+    pub fn stand_ins(&self, partition: PartitionId, copies: usize) -> impl Iterator<Item = u16> + '_ {
+        fn of(ring: &Ring, partition: PartitionId, from: usize) -> impl Iterator<Item = u16> + '_ {
+            ring.owners(partition).iter().copied().skip(from).chain(ring.fallbacks(partition))
+        }
+        let read = self.ring.iter().flat_map(move |ring| of(ring, partition, copies));
+        read.chain(self.beside.iter().flat_map(move |ring| of(ring, partition, 0)))
+    }
+
     /// The snapshot before anything is known.
     pub fn empty(me: NodeId, namespaces: Arc<NamespaceTable>) -> Self {
         Self {

@@ -142,13 +142,13 @@ impl Shard {
         }
         let owners = &ring.owners(subject.partition)[..usize::from(subject.copies)];
         let Some(me) = ring.index_of(view.me) else {
-            return self.forward(now, &view, ring, origin, subject, request, owners, out);
+            return self.forward(now, &view, origin, subject, request, owners, out);
         };
         let (_, beside) = view.owners(subject.partition, self.rules.get(&subject.namespace).map_or(0, |rules| rules.n));
         if !owners.contains(&me) && !beside.contains(&me) {
-            let stand_in = self.stand_in(now, &view, ring, &subject, owners, me);
+            let stand_in = self.stand_in(now, &view, &subject, owners, me);
             if !stand_in {
-                return self.forward(now, &view, ring, origin, subject, request, owners, out);
+                return self.forward(now, &view, origin, subject, request, owners, out);
             }
         }
         let allowed = Duration::from_millis(u64::from(request.deadline_ms)).min(limits::DEADLINE_MAX);
@@ -299,13 +299,11 @@ impl Shard {
     }
 
     /// Whether this node, no owner of the key, is the first that can coordinate it all the same.
-    fn stand_in(&self, now: Now, view: &View, ring: &Ring, subject: &Subject, owners: &[u16], me: u16) -> bool {
+    fn stand_in(&self, now: Now, view: &View, subject: &Subject, owners: &[u16], me: u16) -> bool {
         if subject.strict || owners.iter().any(|owner| self.reachable(now, view, *owner)) {
             return false;
         }
-        let others = owners.len()..ring.owners(subject.partition).len();
-        let walk = ring.owners(subject.partition)[others].iter().copied().chain(ring.fallbacks(subject.partition));
-        for member in walk {
+        for member in view.stand_ins(subject.partition, owners.len()) {
             if member == me {
                 return true;
             }

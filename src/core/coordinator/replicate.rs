@@ -87,9 +87,7 @@ impl Shard {
             return;
         }
         let header = self.header(now, view, deadline);
-        let beyond: Vec<u16> =
-            ring.owners(partition)[copies..].iter().copied().chain(ring.fallbacks(partition)).collect();
-        let mut stand_ins = beyond.into_iter();
+        let mut stand_ins = view.stand_ins(partition, copies);
         for owner in missing {
             let free = |member: &u16| targets.position(*member).is_none() && self.reachable(now, view, *member);
             let Some(member) = stand_ins.find(free) else { return };

@@ -352,6 +352,27 @@ fn what_came_from_too_few_ready_owners_votes_in_nothing_strict_until_it_is_compa
     assert_eq!(value(&rig.call(A, &get())), Some("v"), "they compared with all who may hold more");
 }
 
+/// Found by seed 7209d of mix F6: a node with no place in either layout knew of nobody to forward to.
+#[test]
+fn with_all_owners_of_the_older_layout_dead_those_of_the_newer_stand_in() {
+    let mut rig = Rig::new(RigConfig { nodes: 8, ..RigConfig::default() });
+    let (g, h) = (6, 7);
+    found(&mut rig, &[A, B, C]);
+    rig.begin_transition(&[D, E, F, g]);
+    for node in [A, B, C] {
+        rig.kill(node);
+        rig.all_believe_down(node, true);
+    }
+    for node in [D, E, F, g, h] {
+        let key = format!("k{node}");
+        let written = rig.call(node, &Call::put(&key, "v"));
+        assert_eq!((written.status, written.worth.sloppy), (Status::Ok, true), "{written:?}");
+        for reader in [D, g, h] {
+            assert_eq!(value(&rig.call(reader, &Call::get(&key))), Some("v"), "written by {node}, read by {reader}");
+        }
+    }
+}
+
 #[test]
 fn a_write_needs_as_many_owners_in_a_larger_layout_as_were_asked_for() {
     let mut rig = Rig::new(RigConfig { nodes: 3, ..RigConfig::default() });
