@@ -14,7 +14,7 @@ use meshwork_core::canary::Canary;
 
 /// Which invariants may tell of a planted bug, and what its seeds lean on.
 pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
-    use Invariant::{L2, L5, L6, S1, S2, S3, S6, S7, S9, S13, S14, S15, S18, S20, S22, S23, S24, S25};
+    use Invariant::{L2, L4, L5, L6, S1, S2, S3, S6, S7, S9, S13, S14, S15, S18, S19, S20, S21, S22, S23, S24, S25};
     match canary {
         Canary::K2 => (&[S6, S2], Some(Mix::F9)),
         Canary::K3 => (&[S6, S3, S9, S7, S2, S1], Some(Mix::F9)),
@@ -23,18 +23,22 @@ pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
         Canary::K15 => (&[S13], Some(Mix::F5)),
         Canary::K17 => (&[S15], Some(Mix::F20)),
         Canary::K20 => (&[S18], Some(Mix::F7)),
+        Canary::K21 => (&[S19, S6, S7, S1], Some(Mix::F6)),
         Canary::K22 => (&[S20], None),
+        Canary::K23 => (&[S21], Some(Mix::F6)),
         Canary::K24 => (&[S22], Some(Mix::F3)),
         Canary::K25 => (&[S23], Some(Mix::F8)),
         Canary::K26 => (&[S24], Some(Mix::F9)),
         Canary::K27 => (&[S15, S9, S1, S2], None),
         Canary::K28 => (&[L2], Some(Mix::F20)),
+        Canary::K29 => (&[L4], Some(Mix::F6)),
         Canary::K30 => (&[L5], None),
         Canary::K31 => (&[L6], Some(Mix::F11)),
         Canary::K33 => (&[S6, S7], Some(Mix::F7)),
         Canary::K35 => (&[S23], Some(Mix::F8)),
         Canary::K36 => (&[S7, S1], Some(Mix::F2)),
         Canary::K37 => (&[S15], Some(Mix::F4)),
+        Canary::K38 => (&[S1, S19], Some(Mix::F6)),
         Canary::K39 => (&[S14], Some(Mix::F9)),
         Canary::K40 => (&[S6, S7], None),
         Canary::K41 => (&[S25], Some(Mix::F7)),

@@ -27,7 +27,7 @@ use meshwork_core::{
     id::{ActorId, ClusterId, KeyHasher, NamespaceId, NodeId},
     input::{NodeInput, PeerShard, ShardInput},
     node::Node,
-    outbox::NodeEvent,
+    outbox::{NodeEvent, ShardReport},
     shard::Shard,
     stats::ShardStats,
     time::Now,
@@ -68,6 +68,8 @@ pub(crate) enum Event {
     IdleCheck { a: u16, b: u16, since: Time },
     /// A snapshot arrives at a shard.
     View { site: Site, view: Arc<View> },
+    /// A shard's report reaches its control plane.
+    Report { process: u32, report: ShardReport },
     /// A clock bound is durable.
     Stored { process: u32, machine: u16, bound: Hlc },
     /// A client begins an operation: its number.
@@ -199,9 +201,10 @@ impl<'p> Cluster<'p> {
     /// For which process an event is, if a pause of it holds the event up.
     fn holder(&self, event: &Event) -> Option<u32> {
         match event {
-            Event::Due { process, .. } | Event::Gossip { process, .. } | Event::Request { process, .. } => {
-                Some(*process)
-            }
+            Event::Due { process, .. }
+            | Event::Gossip { process, .. }
+            | Event::Report { process, .. }
+            | Event::Request { process, .. } => Some(*process),
             Event::Frame { link, end, .. } | Event::Lost { link, end } => {
                 Some(self.network.links[*link as usize].ends[*end].process)
             }
@@ -255,6 +258,11 @@ impl<'p> Cluster<'p> {
                 self.trace.add(view.ring.as_ref().map_or(0, |ring| ring.name().hash));
                 self.trace.event(|| format!("{site:?} view"));
                 self.shard_call(site, &Given::Other, |shard, now, out| shard.handle(now, ShardInput::View(view), out));
+            }
+            Event::Report { process, report } => {
+                self.trace.add(u64::from(report.missing) << 1 | u64::from(report.drained));
+                self.trace.event(|| format!("p{process} {report:?}"));
+                self.node_input(process, NodeInput::Report(report));
             }
             Event::Stored { process, machine, bound } => {
                 let machine = &mut self.machines[usize::from(machine)];
@@ -368,6 +376,13 @@ impl<'p> Cluster<'p> {
                     let (_, id, mut decoder) = Decoder::start(&frame).expect("a reply of the control plane is a frame");
                     self.replies.push(control::decode(id, &mut decoder).expect("a reply of the control plane decodes"));
                 }
+                Effect::Report(report) => {
+                    let most = self.plan.config.view_delay_us * 1_000;
+                    let key = [u64::from(process), u64::from(report.shard), u64::MAX];
+                    // Reports reach the control plane in order: all are as late.
+                    let delay = below(draw(self.plan.seed, Purpose::Process, &key), most + 1);
+                    self.push(self.at + delay, Event::Report { process, report });
+                }
                 Effect::Publish(view) => self.publish(process, view),
                 Effect::Store(bound) => self.store(process, bound),
                 Effect::Event(event) => self.on_news(process, &event),
@@ -429,6 +444,7 @@ impl<'p> Cluster<'p> {
             NodeEvent::MemberUp { .. } => "member up",
             NodeEvent::MemberDown { .. } => "member down",
             NodeEvent::LayoutAdopted { .. } => "layout adopted",
+            NodeEvent::LayoutRetired { .. } => "layout retired",
             NodeEvent::Fenced(Some(_)) => "node fenced",
             NodeEvent::Fenced(None) => "node unfenced",
             NodeEvent::Refused { .. } => "node refused somebody",
@@ -526,6 +542,8 @@ impl<'p> Cluster<'p> {
             | FrameType::Forward
             | FrameType::ForwardReply
             | FrameType::Exchange
+            | FrameType::StreamPull
+            | FrameType::StreamChunk
             | FrameType::Unsupported => {
                 let Some(message) = PeerMessage::decode(frame_type, id, &mut decoder)? else {
                     return Err(DecodeError::Malformed("a client's frame on a node's link"));

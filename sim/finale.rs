@@ -96,7 +96,10 @@ impl Cluster<'_> {
         };
         let voting = mine.iter().filter(votes).count();
         if strict {
-            return voting >= need;
+            // In the other of two layouts as many must take it, whatever their votes are worth.
+            let (_, beside) = view.owners(partition, space.n);
+            let takers = beside.iter().filter(|index| state(index).is_some()).count();
+            return voting >= need && takers >= usize::from(space.w).min(beside.len());
         }
         let dead = mine.iter().filter(|owner| state(owner).is_none()).count();
         let spare = (0..ring.members().len() as u16).filter(|member| !mine.contains(member) && state(member).is_some());

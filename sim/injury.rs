@@ -10,7 +10,11 @@ use crate::{
     keyed::{Purpose, draw},
     nemesis::FaultKind,
 };
-use meshwork_core::value::Hlc;
+use meshwork_core::{
+    input::{Caller, NodeInput},
+    value::Hlc,
+    wire::control::{ClientControl, ControlReply, LayoutChange},
+};
 
 /// A moment of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,9 +161,46 @@ impl Cluster<'_> {
                 let stalled = &mut self.machines[usize::from(*machine)].stalled;
                 *stalled = stalled.saturating_sub(1);
             }
+            (FaultKind::Weight { machine, weight }, Step::Begin) => {
+                if let Some(node) = self.machines[usize::from(*machine)].disk.node {
+                    self.command(LayoutChange::Weight(node, *weight));
+                }
+            }
+            (FaultKind::Leave { machine }, Step::Begin) => {
+                if let Some(node) = self.machines[usize::from(*machine)].disk.node {
+                    self.command(LayoutChange::Leave(node));
+                }
+            }
+            (FaultKind::Remove { machine }, Step::Begin) => {
+                let node = self.machines[usize::from(*machine)].disk.node;
+                self.kill(*machine);
+                self.wipe(*machine);
+                if let Some(node) = node {
+                    self.command(LayoutChange::Remove(node));
+                }
+            }
+            (FaultKind::Remove { machine }, Step::End) => self.revive(*machine),
             (FaultKind::Vanish { client }, Step::Begin) => self.vanish(*client),
             // Nothing else ends or turns: what is done is done.
             (_, Step::End | Step::Turn(_)) => {}
+        }
+    }
+
+    /// An administrator asks the first node that will do it.
+    fn command(&mut self, change: LayoutChange) {
+        let live: Vec<u32> = self.machines.iter().filter_map(|machine| machine.process).collect();
+        for process in live {
+            let caller = Caller { link: u64::MAX, id: 0 };
+            let request = ClientControl::Change(change.clone());
+            let running = &self.processes[process as usize];
+            if !running.alive || running.stopping || running.paused_until > self.at {
+                continue;
+            }
+            self.node_input(process, NodeInput::Client { caller, admin: true, request });
+            if let Some(ControlReply::Changed(true)) = self.replies.pop() {
+                self.sight.probe("an administrator changed a role");
+                return;
+            }
         }
     }
 

@@ -138,6 +138,23 @@ pub enum FaultKind {
         /// Whose disk.
         machine: u16,
     },
+    /// An administrator gives a node another share of the ring: partitions move.
+    Weight {
+        /// Whose.
+        machine: u16,
+        /// The new one.
+        weight: u16,
+    },
+    /// An administrator lets a node leave.
+    Leave {
+        /// Which.
+        machine: u16,
+    },
+    /// A machine dies, an administrator removes its node, and at the end another node starts there.
+    Remove {
+        /// Which.
+        machine: u16,
+    },
     /// A client's connections are gone, with what it asked on them.
     Vanish {
         /// Which client.
@@ -168,12 +185,15 @@ pub enum Class {
     ClockJump,
     ClockFreeze,
     DiskStall,
+    Weight,
+    Leave,
+    Remove,
     Vanish,
 }
 
 impl Class {
     /// All, in the order of `Config::weights`.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Cut,
         Self::OneWay,
         Self::Isolate,
@@ -193,6 +213,9 @@ impl Class {
         Self::ClockJump,
         Self::ClockFreeze,
         Self::DiskStall,
+        Self::Weight,
+        Self::Leave,
+        Self::Remove,
         Self::Vanish,
     ];
 }
@@ -220,6 +243,9 @@ impl FaultKind {
             Self::ClockJump { .. } => Class::ClockJump,
             Self::ClockFreeze { .. } => Class::ClockFreeze,
             Self::DiskStall { .. } => Class::DiskStall,
+            Self::Weight { .. } => Class::Weight,
+            Self::Leave { .. } => Class::Leave,
+            Self::Remove { .. } => Class::Remove,
             Self::Vanish { .. } => Class::Vanish,
         }
     }
@@ -241,6 +267,9 @@ impl FaultKind {
             | Self::Clone { machine }
             | Self::ClockJump { machine, .. }
             | Self::ClockFreeze { machine }
+            | Self::Weight { machine, .. }
+            | Self::Leave { machine }
+            | Self::Remove { machine }
             | Self::DiskStall { machine } => (Some(*machine), None, &[]),
             Self::Loss { .. } | Self::Rolling { .. } | Self::Zone { .. } | Self::Vanish { .. } => (None, None, &[]),
         };
@@ -316,6 +345,9 @@ fn one(stream: &mut Stream, class: Class, config: &Config) -> Fault {
         }
         Class::ClockFreeze => FaultKind::ClockFreeze { machine },
         Class::DiskStall => FaultKind::DiskStall { machine },
+        Class::Weight => FaultKind::Weight { machine, weight: stream.pick(&[10u16, 50, 100, 200, 400]) },
+        Class::Leave => FaultKind::Leave { machine },
+        Class::Remove => FaultKind::Remove { machine },
         Class::Vanish => FaultKind::Vanish { client: stream.below(u64::from(config.clients)) as u16 },
     };
     Fault { at_ms, for_ms, kind }
@@ -341,6 +373,7 @@ impl Ledger {
                 FaultKind::ClockJump { .. } | FaultKind::ClockFreeze { .. } => clocks = false,
                 FaultKind::Crash { .. }
                 | FaultKind::Wipe { .. }
+                | FaultKind::Remove { .. }
                 | FaultKind::CrashOld { .. }
                 | FaultKind::Rolling { .. }
                 | FaultKind::Zone { .. } => memories = false,
@@ -356,6 +389,8 @@ impl Ledger {
                 | FaultKind::Loss { .. }
                 | FaultKind::Pause { .. }
                 | FaultKind::DiskStall { .. }
+                | FaultKind::Weight { .. }
+                | FaultKind::Leave { .. }
                 | FaultKind::Vanish { .. } => {}
             }
         }

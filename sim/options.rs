@@ -248,6 +248,7 @@ fn weights(stream: &mut Stream, mix: Option<Mix>) -> Vec<u32> {
         Some(Mix::F3) => &[Class::Clone, Class::CrashOld],
         Some(Mix::F4) => &[Class::Cut, Class::Isolate],
         Some(Mix::F5) => &[Class::ClockJump, Class::ClockFreeze],
+        Some(Mix::F6) => &[Class::Weight, Class::Leave, Class::Remove],
         Some(Mix::F7 | Mix::F8) => &[Class::Isolate, Class::Crash, Class::Pause],
         Some(Mix::F9) => &[Class::Reset],
         Some(Mix::F11) => &[Class::OneWay, Class::Flap, Class::Pause],

@@ -28,7 +28,7 @@ use meshwork_core::{
     stats::ShardStats,
     wire::control::{ClientControl, ControlReply},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// All nodes start within this.
 const STARTS_WITHIN: Time = 3_000 * MS;
@@ -244,6 +244,13 @@ impl Cluster<'_> {
                 self.sight.findings.push(finding);
             }
         }
+        if identities && self.unfinished().is_some() {
+            self.sight.probe("a change of layouts was under way when it was first asked for");
+            self.run_until(self.at + 60_000 * MS);
+            if let Some(finding) = self.unfinished() {
+                self.sight.findings.push(finding);
+            }
+        }
     }
 
     /// Live processes whose copies can be judged: clocks within bounds, and all of one layout and unfenced.
@@ -298,6 +305,15 @@ impl Cluster<'_> {
         let statuses: Vec<_> =
             live.iter().map(|process| self.processes[*process as usize].node.status(self.now_of(*process))).collect();
         layout::agreement(self.at, &statuses)
+    }
+
+    fn unfinished(&self) -> Option<Finding> {
+        let live = self.live();
+        let views: Vec<_> = live.iter().map(|process| Arc::clone(&self.processes[*process as usize].view)).collect();
+        let status =
+            live.first().map(|process| self.processes[*process as usize].node.status(self.now_of(*process)))?;
+        let removed = |node| status.members.iter().any(|member| member.node == node && member.role == "removed");
+        layout::completion(self.at, &views, removed)
     }
 
     fn read_everything(&mut self) {

@@ -40,6 +40,8 @@ pub enum Mix {
     F4,
     /// F5: clocks, with TTLs.
     F5,
+    /// F6: joins, leaves, removals, weights.
+    F6,
     /// F7: owners down, sloppy writes.
     F7,
     /// F8: hints beyond their bounds.
@@ -58,11 +60,12 @@ pub enum Mix {
 
 impl Mix {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::F2,
         Self::F3,
         Self::F4,
         Self::F5,
+        Self::F6,
         Self::F7,
         Self::F8,
         Self::F9,

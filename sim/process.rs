@@ -11,7 +11,7 @@ use meshwork_core::{
     id::{ActorId, NodeId, ShardId},
     input::{Caller, PeerShard},
     node::Node,
-    outbox::{NodeEvent, NodeOutbox, ShardOutbox},
+    outbox::{NodeEvent, NodeOutbox, ShardOutbox, ShardReport},
     shard::Shard,
     time::Now,
     value::Hlc,
@@ -106,6 +106,8 @@ pub enum Effect {
     Dial(SocketAddr),
     /// An answer of the control plane.
     ControlReply(Vec<u8>),
+    /// How far a shard is with the layouts.
+    Report(ShardReport),
     /// A new snapshot.
     Publish(Arc<View>),
     /// A clock bound for the disk.
@@ -139,6 +141,10 @@ impl ShardOutbox for ShardOut<'_> {
         let mut frame = BytesMut::with_capacity(64);
         reply.encode(&mut frame);
         self.effects.push(Effect::Reply { caller, frame: frame.into() });
+    }
+
+    fn report(&mut self, report: ShardReport) {
+        self.effects.push(Effect::Report(report));
     }
 }
 

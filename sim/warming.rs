@@ -1,8 +1,8 @@
 //! Copies that warm: what a node is told of its shards, and what the checkers are told of both.
 //!
 //! The driver hands the shards' figures to the control plane each second; here that happens at the control plane's own
-//! timeouts, and only while the node warms. When it is Ready as a whole, the history says so: from then on it owes again
-//! what it held. Nothing here decides anything.
+//! timeouts, and only while the node warms. When it is Ready as a whole, or a newcomer's partitions were moved to it, the
+//! history says so: from then on it owes (again) what it holds. Nothing here decides anything.
 
 use crate::{cluster::Cluster, network::Site, process::Process};
 use meshwork_core::{id::PartitionId, input::NodeInput, stats::ShardStats, view::View, wire::peer::ReplicaState};
@@ -16,14 +16,7 @@ impl Process {
     /// What its copy of a tree is worth.
     pub(crate) fn copy_state(&self, tree: (u8, PartitionId)) -> ReplicaState {
         let shard = &self.shards[usize::from(tree.1.0) % self.shards.len()];
-        match (self.view.state, shard.warming().any(|warming| warming == tree)) {
-            (ReplicaState::Ready, true) => ReplicaState::Warming,
-            (ReplicaState::Warming | ReplicaState::Settled, false) => ReplicaState::Ready,
-            (
-                state @ (ReplicaState::Ready | ReplicaState::Warming | ReplicaState::Settled | ReplicaState::Fallback),
-                _,
-            ) => state,
-        }
+        shard.replica_state(tree)
     }
 }
 
@@ -41,8 +34,11 @@ impl Cluster<'_> {
 
     /// A process publishes `view`.
     pub(crate) fn note_view(&mut self, process: u32, view: &Arc<View>) {
-        let before = self.processes[process as usize].view.state;
-        if view.state == ReplicaState::Ready && warms(before) {
+        let running = &self.processes[process as usize];
+        // Who came with a newer layout has, once the older one retired, what its partitions' former owners had.
+        let retired = running.view.beside.is_some() && view.beside.is_none();
+        let moved = || retired && running.shards.iter().all(|shard| shard.warming().len() == 0);
+        if view.state == ReplicaState::Ready && (warms(running.view.state) || moved()) {
             self.record_fault(format!("ready is p{process}"));
         }
         self.processes[process as usize].view = Arc::clone(view);

@@ -1,4 +1,4 @@
-//! S20 `layout-pure`, S22 `removed-stays-out` (as far as there are incarnations), and L6 `membership-heals`.
+//! S20 `layout-pure`, S21 `range-kept`, L4 `layout-completes`, S22 `removed-stays-out` (as far as there are incarnations), and L6 `membership-heals`.
 //!
 //! Equal layout names must be equal owners on every node, distinct for each partition; a process that was shown a newer one
 //! of its identity stops coordinating; and after healing, every node of the core sees every other alive, the rest not, and
@@ -11,7 +11,7 @@ use crate::{
     trace::Trace,
 };
 use meshwork_core::{
-    id::PartitionId,
+    id::{NodeId, PartitionId},
     ring::LayoutName,
     view::View,
     wire::control::{MemberStatus, NodeStatus},
@@ -26,6 +26,7 @@ const FENCED_AFTER: Time = 1_500 * MS;
 pub struct Layouts {
     owners: BTreeMap<LayoutName, u128>,
     shown: BTreeMap<u32, Time>,
+    dropped: BTreeMap<Site, u64>,
 }
 
 impl Layouts {
@@ -52,6 +53,11 @@ impl Layouts {
             .then(|| blame(at, format!("layout {} has other owners on {} than elsewhere", ring.name(), view.me)))
     }
 
+    /// Whether a shard dropped partitions since it was looked at last.
+    pub fn has_dropped(&mut self, site: Site, dropped: u64) -> bool {
+        self.dropped.insert(site, dropped).unwrap_or_default() < dropped
+    }
+
     /// A process was shown a newer one of its own identity.
     pub fn on_superseded(&mut self, at: Time, process: u32) {
         self.shown.entry(process).or_insert(at);
@@ -68,6 +74,27 @@ impl Layouts {
 
 fn blame(at: Time, what: String) -> Finding {
     Finding { invariant: Invariant::S20, t: at / 1_000, what, ops: Vec::new() }
+}
+
+/// Judges a change of layouts in a healed core, by the views of those that live: with all members up it must be over, and
+/// with all but removed ones it must at least have begun to move data.
+pub fn completion(at: Time, views: &[Arc<View>], is_removed: impl Fn(NodeId) -> bool) -> Option<Finding> {
+    // Whoever's clock is off is heard by nobody: its partitions cannot be moved.
+    if views.iter().any(|view| view.fence.is_some()) {
+        return None;
+    }
+    let stuck = views.iter().find(|view| {
+        let waits = |all: bool| {
+            view.members
+                .iter()
+                .all(|it| (!all && is_removed(it.node)) || (it.up && views.iter().any(|of| of.me == it.node)))
+        };
+        let somebody = view.members.iter().any(|it| !is_removed(it.node));
+        view.beside.is_some() && somebody && (waits(true) || (!view.moving && waits(false)))
+    })?;
+    let names: Vec<LayoutName> = stuck.ring.iter().chain(&stuck.beside).map(|ring| ring.name()).collect();
+    let what = format!("{} is still between the layouts {names:?}, and nobody is missing", stuck.me);
+    Some(Finding { invariant: Invariant::L4, t: at / 1_000, what, ops: Vec::new() })
 }
 
 /// Judges what the nodes of a healed core say of each other: their status, and the names of those that live.
@@ -109,9 +136,9 @@ pub fn agreement(at: Time, statuses: &[NodeStatus]) -> Option<Finding> {
 mod tests {
     use super::*;
     use meshwork_core::{
-        id::NodeId,
         namespace::NamespaceTable,
         ring::{Layout, LayoutMember, Ring},
+        view::MemberView,
     };
 
     fn view(tokens: [u128; 3]) -> Arc<View> {
@@ -142,6 +169,28 @@ mod tests {
         let one = view([1, 2, 3]);
         layouts.owners.insert(one.ring.as_ref().unwrap().name(), 42);
         assert!(layouts.on_view(2, &one).is_some());
+    }
+
+    #[test]
+    fn a_transition_that_waits_for_nobody_is_refused() {
+        let mut between = View::clone(&view([1, 2, 3]));
+        let up = |node: u128| MemberView { node: NodeId(node), shards: 1, up: true, near: false };
+        (between.me, between.members, between.moving) = (NodeId(1), vec![up(1), up(2)], true);
+        let seen = |of: &View| [Arc::new(of.clone()), Arc::new(View { me: NodeId(2), ..of.clone() })];
+        assert_eq!(completion(0, &seen(&between), |_| false), None, "one active layout");
+        between.beside = view([3, 2, 1]).ring.clone();
+        assert!(completion(0, &seen(&between), |_| false).is_some());
+        between.members.push(up(9));
+        assert_eq!(completion(0, &seen(&between), |node| node == NodeId(9)), None, "9 is gone with what only it held");
+        between.moving = false;
+        assert!(completion(0, &seen(&between), |node| node == NodeId(9)).is_some(), "but nobody waits for its ack");
+        assert_eq!(completion(0, &seen(&between), |_| false), None);
+    }
+
+    #[test]
+    fn partitions_that_were_dropped_are_noticed_once() {
+        let (mut layouts, site) = (Layouts::default(), Site { process: 1, shard: 0 });
+        assert!(!layouts.has_dropped(site, 0) && layouts.has_dropped(site, 3) && !layouts.has_dropped(site, 3));
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! Who lost its memory is Ready again once it compared itself with enough others; so a write is lost only when as many
 //! machines as acknowledged it were without their memory at one time. The history tells when a process started, and when it
-//! was Ready as a whole. An identity that runs twice may have acknowledged in the process that gives way: as good as one
-//! memory lost, and worse, since the other process answers without having warmed: where the two quorums share but one owner,
-//! it may be that one (seed 60226, R = 1, W = N).
+//! was Ready as a whole, or a newcomer's partitions had been moved to it (a copy that warms because a layout brought it lost
+//! nothing: its node opens no loss). An identity that runs twice may have acknowledged in the process that gives way: as good
+//! as one memory lost, and worse, since the other process answers without having warmed: where the two quorums share but one
+//! owner, it may be that one (seed 60226, R = 1, W = N).
 
 use crate::history::{Event, History, Op};
 use std::collections::BTreeMap;

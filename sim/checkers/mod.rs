@@ -6,7 +6,7 @@
 //! checker that shares code shares the bug.
 //!
 //! Verdicts: valid; invalid, with the smallest explanation; unknown, when there was nothing to judge. Not judged yet, since
-//! core does not promise it yet: transitions between layouts, causal kinds, flush, leases.
+//! core does not promise it yet: causal kinds, flush, leases.
 
 pub mod bounds;
 pub mod convergence;
@@ -44,13 +44,16 @@ pub enum Invariant {
     S14,
     S15,
     S18,
+    S19,
     S20,
+    S21,
     S22,
     S23,
     S24,
     S25,
     L1,
     L2,
+    L4,
     L5,
     L6,
     L7,
@@ -72,13 +75,16 @@ impl Invariant {
             Self::S14 => "S14 no-resurrection",
             Self::S15 => "S15 floors-hold",
             Self::S18 => "S18 expiry-honest",
+            Self::S19 => "S19 quorums-overlap",
             Self::S20 => "S20 layout-pure",
+            Self::S21 => "S21 range-kept",
             Self::S22 => "S22 removed-stays-out",
             Self::S23 => "S23 bounded",
             Self::S24 => "S24 wire-robust",
             Self::S25 => "S25 hint-kept",
             Self::L1 => "L1 converges",
             Self::L2 => "L2 quiesces",
+            Self::L4 => "L4 layout-completes",
             Self::L5 => "L5 deadline",
             Self::L6 => "L6 membership-heals",
             Self::L7 => "L7 overload-recovers",
@@ -91,7 +97,7 @@ impl Invariant {
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Panic => 10,
-            Self::L1 | Self::L2 | Self::L5 | Self::L6 | Self::L7 | Self::L8 => 12,
+            Self::L1 | Self::L2 | Self::L4 | Self::L5 | Self::L6 | Self::L7 | Self::L8 => 12,
             Self::S1
             | Self::S2
             | Self::S3
@@ -102,7 +108,9 @@ impl Invariant {
             | Self::S14
             | Self::S15
             | Self::S18
+            | Self::S19
             | Self::S20
+            | Self::S21
             | Self::S22
             | Self::S23
             | Self::S24

@@ -123,6 +123,11 @@ impl Replicas {
         }
     }
 
+    /// A process let go of partitions that a new layout assigns elsewhere: what it holds of its keys is not known.
+    pub fn on_dropped(&mut self, process: u32) {
+        self.kept.retain(|(of, _), _| *of != process);
+    }
+
     /// What a process held is gone.
     pub fn on_death(&mut self, process: u32) {
         self.kept.retain(|(of, _), _| *of != process);
@@ -160,6 +165,9 @@ impl Replicas {
             | PeerMessage::Forward { .. }
             | PeerMessage::ForwardReply(_)
             | PeerMessage::Exchange { .. }
+            | PeerMessage::StreamPull { .. }
+            | PeerMessage::StreamChunk { .. }
+            | PeerMessage::StreamRefused { .. }
             | PeerMessage::Unsupported { .. } => None,
         };
     }
@@ -177,9 +185,14 @@ impl Replicas {
     /// A shard sends something.
     pub fn on_sent(&mut self, at: Time, site: Site, message: &PeerMessage<'_>) -> Option<(Invariant, String)> {
         let hlc = match message {
-            PeerMessage::Replicate { header, .. } | PeerMessage::Read { header, .. } => header.hlc,
-            PeerMessage::Replicated { hlc, .. } | PeerMessage::ReadReply { hlc, .. } => *hlc,
-            PeerMessage::Exchange { header, .. } => header.hlc,
+            PeerMessage::Replicate { header, .. }
+            | PeerMessage::Read { header, .. }
+            | PeerMessage::Exchange { header, .. }
+            | PeerMessage::StreamPull { header, .. } => header.hlc,
+            PeerMessage::Replicated { hlc, .. }
+            | PeerMessage::ReadReply { hlc, .. }
+            | PeerMessage::StreamChunk { hlc, .. } => *hlc,
+            PeerMessage::StreamRefused { .. } => return None,
             PeerMessage::Forward { .. } => return None,
             PeerMessage::ForwardReply(_) => return None,
             PeerMessage::Unsupported { .. } => return None,
@@ -197,6 +210,9 @@ impl Replicas {
             | PeerMessage::Forward { .. }
             | PeerMessage::ForwardReply(_)
             | PeerMessage::Exchange { .. }
+            | PeerMessage::StreamPull { .. }
+            | PeerMessage::StreamChunk { .. }
+            | PeerMessage::StreamRefused { .. }
             | PeerMessage::Unsupported { .. } => None,
         }
     }

@@ -71,6 +71,8 @@ struct Ask {
     w: u8,
     owners: Vec<NodeId>,
     epoch: u64,
+    /// The newer of two active layouts, if it is not the one that is read: its epoch and the key's owners.
+    newer: Option<(u64, Vec<NodeId>)>,
     arrived: Time,
     allowed: Time,
     forwarded: bool,
@@ -248,6 +250,7 @@ impl Sight {
             w: 1,
             owners: Vec::new(),
             epoch: 0,
+            newer: None,
             arrived: at,
             allowed: Time::from(request.deadline_ms) * MS,
             forwarded: false,
@@ -264,6 +267,11 @@ impl Sight {
             ask.tree = (rules.n, hash.partition(ring.partitions()));
             ask.owners = owners[..copies].iter().map(|owner| ring.node(*owner)).collect();
             ask.epoch = ring.name().epoch;
+            ask.newer = view.beside.as_ref().filter(|newer| newer.name() > ring.name()).map(|newer| {
+                let owners = newer.owners(hash.partition(newer.partitions()));
+                let owners = owners.iter().take(usize::from(rules.n)).map(|owner| newer.node(*owner));
+                (newer.name().epoch, owners.collect())
+            });
             ask.strict = request.consistency.mode.unwrap_or(rules.mode) == Mode::Strict;
             let votes = |quorum: Quorum, default: u8| match quorum {
                 Quorum::Default => default,
@@ -298,7 +306,7 @@ impl Sight {
                 }
                 Cause::Answer(*id)
             }
-            PeerMessage::Exchange { .. } => {
+            PeerMessage::Exchange { .. } | PeerMessage::StreamChunk { .. } => {
                 seen.standing.on_heard(from.node);
                 Cause::Other
             }
@@ -306,6 +314,8 @@ impl Sight {
             | PeerMessage::ForwardReply(_)
             | PeerMessage::Forward { .. }
             | PeerMessage::Replicate { .. }
+            | PeerMessage::StreamPull { .. }
+            | PeerMessage::StreamRefused { .. }
             | PeerMessage::Read { .. } => Cause::Other,
         }
     }
@@ -341,7 +351,11 @@ impl Sight {
                 }
             }
             PeerMessage::ForwardReply(reply) => self.finish(at, site, Origin::Peer(to, reply.id), reply),
-            PeerMessage::Replicated { .. }
+            PeerMessage::StreamPull { .. } => self.probe("part of a partition asked for"),
+            PeerMessage::StreamChunk { last: Some(_), .. } => self.probe("partition moved in more than one part"),
+            PeerMessage::StreamRefused { .. } => self.probe("part of a partition refused"),
+            PeerMessage::StreamChunk { .. }
+            | PeerMessage::Replicated { .. }
             | PeerMessage::ReadReply { .. }
             | PeerMessage::Exchange { .. }
             | PeerMessage::Unsupported { .. } => {}
@@ -429,6 +443,9 @@ impl Sight {
             return;
         }
         let me = self.nodes[site.process as usize].0;
+        if let Some(what) = short_of_newer(&ask, reply, &applied, me, &view) {
+            self.blame(Invariant::S19, at, format!("{site:?} {me}: {} acknowledged with {what}", ask.kind));
+        }
         let Some(seen) = self.seen.get(&site) else { return };
         if let Some((invariant, what)) = judge(&ask, reply, &applied, me, &view, seen) {
             self.blame(invariant, at, format!("{site:?} {me}: {} answered {:?} with {what}", ask.kind, reply.status));
@@ -475,6 +492,15 @@ impl Sight {
         if stats.expired > 0 {
             self.replicas.on_expired(site);
         }
+        let active = self.seen.get(&site).and_then(|seen| seen.view.as_ref()).is_some_and(|view| view.beside.is_some());
+        if self.layouts.has_dropped(site, stats.partitions_dropped) {
+            self.probe("partition dropped after a transition");
+            self.replicas.on_dropped(site.process);
+            if active {
+                let what = format!("{site:?} dropped a partition while two layouts are active");
+                self.blame(Invariant::S21, at, what);
+            }
+        }
         if let Some(what) = self.bounds.after(site, stats) {
             self.blame(Invariant::S23, at, what);
         }
@@ -491,6 +517,24 @@ impl Sight {
             self.blame(Invariant::L5, at, what);
         }
     }
+}
+
+/// Whether a strict write was acknowledged without its quorum in the newer of two active layouts.
+fn short_of_newer(
+    ask: &Ask,
+    reply: &Reply<'_>,
+    applied: &BTreeMap<NodeId, ReplicaState>,
+    me: NodeId,
+    view: &View,
+) -> Option<String> {
+    let (epoch, owners) = ask.newer.as_ref()?;
+    let same = view.beside.as_ref().is_some_and(|newer| newer.name().epoch == *epoch);
+    if !same || !ask.strict || ask.kind == "get" || reply.status != Status::Ok || reply.worth.superseded {
+        return None;
+    }
+    let have = owners.iter().filter(|owner| **owner == me || applied.contains_key(owner)).count();
+    let need = usize::from(ask.w).min(owners.len());
+    (have < need).then(|| format!("{have} of {need} owners in layout {epoch}: {applied:?}, owners {owners:?}"))
 }
 
 /// Whether a reply claims more than the votes behind it.

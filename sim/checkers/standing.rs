@@ -1,11 +1,14 @@
 //! What a shard's own copies are worth while they warm, as far as can be seen from outside (S7).
 //!
 //! A copy that warms may vote once the shard says so, and only if it heard from enough other owners before: N−W+1 of them, or
-//! all that there are. What was proven stays proven under another ring, for a copy that goes on being owned. Nothing here
-//! looks into a shard but at its own list of what warms.
+//! all that there are: of one active layout, by comparison or by taking a partition over. What was proven stays proven under
+//! another ring, for a copy that goes on being owned. A copy that a newer layout brings warms though its node is Ready; it
+//! may vote in sloppy requests once all that could be had came. Nothing here looks into a shard but at its own list of what
+//! warms.
 
 use meshwork_core::{
     id::{NodeId, PartitionId},
+    ring::Ring,
     view::View,
     wire::peer::ReplicaState,
 };
@@ -37,10 +40,11 @@ impl Standing {
             self.proven.clear();
         }
         // With nobody to hear from, a tree votes at once.
-        self.proven.extend(trees_of(view).filter(|tree| others(view, *tree).is_empty()));
+        let alone = |tree: &Tree| view.ring.as_deref().is_some_and(|ring| others(ring, view.me, *tree).is_empty());
+        self.proven.extend(trees_of(view).filter(alone));
     }
 
-    /// An owner took part in a comparison.
+    /// An owner took part in a comparison, or handed over a part of a partition.
     pub(super) fn on_heard(&mut self, from: NodeId) {
         self.heard.insert(from);
     }
@@ -64,7 +68,7 @@ impl Standing {
     pub(super) fn own_state(&self, tree: Tree, view: &View) -> ReplicaState {
         let votes = || self.proven.contains(&tree) || has_heard(view, tree, &self.heard);
         match view.state {
-            ReplicaState::Ready if self.warming.contains(&tree) => ReplicaState::Warming,
+            ReplicaState::Ready if self.warming.contains(&tree) => ReplicaState::Settled,
             ReplicaState::Warming | ReplicaState::Settled if !self.warming.contains(&tree) && votes() => {
                 ReplicaState::Ready
             }
@@ -92,19 +96,22 @@ fn trees_of(view: &View) -> impl Iterator<Item = Tree> + '_ {
 }
 
 /// The other owners of a tree.
-fn others(view: &View, (copies, partition): Tree) -> Vec<NodeId> {
-    let Some(ring) = view.ring.as_deref() else { return Vec::new() };
+fn others(ring: &Ring, me: NodeId, (copies, partition): Tree) -> Vec<NodeId> {
     let owners = ring.owners(partition).iter().take(usize::from(copies));
-    owners.map(|owner| ring.node(*owner)).filter(|owner| *owner != view.me).collect()
+    owners.map(|owner| ring.node(*owner)).filter(|owner| *owner != me).collect()
 }
 
-/// Whether a copy that warmed has heard from as many other owners as it must: N−W+1, W at most a majority.
+/// Whether a copy that warmed has heard from as many other owners, of one active layout, as it must: N−W+1, W at most a
+/// majority.
 fn has_heard(view: &View, tree: Tree, heard: &BTreeSet<NodeId>) -> bool {
-    let others = others(view, tree);
-    let copies = others.len() + 1;
-    let w = view.namespaces.iter().filter(|(_, rules)| rules.n == tree.0).map(|(_, rules)| usize::from(rules.w)).min();
-    let needs = copies - w.unwrap_or(copies).min(copies / 2 + 1).min(copies) + 1;
-    others.iter().filter(|owner| heard.contains(*owner)).count() >= needs.min(others.len())
+    view.ring.iter().chain(&view.beside).any(|ring| {
+        let others = others(ring, view.me, tree);
+        let copies = usize::from(tree.0).min(ring.owners(tree.1).len());
+        let w =
+            view.namespaces.iter().filter(|(_, rules)| rules.n == tree.0).map(|(_, rules)| usize::from(rules.w)).min();
+        let needs = copies - w.unwrap_or(copies).min(copies / 2 + 1).min(copies) + 1;
+        others.iter().filter(|owner| heard.contains(*owner)).count() >= needs.min(others.len())
+    })
 }
 
 #[cfg(test)]

@@ -336,6 +336,7 @@ impl Plane {
                 }
                 Effect::Event(
                     NodeEvent::LayoutAdopted { .. }
+                    | NodeEvent::LayoutRetired { .. }
                     | NodeEvent::Fenced(_)
                     | NodeEvent::Refused { .. }
                     | NodeEvent::MustStop { .. },
@@ -344,6 +345,7 @@ impl Plane {
                 | Effect::Store(_)
                 | Effect::ControlReply(_)
                 | Effect::Reply { .. }
+                | Effect::Report(_)
                 | Effect::Peer { .. } => {}
             }
         }

@@ -49,6 +49,15 @@ pub(crate) enum Command {
     /// The ring: members, shares, owners
     #[command(subcommand)]
     Ring(RingCommand),
+    /// Who owns what: where a change stands, and changes of weight and zone
+    #[command(subcommand)]
+    Plan(PlanCommand),
+    /// Nodes that leave, are gone, or take another's place
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// A change of layouts that cannot complete
+    #[command(subcommand)]
+    Layout(LayoutCommand),
     /// Namespaces
     #[command(subcommand)]
     Namespace(NamespaceCommand),
@@ -203,6 +212,74 @@ pub(crate) enum RingCommand {
     Show(ClientArgs),
     /// Who holds a key
     Owners(KeyArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlanCommand {
+    /// Active layouts, who joins and leaves, and what the change waits for
+    Show(ClientArgs),
+    /// Give a node another share of the ring; 100 is one share
+    Weight {
+        /// Its name or id
+        node: String,
+        /// The share
+        #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
+        weight: u16,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Put a node in another zone
+    Zone {
+        /// Its name or id
+        node: String,
+        /// The zone
+        #[arg(value_name = "NEW_ZONE", id = "new_zone")]
+        zone: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Let a node give its partitions away; it runs on and owns nothing
+    Leave {
+        /// Its name or id
+        node: String,
+        /// Wait until it owns nothing any more
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Say that a node is gone for good; its identity never returns
+    Remove {
+        /// Its name or id
+        node: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Put a new node in the place of one that is down for good
+    Replace {
+        /// The name or id of the one that is down
+        old: String,
+        /// The name or id of the new one
+        new: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LayoutCommand {
+    /// Complete the running change without its members that are down
+    SkipDead {
+        /// What only they held is lost
+        #[arg(long)]
+        accept_data_loss: bool,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -32,6 +32,8 @@ pub(crate) fn status_of(reply: ControlReply) -> Result<NodeStatus, Failure> {
         ControlReply::Routing(_)
         | ControlReply::Owners(_)
         | ControlReply::Created(_)
+        | ControlReply::Plan(_)
+        | ControlReply::Changed(_)
         | ControlReply::Namespaces(_)
         | ControlReply::Refused { .. } => Err(mesh::strange()),
     }
@@ -51,6 +53,9 @@ fn text_of(status: &NodeStatus, wide: bool) -> String {
         ("state", status.state.clone()),
         ("layout", format!("{layout}{agreed}")),
     ];
+    if !status.transition.is_empty() {
+        rows.push(("change", status.transition.clone()));
+    }
     if let Some(fenced) = &status.fenced {
         rows.push(("fenced", fenced.clone()));
     }
@@ -162,6 +167,8 @@ pub(crate) async fn namespaces(mesh: &meshwork_client::Mesh) -> Result<Vec<Names
         | ControlReply::Status(_)
         | ControlReply::Owners(_)
         | ControlReply::Created(_)
+        | ControlReply::Plan(_)
+        | ControlReply::Changed(_)
         | ControlReply::Refused { .. } => Err(mesh::strange()),
     }
 }

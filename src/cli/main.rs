@@ -18,6 +18,7 @@ mod dev;
 mod explain;
 mod failure;
 mod kv;
+mod layout;
 mod mesh;
 mod output;
 mod rollout;
@@ -83,6 +84,9 @@ fn run(command: Command, output: Output) -> Result<u8, Failure> {
         Command::Explain(args) => block_on(explain::run(args, output)),
         Command::Status(args) => block_on(cluster::status(args, output)),
         Command::Ring(command) => block_on(cluster::ring(command, output)),
+        Command::Plan(command) => block_on(layout::plan(command, output)),
+        Command::Node(command) => block_on(layout::node(command, output)),
+        Command::Layout(command) => block_on(layout::layout(command, output)),
         Command::Namespace(command) => block_on(cluster::namespace(command, output)),
         Command::Cert(command) => cert::run(command, output),
         Command::Config(command) => serve::config(command, output),

@@ -45,6 +45,8 @@ pub(crate) async fn control(mesh: &Mesh, message: ClientControl) -> Result<Contr
         | ControlReply::Status(_)
         | ControlReply::Owners(_)
         | ControlReply::Created(_)
+        | ControlReply::Plan(_)
+        | ControlReply::Changed(_)
         | ControlReply::Namespaces(_)) => Ok(reply),
     }
 }

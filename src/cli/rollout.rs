@@ -48,6 +48,8 @@ pub(crate) async fn ask(mesh: &Mesh) -> Result<Rollout, Failure> {
                 ControlReply::Routing(_)
                 | ControlReply::Owners(_)
                 | ControlReply::Created(_)
+                | ControlReply::Plan(_)
+                | ControlReply::Changed(_)
                 | ControlReply::Namespaces(_)
                 | ControlReply::Refused { .. },
             ) => Err("its answer does not fit the question".to_owned()),

@@ -56,7 +56,7 @@ impl<V> Payload<V> {
         match self {
             Self::Get | Self::Inspect => false,
             Self::Put { .. } | Self::Delete { .. } | Self::Touch { .. } => true,
-            Self::Control(message) => matches!(message, ClientControl::NamespaceCreate(_)),
+            Self::Control(message) => matches!(message, ClientControl::NamespaceCreate(_) | ClientControl::Change(_)),
         }
     }
 

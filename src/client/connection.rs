@@ -438,7 +438,9 @@ impl State {
             | FrameType::ReadReply
             | FrameType::Forward
             | FrameType::ForwardReply
-            | FrameType::Exchange => {
+            | FrameType::Exchange
+            | FrameType::StreamPull
+            | FrameType::StreamChunk => {
                 return Err(DecodeError::Malformed("a node sends replies to its clients, nothing else"));
             }
         };

@@ -178,6 +178,8 @@ impl Mesh {
                 | ControlReply::Status(_)
                 | ControlReply::Owners(_)
                 | ControlReply::Created(_)
+                | ControlReply::Plan(_)
+                | ControlReply::Changed(_)
                 | ControlReply::Namespaces(_)) => Ok(reply),
             },
             Body::Empty | Body::Value { .. } | Body::Written { .. } | Body::Text(_) => {

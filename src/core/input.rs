@@ -95,6 +95,8 @@ pub enum NodeInput<'a> {
     Seeds(Vec<std::net::SocketAddr>),
     /// The shards' figures, for status.
     Stats(crate::stats::ShardStats),
+    /// A shard of this process says how far it is.
+    Report(crate::outbox::ShardReport),
     /// The clock bound of an earlier `store` is on disk.
     ClockStored(crate::value::Hlc),
 }

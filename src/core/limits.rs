@@ -52,6 +52,11 @@ pub const HEDGE_PERCENT_MAX: u64 = 5;
 /// Re-stamps of one write after `Superseded`.
 pub const RESTAMPS_MAX: u8 = 2;
 
+/// Entries that a node takes over from others after a change of layouts, bytes a second, all its shards together.
+pub const TRANSFER_BYTES_PER_SECOND: u64 = 16 << 20;
+/// About so many bytes travel in one part of a partition; one larger entry travels alone.
+pub const TRANSFER_PART_BYTES: usize = 128 << 10;
+
 /// A hint dies, and is refused by its receiver, at this age.
 pub const HINT_AGE_MAX: Duration = Duration::from_secs(600);
 /// A target must have been up so long before its hints are replayed; twice as long after each flap …

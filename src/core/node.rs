@@ -2,14 +2,15 @@
 //!
 //! `Node` routes: it hands each input to a part (`control`, `membership`), and then *settles*: it asks the parts what is due,
 //! in one fixed order, until the replicated state stands still, and publishes a new `View` if anything in it changed. Invariants:
-//! - liveness never changes a role or a layout; a layout changes by bootstrap, by replacement, by removal, and by meeting
-//!   another one (PROTOCOL §2);
-//! - a node acks the newest layout it is a member of, and coordinates by none that it did not ack;
+//! - liveness never changes a role; a layout changes by bootstrap, by a change of roles, and by meeting another one
+//!   (PROTOCOL §2); it may wait for somebody to be up;
+//! - a node acks the newest layout it is a member of once its shards coordinate by it and nothing older is in flight;
 //! - a node that is superseded or removed says so once and then only answers questions;
 //! - nothing is sent but through the outbox, and nothing is lost that the next second would not repeat.
 //!
-//! Not here: data, and moving it. A joiner stays outside the layout unless it takes a dead member's place.
+//! Not here: data, and moving it: that is the shards', who report (`ShardReport`) how far they are.
 
+mod roles;
 mod settlement;
 
 use crate::{
@@ -29,8 +30,8 @@ use crate::{
     id::{KeyHasher, NodeId},
     input::{Caller, NodeInput},
     membership::{Change, Effects, Identity, Membership},
-    outbox::{NodeEvent, NodeOutbox},
-    ring::{Ring, Role, RoleState},
+    outbox::{NodeEvent, NodeOutbox, ShardReport},
+    ring::{LayoutName, Ring, Role, RoleState, Stage},
     rng::Rng,
     stats::ShardStats,
     time::{Mono, Now},
@@ -88,6 +89,18 @@ pub struct Node {
     refused: BTreeSet<NodeId>,
     stats: ShardStats,
     ring: Option<Arc<Ring>>,
+    /// The other of two active layouts.
+    beside: Option<Arc<Ring>>,
+    /// What each shard said last.
+    reports: BTreeMap<u16, ShardReport>,
+    /// How often the layouts went on without this node.
+    lapses: u64,
+    /// The state and the live peers for which no new layout was due.
+    looked: Option<(u64, Vec<NodeId>)>,
+    /// The layout that a transition last led to.
+    completed: Option<LayoutName>,
+    /// The stage this process came to, and towards which layout.
+    stage_reached: Option<(LayoutName, Stage)>,
     view: Arc<View>,
     /// Where the view's members were when it was published.
     places: Vec<Option<(SocketAddr, u16)>>,
@@ -132,6 +145,12 @@ impl Node {
             refused: BTreeSet::new(),
             stats: ShardStats::default(),
             ring: None,
+            beside: None,
+            reports: BTreeMap::new(),
+            lapses: 0,
+            looked: None,
+            completed: None,
+            stage_reached: None,
             view: Arc::new(view),
             places: Vec::new(),
             tick_at: now.mono,
@@ -168,10 +187,13 @@ impl Node {
             }
             NodeInput::Stats(stats) => {
                 self.stats = stats;
-                let owned = self.ring.as_ref().map_or(0, |ring| readiness::trees(ring, self.config.node));
+                let owned = self.trees_owned();
                 if owned > 0 && stats.partitions_ready == owned && stats.partitions_warming == 0 {
                     self.standing.on_compared(now.mono);
                 }
+            }
+            NodeInput::Report(report) => {
+                self.reports.insert(report.shard, report);
             }
             NodeInput::ClockStored(bound) => self.watch.on_stored(bound),
         }
@@ -203,6 +225,12 @@ impl Node {
         [Some(self.tick_at), self.membership.poll_timeout(), self.spread.poll_timeout()].into_iter().flatten().min()
     }
 
+    /// Trees of this node in the active layouts, over all its shards.
+    fn trees_owned(&self) -> u64 {
+        let rings = self.ring.as_deref().map(|ring| (ring, self.beside.as_deref()));
+        rings.map_or(0, |rings| readiness::trees(rings, self.config.node))
+    }
+
     fn facts(&self) -> Facts<'_> {
         Facts {
             config: &self.config,
@@ -210,6 +238,8 @@ impl Node {
             hellos: &self.hellos,
             replicated: &self.replicated,
             ring: self.ring.as_deref(),
+            newest: self.beside.iter().chain(&self.ring).max_by_key(|ring| ring.name()).map(Arc::as_ref),
+            reports: &self.reports,
             standing: &self.standing,
             watch: &self.watch,
             fence: self.fence,
@@ -352,6 +382,12 @@ impl Node {
             ClientControl::Owners { namespace, key } => {
                 self.facts().owners(&self.hasher, &namespace, &key).map_or_else(refused, ControlReply::Owners)
             }
+            ClientControl::Plan => ControlReply::Plan(Box::new(self.facts().plan())),
+            ClientControl::Change(_) if !admin => ControlReply::Refused {
+                reason: "changing the layout needs a certificate of the role admin".to_owned(),
+                denied: true,
+            },
+            ClientControl::Change(change) => self.change(now, change).map_or_else(refused, ControlReply::Changed),
             ClientControl::NamespaceList => {
                 let all = self.replicated.namespaces().iter().map(|(_, namespace)| namespace.clone());
                 ControlReply::Namespaces(all.collect())

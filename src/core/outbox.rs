@@ -7,6 +7,7 @@
 use crate::{
     id::NodeId,
     input::{Caller, PeerShard},
+    ring::LayoutName,
     value::Hlc,
     view::View,
     wire::{
@@ -17,6 +18,25 @@ use crate::{
 };
 use std::{net::SocketAddr, sync::Arc};
 
+/// How far a shard is with the layouts it was told of: what the control plane builds a member's stage on (PROTOCOL §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardReport {
+    /// Which shard.
+    pub shard: u16,
+    /// The newest layout it writes by.
+    pub newest: LayoutName,
+    /// The layout it reads by.
+    pub read: LayoutName,
+    /// Nothing is in flight that began before it went by these two.
+    pub drained: bool,
+    /// Its partitions of the newest layout that are not Ready.
+    pub missing: u32,
+    /// Its partitions of the newest layout.
+    pub partitions: u32,
+    /// Bytes of entries that were moved here since the start.
+    pub moved_bytes: u64,
+}
+
 /// Effects of a shard.
 pub trait ShardOutbox {
     /// Sends a message of the data plane to a peer's shard.
@@ -24,6 +44,9 @@ pub trait ShardOutbox {
 
     /// Replies to a caller. Each caller gets exactly one reply.
     fn reply(&mut self, caller: Caller, reply: &Reply<'_>);
+
+    /// Tells the control plane of this process how far the shard is; it comes there as `NodeInput::Report`.
+    fn report(&mut self, report: ShardReport);
 }
 
 /// What a person watching the node wants to read: the driver logs it.
@@ -49,6 +72,11 @@ pub enum NodeEvent {
         epoch: u64,
         /// How many members it has.
         members: usize,
+    },
+    /// A transition is over: the layouts before this one are retired.
+    LayoutRetired {
+        /// The epoch that is left.
+        epoch: u64,
     },
     /// The node stopped or resumed coordinating.
     Fenced(Option<crate::view::Fence>),

@@ -11,7 +11,7 @@ use crate::{
     clock::Clock,
     config::ShardConfig,
     coordinator::{Budget, InFlight, OperationId, Peers},
-    handoff::{HintStore, Hinted},
+    handoff::{HintStore, Hinted, Ownership, Part},
     id::{KeyHash, NamespaceId, NodeId},
     input::ShardInput,
     limits,
@@ -72,6 +72,7 @@ pub struct Shard {
     pub(crate) hinted: Hinted,
     pub(crate) repair_budget: Budget,
     pub(crate) anti_entropy: AntiEntropy,
+    pub(crate) ownership: Ownership,
     pub(crate) in_flight: InFlight,
     /// Bytes that requests in flight own beside the table of them: keys and waiting values.
     pub(crate) in_flight_bytes: u64,
@@ -114,6 +115,7 @@ impl Shard {
             hints: HintStore::new(config.memory / HINTS_SHARE),
             hinted,
             repair_budget: Budget::default(),
+            ownership: Ownership::default(),
             in_flight: InFlight::new(config.memory / IN_FLIGHT_SHARE / 2, process),
             in_flight_bytes: 0,
             peers: Peers::default(),
@@ -151,6 +153,14 @@ impl Shard {
                     self.on_read_reply(now, from.node, OperationId(id), hlc, state, &found, out);
                 }
                 PeerMessage::Forward { id, hash, request } => self.on_forward(now, from, id, hash, &request, out),
+                PeerMessage::StreamPull { id, header, partition, after } => {
+                    self.on_stream_pull(now, from, id, &header, partition, after, out);
+                }
+                PeerMessage::StreamChunk { id: _, hlc, state, epoch, partition, after, last, body } => {
+                    let part = Part { hlc, state, epoch, partition, after, last, body };
+                    self.on_stream_chunk(now, from.node, &part, out);
+                }
+                PeerMessage::StreamRefused { id, refusal: _ } => self.on_stream_refused(now, from.node, id, out),
                 PeerMessage::ForwardReply(reply) => self.on_forward_reply(now, from.node, &reply, out),
                 PeerMessage::Exchange { id, header, exchange } => {
                     self.on_exchange(now, from, id, &header, &exchange, out);
@@ -187,6 +197,9 @@ impl Shard {
         self.run_due(now, out);
         self.on_hints_due(now, out);
         self.run_anti_entropy(now, out);
+        if self.ownership.poll_timeout().is_some_and(|at| at <= now.mono) {
+            self.work_on_ownership(now, None, out);
+        }
         if now.mono >= self.maintain_at {
             let more = self.table.work(self.clock.wall(now), MAINTENANCE_RECORDS);
             let pause = if more { MAINTENANCE_EVERY / 50 } else { MAINTENANCE_EVERY };
@@ -212,6 +225,7 @@ impl Shard {
             self.hinted.next_due(),
             Some(self.maintain_at),
             Some(self.anti_entropy.next_due()),
+            self.ownership.poll_timeout(),
         ];
         queues.into_iter().flatten().min()
     }
@@ -220,6 +234,7 @@ impl Shard {
     pub fn stats(&self) -> ShardStats {
         let table = self.table.stats();
         ShardStats {
+            partitions_missing: self.ownership.missing() as u64,
             hints: self.hints.len() as u64,
             hint_bytes: self.hints.bytes(),
             hints_dropped: self.hints.dropped(),
@@ -322,13 +337,13 @@ impl Shard {
         }
         let old = std::mem::replace(&mut self.view, Rc::new(View::clone(view)));
         self.learn_namespaces();
-        let name = |view: &View| view.ring.as_ref().map(|ring| ring.name());
-        let new_ring = name(&old) != name(&self.view);
-        // Which copies vote is known before any request goes on under the new ring.
+        let names = |view: &View| (view.newest().map(|ring| ring.name()), view.oldest().map(|ring| ring.name()));
+        let new_ring = names(&old) != names(&self.view);
+        // Which copies vote is known before any request goes on under the new layouts.
         self.on_view_compared(now, &old);
-        if new_ring {
-            let members = |view: &View| -> Vec<NodeId> { view.members.iter().map(|member| member.node).collect() };
-            let (before, after) = (members(&old), members(&self.view));
+        let members = |view: &View| -> Vec<NodeId> { view.members.iter().map(|member| member.node).collect() };
+        let (before, after) = (members(&old), members(&self.view));
+        if before != after || new_ring {
             self.peers.set_members(&before, &after);
             self.on_new_ring(now, &before, &after, out);
         }
@@ -342,6 +357,7 @@ impl Shard {
             self.on_peer_lost(now, node, out);
         }
         self.hints_see(now, new_ring);
+        self.on_layouts(now, view, out);
     }
 
     fn learn_namespaces(&mut self) {

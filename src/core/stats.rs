@@ -112,6 +112,16 @@ stats! {
     hints,
     /// Gauge: bytes of hints held now.
     hint_bytes,
+    /// Parts of partitions sent to new owners.
+    parts_sent,
+    /// Entries taken over from former owners.
+    entries_moved,
+    /// Bytes of them.
+    moved_bytes,
+    /// Partitions dropped because a new layout assigns them elsewhere.
+    partitions_dropped,
+    /// Gauge: partitions of the newest layout that are not Ready here.
+    partitions_missing,
     /// Gauge: requests in flight now.
     in_flight,
     /// Gauge: live and expired entries held, tombstones included.

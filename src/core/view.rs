@@ -1,9 +1,15 @@
 //! What the control plane tells the shards: an immutable snapshot, replaced as a whole whenever any of it changed.
 //!
 //! Shards never ask the control plane anything. A snapshot is small and rare; a shard keeps the newest and decides by
-//! it alone. `members` is parallel to `ring.members()`, so that an owner's index finds both.
+//! it alone. `members` is parallel to `ring.members()`, so that an owner's index finds both; in a transition both rings
+//! are numbered among the members of both layouts (PROTOCOL §2).
 
-use crate::{id::NodeId, namespace::NamespaceTable, ring::Ring, wire::peer::ReplicaState};
+use crate::{
+    id::{NodeId, PartitionId},
+    namespace::NamespaceTable,
+    ring::Ring,
+    wire::peer::ReplicaState,
+};
 use std::sync::Arc;
 
 /// What a shard needs to know of a member of the layout.
@@ -52,11 +58,22 @@ impl std::fmt::Display for Fence {
 pub struct View {
     /// This node.
     pub me: NodeId,
-    /// Owners of every partition; `None`: there is no layout, clients are refused.
+    /// Owners of every partition in the layout that is read; `None`: there is no layout, clients are refused.
     pub ring: Option<Arc<Ring>>,
+    /// The other of two active layouts, older or newer: writes go there too. Numbered as `ring` is.
+    pub beside: Option<Arc<Ring>>,
+    /// Every member coordinates with the newest layout: what is acknowledged from now on goes to its owners, and moving the
+    /// rest to them may begin.
+    pub moving: bool,
+    /// A transition led to this one layout and is over: what it does not assign here may be dropped.
+    pub complete: bool,
+    /// Members whose data was given up for the newest layout.
+    pub skipped: Vec<NodeId>,
+    /// How often this node was passed by: each rise empties it.
+    pub lapses: u64,
     /// Parallel to the ring's members; empty without a ring.
     pub members: Vec<MemberView>,
-    /// Whether all members acknowledged this very layout: strict requests are served.
+    /// Whether all members acknowledged the layout that is read: strict requests are served.
     pub agreed: bool,
     /// Namespaces.
     pub namespaces: Arc<NamespaceTable>,
@@ -69,11 +86,45 @@ pub struct View {
 }
 
 impl View {
+    /// The newest active layout's ring.
+    pub fn newest(&self) -> Option<&Arc<Ring>> {
+        self.ring.iter().chain(&self.beside).max_by_key(|ring| ring.name())
+    }
+
+    /// The oldest active layout's ring.
+    pub fn oldest(&self) -> Option<&Arc<Ring>> {
+        self.ring.iter().chain(&self.beside).min_by_key(|ring| ring.name())
+    }
+
+    /// Owners of `partition` for a namespace of `copies`, in either active layout, as member indexes: of the one that is
+    /// read, and of the other.
+    pub fn owners(&self, partition: PartitionId, copies: u8) -> (&[u16], &[u16]) {
+        let of = |ring: &Ring| ring.owners(partition).len().min(usize::from(copies));
+        let read = self.ring.as_deref().map_or(&[][..], |ring| &ring.owners(partition)[..of(ring)]);
+        let other = self.beside.as_deref().map_or(&[][..], |ring| &ring.owners(partition)[..of(ring)]);
+        (read, other)
+    }
+
+    /// Members that may stand in for the owners of `partition` that are read, of a namespace of `copies`, in their order;
+    /// some of them twice. Of two layouts the members of both: all who had a place in the older one may be dead.
+    pub fn stand_ins(&self, partition: PartitionId, copies: usize) -> impl Iterator<Item = u16> + '_ {
+        fn of(ring: &Ring, partition: PartitionId, from: usize) -> impl Iterator<Item = u16> + '_ {
+            ring.owners(partition).iter().copied().skip(from).chain(ring.fallbacks(partition))
+        }
+        let read = self.ring.iter().flat_map(move |ring| of(ring, partition, copies));
+        read.chain(self.beside.iter().flat_map(move |ring| of(ring, partition, 0)))
+    }
+
     /// The snapshot before anything is known.
     pub fn empty(me: NodeId, namespaces: Arc<NamespaceTable>) -> Self {
         Self {
             me,
             ring: None,
+            beside: None,
+            moving: false,
+            complete: false,
+            skipped: Vec::new(),
+            lapses: 0,
             members: Vec::new(),
             agreed: false,
             namespaces,

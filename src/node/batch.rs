@@ -107,7 +107,9 @@ impl Worker {
             | FrameType::ReadReply
             | FrameType::Forward
             | FrameType::ForwardReply
-            | FrameType::Exchange => {
+            | FrameType::Exchange
+            | FrameType::StreamPull
+            | FrameType::StreamChunk => {
                 Err("a client may send requests only: nodes need a certificate with the role node".to_owned())
             }
         }
@@ -200,6 +202,8 @@ impl Worker {
             | FrameType::Forward
             | FrameType::ForwardReply
             | FrameType::Exchange
+            | FrameType::StreamPull
+            | FrameType::StreamChunk
             | FrameType::Unsupported => match PeerMessage::decode(frame_type, id, &mut decoder) {
                 Ok(Some(message)) => {
                     let message = self.on_time(now, name, message);
@@ -222,17 +226,20 @@ impl Worker {
 
     #[inline]
     fn on_peer_message(&mut self, now: Now, from: PeerShard, message: PeerMessage<'_>, frame: &[u8]) {
-        let hash = match &message {
-            PeerMessage::Replicate { key, .. } | PeerMessage::Read { key, .. } => Some(key.hash),
-            PeerMessage::Forward { hash, .. } => Some(*hash),
+        let shards = self.out.shared.addresses.shards;
+        let shard = match &message {
+            PeerMessage::Replicate { key, .. } | PeerMessage::Read { key, .. } => self.shard_of(key.hash),
+            PeerMessage::Forward { hash, .. } => self.shard_of(*hash),
+            PeerMessage::StreamPull { partition, .. } => partition.0 % shards,
             // Answers come to the shard that asked: it dialled, or its number stands in the link's Hello.
             PeerMessage::Replicated { .. }
             | PeerMessage::ReadReply { .. }
             | PeerMessage::ForwardReply(_)
             | PeerMessage::Exchange { .. }
-            | PeerMessage::Unsupported { .. } => None,
+            | PeerMessage::StreamChunk { .. }
+            | PeerMessage::StreamRefused { .. }
+            | PeerMessage::Unsupported { .. } => self.out.shard,
         };
-        let shard = hash.map_or(self.out.shard, |hash| self.shard_of(hash));
         if shard == self.out.shard {
             self.shard.handle(now, ShardInput::Peer { from, message }, &mut self.out);
         } else {

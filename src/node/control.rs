@@ -17,7 +17,7 @@ use meshwork_core::{
     input::{Caller, NodeInput, PeerShard, ShardInput},
     namespace::Namespace,
     node::Node,
-    outbox::{NodeEvent, NodeOutbox},
+    outbox::{NodeEvent, NodeOutbox, ShardReport},
     time::{Mono, Now, Wall},
     value::Hlc,
     view::View,
@@ -156,6 +156,10 @@ impl Worker {
         self.on_control(now, NodeInput::ClockStored(bound));
     }
 
+    pub(crate) fn on_report(&mut self, now: Now, report: ShardReport) {
+        self.on_control(now, NodeInput::Report(report));
+    }
+
     /// A link to a node was set up, on whichever thread.
     pub(crate) fn on_peer_hello(&mut self, now: Now, hello: NodeHello, wall: Wall) {
         if self.control.is_some() {
@@ -205,6 +209,8 @@ impl Worker {
                 | ControlReply::Routing(_)
                 | ControlReply::Status(_)
                 | ControlReply::Owners(_)
+                | ControlReply::Plan(_)
+                | ControlReply::Changed(_)
                 | ControlReply::Namespaces(_) => {}
             },
             Effect::Reply(caller, reply) => {

@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use meshwork_core::{
     id::{KeyHash, NodeId},
     input::PeerShard,
+    outbox::ShardReport,
     time::Wall,
     view::View,
     wire::{hello::NodeHello, local::OnFrames},
@@ -57,6 +58,8 @@ pub(crate) enum Letter {
     ClientControl { link: u64, admin: bool, frame: Bytes },
     /// For shard 0's thread: a node said hello.
     PeerHello { hello: NodeHello, wall: Wall },
+    /// For shard 0's thread: how far a shard is with the layouts.
+    Report(ShardReport),
     /// Stop.
     Stop,
     /// Panic, as a bug would.
@@ -80,6 +83,7 @@ impl Weighed for Letter {
             | Self::LocalClose { .. }
             | Self::View(..)
             | Self::PeerHello { .. }
+            | Self::Report(_)
             | Self::Stop => 0,
             #[cfg(test)]
             Self::Panic => 0,
@@ -102,6 +106,7 @@ impl fmt::Debug for Letter {
             Self::PeerControl { .. } => "PeerControl",
             Self::ClientControl { .. } => "ClientControl",
             Self::PeerHello { .. } => "PeerHello",
+            Self::Report(_) => "Report",
             Self::Stop => "Stop",
             #[cfg(test)]
             Self::Panic => "Panic",

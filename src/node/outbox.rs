@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use meshwork_core::{
     id::NodeId,
     input::{Caller, PeerShard},
-    outbox::ShardOutbox,
+    outbox::{ShardOutbox, ShardReport},
     time::Mono,
     wire::{
         client::{Reply, ReplyBody, Status},
@@ -306,6 +306,11 @@ impl ShardOutbox for Outbox {
             return;
         }
         self.answer(caller.link, |buffer| reply.encode(buffer));
+    }
+
+    fn report(&mut self, report: ShardReport) {
+        // Also of shard 0: its control plane may be in the middle of a call.
+        self.shared.tell(0, Letter::Report(report));
     }
 }
 

@@ -47,6 +47,7 @@ pub(crate) fn node_event(event: &NodeEvent) {
         NodeEvent::MemberUp { node, name } => tracing::info!(%node, name, "member up"),
         NodeEvent::MemberDown { node, name } => tracing::warn!(%node, name, "member down"),
         NodeEvent::LayoutAdopted { epoch, members } => tracing::info!(epoch, members, "layout adopted"),
+        NodeEvent::LayoutRetired { epoch } => tracing::info!(epoch, "a layout retired: all is moved to the next one"),
         NodeEvent::Fenced(Some(fence)) => tracing::warn!(%fence, "this node stopped coordinating"),
         NodeEvent::Fenced(None) => tracing::info!("this node coordinates"),
         NodeEvent::Refused { reason } => tracing::warn!(reason, "a peer was refused"),

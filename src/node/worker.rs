@@ -227,6 +227,7 @@ impl Worker {
                 self.out.addresses = addresses;
                 self.shard.handle(now, ShardInput::View(view), &mut self.out);
             }
+            Letter::Report(report) => self.on_report(now, report),
             Letter::PeerControl { from, frame } => {
                 let Ok((_, id, mut decoder)) = Decoder::start(&frame) else { return };
                 // From a newer node, and another thread's link: not worth an answer, the control plane repeats itself.

@@ -35,6 +35,8 @@ impl ShardOutbox for Sink {
     fn reply(&mut self, _: Caller, reply: &Reply<'_>) {
         reply.encode(&mut self.0);
     }
+
+    fn report(&mut self, _: meshwork_core::outbox::ShardReport) {}
 }
 
 fn main() {

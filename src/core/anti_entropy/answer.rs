@@ -59,7 +59,7 @@ impl Shard {
             let item = |(copies, partition): &TreeName| RootItem {
                 copies: *copies,
                 partition: *partition,
-                state: self.replica_state((*copies, *partition)),
+                state: self.state_told(view, from.node, (*copies, *partition)),
                 root: self.table.root(*copies, *partition),
             };
             roots = trees.iter().map(item).filter(|item| item.root != 0 || item.state != ReplicaState::Ready).collect();
@@ -83,8 +83,11 @@ impl Shard {
     ) {
         let wall = self.comparing_wall(now);
         let count = theirs.len() / 8;
-        let shared = view.ring.as_deref().is_some_and(|ring| self.is_shared(ring, view.me, from.node, tree));
-        if !shared || !count.is_power_of_two() || count > 256 || self.table.trees_at(wall) != Some(at) {
+        if !self.is_shared(view, from.node, tree)
+            || !count.is_power_of_two()
+            || count > 256
+            || self.table.trees_at(wall) != Some(at)
+        {
             return self.send_exchange(now, from, id, Exchange::Later, out);
         }
         let bits = count.ilog2().min(self.table.leaf_bits());
@@ -118,7 +121,7 @@ impl Shard {
         let keys = Exchange::Keys {
             copies,
             partition,
-            state: self.replica_state(tree),
+            state: self.state_told(view, from.node, tree),
             from: first,
             until,
             leaves: &leaves,
@@ -186,8 +189,7 @@ impl Shard {
         for PullItem { namespace, hash } in PullItem::list(items).take(PULLS_MAX) {
             let Some(rules) = self.rules.get(&namespace).copied() else { continue };
             let tree = (rules.n, partition);
-            let shared = view.ring.as_deref().is_some_and(|ring| self.is_shared(ring, view.me, from.node, tree));
-            if !shared || hash.partition(self.config.partitions) != partition {
+            if !self.is_shared(view, from.node, tree) || hash.partition(self.config.partitions) != partition {
                 continue;
             }
             bytes += self.send_repair(now, from, (rules.slot, KeyHash(hash.0)), out).unwrap_or(0);

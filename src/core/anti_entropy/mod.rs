@@ -169,12 +169,14 @@ impl Shard {
         if self.view.state == ReplicaState::Fallback { 0 } else { self.anti_entropy.owned.saturating_sub(warming) }
     }
 
-    /// What this node's copy of a tree is worth.
+    /// What this node's copy of a tree (copies, and partition) is worth, as an owner's.
     #[inline]
-    pub(crate) fn replica_state(&self, tree: TreeName) -> ReplicaState {
+    pub fn replica_state(&self, tree: (u8, PartitionId)) -> ReplicaState {
         let warming = self.anti_entropy.readiness.is_warming(tree);
         match self.view.state {
             ReplicaState::Fallback => ReplicaState::Fallback,
+            // All that can be had was moved here: it votes where nothing strict is asked.
+            ReplicaState::Ready if warming && self.ownership.is_unsure(tree.1) => ReplicaState::Settled,
             ReplicaState::Ready if warming => ReplicaState::Warming,
             state @ (ReplicaState::Warming | ReplicaState::Settled) if warming => state,
             ReplicaState::Ready | ReplicaState::Warming | ReplicaState::Settled => ReplicaState::Ready,
@@ -230,34 +232,39 @@ impl Shard {
     pub(crate) fn on_view_compared(&mut self, now: Now, old: &View) {
         let view = Rc::clone(&self.view);
         let shard = (self.config.shard.0, self.config.shards);
-        let after = view.ring.as_ref().and_then(|ring| Some((ring.clone(), ring.index_of(view.me)?)));
-        let name = |view: &View| view.ring.as_ref().map(|ring| ring.name());
-        let Some((ring, me)) = after else {
+        let known = readiness::rings(&view).and_then(|rings| Some((rings, rings.0.index_of(view.me)?)));
+        let Some((rings, me)) = known else {
             self.anti_entropy.readiness.settle();
             self.anti_entropy.forget();
             self.anti_entropy.owned = 0;
             return;
         };
-        if name(old) != name(&view) {
+        let name = |ring: &Option<std::sync::Arc<Ring>>| ring.as_ref().map(|ring| ring.name());
+        // Of a session that began before the move what it learns of a gained tree must not count.
+        let layouts = |view: &View| (name(&view.ring), name(&view.beside), view.moving);
+        if layouts(old) != layouts(&view) {
             self.anti_entropy.forget();
-            self.anti_entropy.owned = readiness::owned(&ring, me, shard).count() as u64;
-            let before = old.ring.as_deref().map(|ring| (ring, ring.index_of(old.me)));
-            self.anti_entropy.readiness.on_ring(before, &ring, me, shard);
+            self.anti_entropy.owned = readiness::owned(rings, me, shard).count() as u64;
+            self.anti_entropy.readiness.on_layouts(old, &view, shard);
         }
         let warms = |state: ReplicaState| matches!(state, ReplicaState::Warming | ReplicaState::Settled);
-        match (warms(old.state), warms(view.state)) {
+        let lapsed = view.lapses > old.lapses;
+        match (warms(old.state) && !lapsed, warms(view.state)) {
             (false, true) if canary!(K36) => self.anti_entropy.readiness.settle(),
             (false, true) => {
-                self.anti_entropy.readiness.warm_all(&ring, me, shard);
+                self.anti_entropy.readiness.warm_all(rings, me, shard);
                 self.anti_entropy.round_at = now.mono;
             }
-            (true, false) => self.anti_entropy.readiness.settle(),
-            (true, true) | (false, false) => {}
+            // What warms yet came with a layout that the node had not heard of when it called itself Ready.
+            (true, false | true) | (false, false) => {}
+        }
+        if self.anti_entropy.readiness.len() > 0 {
+            self.anti_entropy.round_at = self.anti_entropy.round_at.min(now.mono + WARMING_EVERY);
         }
         let alone: Vec<TreeName> = self.anti_entropy.readiness.warming().collect();
         for tree in alone {
-            let need = self.compared_needed(&ring, tree);
-            self.anti_entropy.readiness.judge(tree, &ring, view.me, need);
+            let how = (self.compared_needed(rings.0, tree), readiness::is_gained(&view, me, tree));
+            self.anti_entropy.readiness.judge(tree, rings.0, view.me, how);
         }
     }
 
@@ -288,8 +295,9 @@ impl Shard {
         let jitter = Duration::from_nanos(self.anti_entropy.rng.below(spread + 1));
         self.anti_entropy.round_at = now.mono + every * 4 / 5 + jitter;
         let view = Rc::clone(&self.view);
-        let Some(ring) = view.ring.as_deref() else { return };
-        if view.fence.is_some() || self.clock.is_unconfirmed() || ring.index_of(view.me).is_none() {
+        let Some(rings) = readiness::rings(&view) else { return };
+        let Some(me) = rings.0.index_of(view.me) else { return };
+        if view.fence.is_some() || self.clock.is_unconfirmed() {
             return;
         }
         let wall = self.clock.wall(now);
@@ -297,14 +305,13 @@ impl Shard {
             self.anti_entropy.round_at = now.mono + UNSETTLED;
             return;
         }
-        self.audit_a_partition(ring);
-        self.begin_collections(now, ring, out);
+        self.audit_a_partition(rings.0);
+        self.begin_collections(now, rings.0, out);
         let mut peers: BTreeSet<PeerShard> = BTreeSet::new();
         let shard = (self.config.shard.0, self.config.shards);
-        let me = ring.index_of(view.me).expect("it was asked above");
-        for (tree, owners) in readiness::owned(ring, me, shard) {
-            for owner in owners.iter().filter(|owner| **owner != me) {
-                let Some(member) = view.members.get(usize::from(*owner)) else { continue };
+        for (tree, owners) in readiness::owned(rings, me, shard) {
+            for owner in owners.iter().filter(|owner| *owner != me) {
+                let Some(member) = view.members.get(usize::from(owner)) else { continue };
                 peers.insert(PeerShard { node: member.node, shard: tree.1.0 % member.shards.max(1) });
             }
         }
@@ -347,13 +354,14 @@ impl Shard {
         }
     }
 
-    /// The trees that this shard and a peer's shard both own.
+    /// The trees that this shard and a peer's shard both own, each in either active layout.
     fn shared_trees(&self, view: &View, peer: PeerShard) -> Vec<TreeName> {
-        let Some(ring) = view.ring.as_deref() else { return Vec::new() };
-        let (Some(me), Some(them)) = (ring.index_of(view.me), ring.index_of(peer.node)) else { return Vec::new() };
+        let Some(rings) = readiness::rings(view) else { return Vec::new() };
+        let index = |node| rings.0.index_of(node);
+        let (Some(me), Some(them)) = (index(view.me), index(peer.node)) else { return Vec::new() };
         let shards = view.members.get(usize::from(them)).map_or(1, |member| member.shards.max(1));
-        readiness::owned(ring, me, (self.config.shard.0, self.config.shards))
-            .filter(|(tree, owners)| tree.1.0 % shards == peer.shard && owners.contains(&them))
+        readiness::owned(rings, me, (self.config.shard.0, self.config.shards))
+            .filter(|(tree, owners)| tree.1.0 % shards == peer.shard && owners.contains(them))
             .map(|(tree, _)| tree)
             .collect()
     }
@@ -367,7 +375,7 @@ impl Shard {
     }
 
     fn exchange_header(&mut self, now: Now) -> Option<Header> {
-        let layout = self.view.ring.as_ref()?.name();
+        let layout = self.view.newest()?.name();
         Some(Header { layout, hlc: self.clock.reading(now), deadline_ms: 0 })
     }
 
@@ -378,7 +386,8 @@ impl Shard {
         }
     }
 
-    /// A step of a comparison arrived. What is not under the same layout, or whose clock is out of bounds, is not answered.
+    /// A step of a comparison arrived. What is not under the same newest layout, or whose clock is out of bounds, is not
+    /// answered: then both know the same owners, but of a layout that one of them has left already.
     pub(crate) fn on_exchange(
         &mut self,
         now: Now,
@@ -393,10 +402,14 @@ impl Shard {
             return;
         }
         let view = Rc::clone(&self.view);
-        let Some(ring) = view.ring.as_deref() else { return };
-        if header.layout != ring.name() || ring.index_of(from.node).is_none() || ring.index_of(view.me).is_none() {
+        let (Some(ring), Some(newest)) = (view.ring.as_deref(), view.newest().map(|ring| ring.name())) else { return };
+        if header.layout != newest || ring.index_of(from.node).is_none() || ring.index_of(view.me).is_none() {
             self.stats.stale_epochs += 1;
             return;
+        }
+        if view.moving {
+            // What a new owner is told of here must be all that a coordinator of the older layout alone got acknowledged.
+            self.ownership.on_served(newest.epoch);
         }
         match *exchange {
             Exchange::Roots { hash_version, at, sum, full } => {
@@ -436,16 +449,26 @@ impl Shard {
         Some(bytes)
     }
 
-    /// Whether `node` owns `tree` under this ring, and this shard has it.
-    fn is_shared(&self, ring: &Ring, me: NodeId, node: NodeId, (copies, partition): TreeName) -> bool {
-        let here = partition.0 < ring.partitions() && partition.0 % self.config.shards == self.config.shard.0;
-        if !here || copies == 0 || copies > ring.n() {
+    /// Whether `node` owns `tree` in an active layout, and this shard has it.
+    fn is_shared(&self, view: &View, node: NodeId, tree: TreeName) -> bool {
+        let Some(rings) = readiness::rings(view) else { return false };
+        let (copies, partition) = tree;
+        let here = partition.0 < rings.0.partitions() && partition.0 % self.config.shards == self.config.shard.0;
+        if !here || copies == 0 || copies > rings.1.map_or(0, Ring::n).max(rings.0.n()) {
             return false;
         }
-        let owners = ring.owners(partition);
-        let owners = &owners[..usize::from(copies).min(owners.len())];
-        let owns = |node| ring.index_of(node).is_some_and(|index| owners.contains(&index));
-        owns(me) && owns(node)
+        let owners = readiness::owners_of(rings, tree);
+        let owns = |node| rings.0.index_of(node).is_some_and(|index| owners.contains(index));
+        owns(view.me) && owns(node)
+    }
+
+    /// What this copy of a tree is worth to `asker`: a new owner must not count it while coordinators may still get writes
+    /// acknowledged without that owner.
+    fn state_told(&self, view: &View, asker: NodeId, tree: TreeName) -> ReplicaState {
+        let state = self.replica_state(tree);
+        let index = view.ring.as_ref().and_then(|ring| ring.index_of(asker));
+        let early = !view.moving && index.is_some_and(|asker| readiness::is_gained(view, asker, tree));
+        if early && state == ReplicaState::Ready { ReplicaState::Warming } else { state }
     }
 
     fn comparing_wall(&self, now: Now) -> Wall {

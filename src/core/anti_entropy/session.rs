@@ -8,7 +8,7 @@ use super::{
     AntiEntropy, MEMO_BYTES, REPEAT_AFTER, Settled,
     delta::{Action, Moment, Side, floors_of},
     merkle,
-    readiness::TreeName,
+    readiness::{self, TreeName},
 };
 use crate::{
     canary::canary,
@@ -194,7 +194,10 @@ impl Shard {
                 Exchange::Keys { copies, partition, state, from, until, leaves, floors, items },
                 Phase::Leaves { from: asked_from, asked: true },
             ) if at_hand == Some((*copies, *partition)) && from == asked_from => {
-                session.state = *state;
+                // Of several answers about one tree the least counts.
+                if *asked_from == 0 || *state != ReplicaState::Ready {
+                    session.state = *state;
+                }
                 self.on_keys(now, id, (*from, *until), leaves, floors, items, out);
             }
             (Exchange::Pulled { .. }, Phase::Pulling { pulled, .. }) => {
@@ -231,6 +234,9 @@ impl Shard {
         for tree in self.shared_trees(view, peer) {
             let (state, theirs) = listed.get(&tree).copied().unwrap_or((ReplicaState::Ready, 0));
             let mine = self.table.root(tree.0, tree.1);
+            if self.is_being_moved(view, tree) {
+                continue;
+            }
             if mine == theirs {
                 self.anti_entropy.urgent.remove(&tree.1);
                 self.note_compared(view, peer, tree, state);
@@ -263,14 +269,26 @@ impl Shard {
     /// This copy of `tree` holds all that the peer's copy holds.
     fn note_compared(&mut self, view: &View, peer: PeerShard, tree: TreeName, state: ReplicaState) {
         let Some(ring) = view.ring.as_deref() else { return };
-        if !self.anti_entropy.readiness.is_warming(tree) {
+        if !self.anti_entropy.readiness.is_warming(tree) || self.is_being_moved(view, tree) {
             return;
         }
-        let need = self.compared_needed(ring, tree);
+        let gained = ring.index_of(view.me).is_some_and(|me| readiness::is_gained(view, me, tree));
+        let how = (self.compared_needed(ring, tree), gained);
         let ready = state == ReplicaState::Ready;
-        if self.anti_entropy.readiness.compared(tree, ring, view.me, peer.node, ready, need) {
+        if self.anti_entropy.readiness.compared(tree, ring, (view.me, peer.node), ready, how) {
             self.stats.partitions_warmed += 1;
+            self.ownership.on_compared(view, tree.1, &self.anti_entropy.readiness);
         }
+    }
+
+    /// Whether a tree that a newer layout brought waits for range transfer: before the move begins nothing that is compared
+    /// counts, and the transfer brings what others forgot, too. What it leaves unsure is compared.
+    fn is_being_moved(&self, view: &View, tree: TreeName) -> bool {
+        let gained = || view.ring.as_ref().and_then(|ring| ring.index_of(view.me));
+        view.beside.is_some()
+            && (!view.moving || self.ownership.is_wanted(tree.1))
+            && self.anti_entropy.readiness.is_warming(tree)
+            && gained().is_some_and(|me| readiness::is_gained(view, me, tree))
     }
 
     fn ask_leaves(&mut self, now: Now, id: u64, out: &mut dyn ShardOutbox) {

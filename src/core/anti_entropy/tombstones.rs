@@ -72,8 +72,12 @@ impl Shard {
         collections.running.retain(|_, collection| collection.due > now.mono);
         let Some(me) = ring.index_of(view.me) else { return };
         let shard = (self.config.shard.0, self.config.shards);
-        let mine: Vec<TreeName> = readiness::owned(ring, me, shard)
-            .filter(|(_, owners)| owners.first() == Some(&me))
+        // Owners of two layouts never all hold the same: one of them alone collects.
+        if view.beside.is_some() {
+            return;
+        }
+        let mine: Vec<TreeName> = readiness::owned((ring, None), me, shard)
+            .filter(|(_, owners)| owners.iter().next() == Some(me))
             .map(|(tree, _)| tree)
             .collect();
         let turns = mine.len().div_ceil(ROUNDS);
@@ -160,14 +164,16 @@ impl Shard {
         exchange: &Exchange<'_>,
         out: &mut dyn ShardOutbox,
     ) {
-        let Some(ring) = view.ring.as_deref() else { return };
+        if view.beside.is_some() {
+            return;
+        }
         let wall = self.clock.wall(now);
         match *exchange {
             Exchange::Prepare { partition, items } => {
                 let consents = |item: &GcItem| {
                     let Some(rules) = self.rules.get(&item.namespace) else { return false };
                     let tree = (rules.n, partition);
-                    self.is_shared(ring, view.me, from.node, tree)
+                    self.is_shared(view, from.node, tree)
                         && self.replica_state(tree) == ReplicaState::Ready
                         && self.is_collectable(item, partition, wall, limits::EXPIRY_GRACE)
                 };
@@ -178,7 +184,7 @@ impl Shard {
             Exchange::Commit { partition, items } => {
                 let consents = |item: &GcItem| {
                     let Some(rules) = self.rules.get(&item.namespace) else { return false };
-                    self.is_shared(ring, view.me, from.node, (rules.n, partition))
+                    self.is_shared(view, from.node, (rules.n, partition))
                         && self.is_collectable(item, partition, wall, limits::EXPIRY_GRACE)
                 };
                 let agreed: Vec<GcItem> = GcItem::list(items).take(ITEMS_MAX).filter(consents).collect();

@@ -20,3 +20,5 @@ pub mod succession;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transition_tests;

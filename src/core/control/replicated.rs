@@ -122,11 +122,11 @@ impl Replicated {
     }
 
     fn agrees_with(&self, theirs: &Meta) -> Result<(), String> {
-        let layouts = [Some((theirs.n, theirs.partitions)), theirs.layouts.current().map(|it| (it.n, it.partitions))];
+        let layouts = theirs.layouts.active().iter().map(|layout| (layout.n, layout.partitions));
         if theirs.layouts.current().is_some_and(|layout| layout.epoch > EPOCH_MAX / 2) {
             return Err("its layout's epoch is beyond what any mesh reaches: it is refused".to_owned());
         }
-        for (n, partitions) in layouts.into_iter().flatten() {
+        for (n, partitions) in layouts.chain([(theirs.n, theirs.partitions)]) {
             if n != self.n {
                 return Err(differs("cluster.n", u16::from(self.n), u16::from(n)));
             }

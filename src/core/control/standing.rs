@@ -1,9 +1,10 @@
 //! Whether this node's copies vote (PROTOCOL §6, "Replica states").
 //!
-//! A member of a first layout has everything that was acknowledged, since nothing was: it is `Ready`. Who comes back,
-//! takes another's place, or enters a layout after others agreed on one without it, may lack what was acknowledged: it is
-//! `Warming`, and `Settled` after `warming_max`. Shards make their copies Ready one by
-//! one as they compare (`anti_entropy`); once all are, the node is `Ready` as a whole.
+//! A member of a first layout has everything that was acknowledged, since nothing was: it is `Ready`. So is one that
+//! arrives with a transition: what it lacks warms partition by partition, and its shards know of each whether it was moved
+//! (`handoff::ownership`) or compared (`anti_entropy`). Who comes back, or finds itself in a layout that others agreed on
+//! without it, may lack what was acknowledged: it is `Warming`, and `Settled` after `warming_max`. Shards make its copies
+//! Ready one by one; once all are, the node is `Ready` as a whole.
 
 use crate::{time::Mono, wire::peer::ReplicaState};
 use std::time::Duration;
@@ -40,16 +41,24 @@ impl Standing {
         self.returned = true;
     }
 
-    /// Looks at the newest layout: whether this node is in it, by taking another's place, and whether all its members
-    /// acknowledged it.
-    pub fn observe(&mut self, member: bool, replaces: bool, agreed: bool, now: Mono) {
+    /// Others went on to a layout that they think this node has, and it was away: what it holds is of the past.
+    pub fn lapse(&mut self, now: Mono) {
+        if self.state != ReplicaState::Fallback {
+            (self.state, self.warming_since) = (ReplicaState::Warming, now);
+        }
+        self.returned = true;
+    }
+
+    /// Looks at the active layouts: whether this node is a member, whether it `arrives` with the newest of two, by taking
+    /// another's place, and whether all members acknowledged.
+    pub fn observe(&mut self, member: bool, arrives: bool, replaces: bool, agreed: bool, now: Mono) {
         if !member {
             self.passed_over |= agreed;
             self.state = ReplicaState::Fallback;
             return;
         }
         if self.state == ReplicaState::Fallback {
-            let complete = !self.returned && !replaces && !self.passed_over;
+            let complete = !self.returned && (arrives || !replaces && !self.passed_over);
             self.state = if complete { ReplicaState::Ready } else { ReplicaState::Warming };
             self.warming_since = now;
         }
@@ -89,7 +98,7 @@ mod tests {
     #[test]
     fn a_member_of_a_first_layout_is_ready_at_once() {
         let mut standing = standing();
-        standing.observe(true, false, false, Mono(0));
+        standing.observe(true, false, false, false, Mono(0));
         assert_eq!(standing.state(), ReplicaState::Ready);
     }
 
@@ -97,12 +106,12 @@ mod tests {
     fn a_warming_node_whose_copies_all_compared_is_ready() {
         let mut standing = standing();
         standing.on_return();
-        standing.observe(true, false, true, Mono(0));
+        standing.observe(true, false, false, true, Mono(0));
         standing.on_compared(Mono(1));
         assert_eq!(standing.state(), ReplicaState::Warming, "that was said of another time");
         standing.on_compared(Mono(0) + COMPARED_AFTER);
         assert_eq!(standing.state(), ReplicaState::Ready);
-        standing.observe(true, false, true, Mono(0) + Duration::from_secs(50));
+        standing.observe(true, false, false, true, Mono(0) + Duration::from_secs(50));
         assert_eq!(standing.state(), ReplicaState::Ready);
     }
 
@@ -110,12 +119,22 @@ mod tests {
     fn who_returns_replaces_or_was_passed_over_warms_and_then_settles() {
         let (mut returned, mut replaced, mut passed_over) = (standing(), standing(), standing());
         returned.on_return();
-        passed_over.observe(false, false, true, Mono(0));
+        passed_over.observe(false, false, false, true, Mono(0));
         for (standing, replaces) in [(&mut returned, false), (&mut replaced, true), (&mut passed_over, false)] {
-            standing.observe(true, replaces, true, Mono(0));
+            standing.observe(true, false, replaces, true, Mono(0));
             assert_eq!(standing.state(), ReplicaState::Warming);
-            standing.observe(true, replaces, true, Mono(0) + Duration::from_secs(5));
+            standing.observe(true, false, replaces, true, Mono(0) + Duration::from_secs(5));
             assert_eq!(standing.state(), ReplicaState::Settled);
         }
+    }
+
+    #[test]
+    fn who_arrives_with_a_transition_is_ready_for_all_that_is_not_moved_to_it() {
+        let mut standing = standing();
+        standing.observe(false, false, false, true, Mono(0));
+        standing.observe(true, true, true, true, Mono(0));
+        assert_eq!(standing.state(), ReplicaState::Ready);
+        standing.lapse(Mono(0));
+        assert_eq!(standing.state(), ReplicaState::Warming);
     }
 }

@@ -8,13 +8,14 @@ use crate::{
     config::NodeConfig,
     id::{KeyHasher, NamespaceId, NodeId},
     membership::{Health, Membership},
-    ring::{Ring, RoleState},
+    outbox::ShardReport,
+    ring::{Ring, RoleState, Stage},
     stats::ShardStats,
     time::Mono,
     value::Hlc,
     view::Fence,
     wire::{
-        control::{MemberStatus, NodeStatus, Owners},
+        control::{MemberStatus, NodeStatus, Owners, Plan},
         hello::{NodeHello, Place, Routing},
         peer::ReplicaState,
     },
@@ -34,8 +35,12 @@ pub struct Facts<'a> {
     pub hellos: &'a BTreeMap<NodeId, NodeHello>,
     /// Roles, layouts, namespaces.
     pub replicated: &'a Replicated,
-    /// Owners.
+    /// Owners, in the layout that is read.
     pub ring: Option<&'a Ring>,
+    /// Owners in the newest layout.
+    pub newest: Option<&'a Ring>,
+    /// What each shard said last.
+    pub reports: &'a BTreeMap<u16, ShardReport>,
     /// Whether the own copies vote.
     pub standing: &'a Standing,
     /// Offsets.
@@ -84,6 +89,7 @@ impl Facts<'_> {
             }
             (Some(_), Some(fence)) => format!("fenced: {fence}"),
             (Some(_), None) => match self.standing.state() {
+                ReplicaState::Ready | ReplicaState::Settled if !self.reads_here() => self.arriving(),
                 ReplicaState::Ready | ReplicaState::Settled => "ready".to_owned(),
                 ReplicaState::Warming => format!(
                     "warming: takes writes and compares itself with other owners; votes in sloppy requests in {} s at most",
@@ -99,18 +105,133 @@ impl Facts<'_> {
         succession::starters(self.replicated.roles(), |node| self.is_up(node)).len()
     }
 
+    /// Whether this node is a member of the layout that is read.
+    fn reads_here(&self) -> bool {
+        let me = self.config.node;
+        self.ring.is_some_and(|ring| ring.shares().iter().any(|(node, share)| *node == me && *share > 0))
+    }
+
+    /// Partitions of the newest layout that this node still lacks, of how many, and the bytes that came.
+    fn progress(&self) -> (u32, u32, u64) {
+        self.reports.values().fold((0, 0, 0), |(missing, all, bytes), report| {
+            (missing + report.missing, all + report.partitions, bytes + report.moved_bytes)
+        })
+    }
+
+    fn arriving(&self) -> String {
+        let (missing, all, bytes) = self.progress();
+        if self
+            .newest
+            .is_some_and(|ring| ring.shares().iter().any(|(node, share)| *node == self.config.node && *share > 0))
+        {
+            format!("joining: has {} of {all} partitions ({bytes} bytes moved)", all.saturating_sub(missing))
+        } else {
+            self.joining()
+        }
+    }
+
     fn joining(&self) -> String {
-        let later = "joining: moving data to new members comes in a later version";
+        let own = self.replicated.roles().get(self.config.node).map(|role| role.state);
+        if own == Some(RoleState::Leaving) {
+            return "left: it owns nothing any more, stop it or remove it".to_owned();
+        }
+        let waits = self.waits();
+        let waits = if waits.is_empty() { "waiting for the next layout".to_owned() } else { waits };
         if self.config.cluster.replace_by_name {
             format!(
-                "{later}; waiting for the member called {:?} to be down for 10 s to take its place",
+                "joining: {waits}; as long as a member is called {:?}, for that to be down for 10 s",
                 self.config.name
             )
         } else {
-            format!(
-                "{later}; to take the place of a dead member give this node its name and set cluster.replace_by_name"
-            )
+            format!("joining: {waits}")
         }
+    }
+
+    /// A member that is neither up nor removed: no transition begins without it.
+    pub fn missing_member(&self) -> Option<NodeId> {
+        let roles = self.replicated.roles();
+        let counts = |node: &NodeId| roles.get(*node).is_none_or(|role| role.state != RoleState::Removed);
+        let mut members = self.replicated.layouts().members().into_iter().filter(counts);
+        members.find(|node| !self.is_up(*node))
+    }
+
+    /// What a change of layouts waits for; empty: for nothing but time.
+    fn waits(&self) -> String {
+        let (layouts, roles) = (self.replicated.layouts(), self.replicated.roles());
+        let names =
+            |nodes: Vec<NodeId>| nodes.into_iter().map(|node| self.name_of(node)).collect::<Vec<_>>().join(", ");
+        if layouts.in_transition() {
+            for (stage, what) in [
+                (Stage::Acked, "to write by the new layout"),
+                (Stage::Synced, "to have its partitions"),
+                (Stage::Settled, "to read by the new layout"),
+            ] {
+                let behind = layouts.behind(stage, roles);
+                if !behind.is_empty() {
+                    return format!("waiting for {} {what}", names(behind));
+                }
+            }
+            return String::new();
+        }
+        match self.missing_member() {
+            Some(node) => format!(
+                "waiting for {} to be up: if it is gone for good, `meshwork node remove {node}`",
+                self.name_of(node)
+            ),
+            None => String::new(),
+        }
+    }
+
+    /// Where a change of layouts stands.
+    pub fn plan(&self) -> Plan {
+        let (layouts, roles) = (self.replicated.layouts(), self.replicated.roles());
+        let Some((layout, read)) = layouts.current().zip(layouts.read(roles)) else {
+            let missing = (0, 0);
+            let (active, joins, leaves) = (Vec::new(), Vec::new(), Vec::new());
+            return Plan { active, read: None, joins, leaves, waits: String::new(), missing, moved_bytes: 0 };
+        };
+        let (from, to) = if layouts.in_transition() {
+            (&layouts.active()[0], layout.clone())
+        } else {
+            let by_name = self.config.cluster.replace_by_name;
+            let wanted = succession::wanted(layout, roles, |node| self.is_up(node), by_name);
+            (
+                layout,
+                crate::ring::Layout::derive(layout.epoch + 1, layout.n, layout.partitions, &wanted)
+                    .unwrap_or_else(|| layout.clone()),
+            )
+        };
+        let without = |of: &crate::ring::Layout, other: &crate::ring::Layout| -> Vec<String> {
+            of.members.iter().filter(|it| other.member(it.node).is_none()).map(|it| self.name_of(it.node)).collect()
+        };
+        let (missing, all, moved_bytes) = self.progress();
+        Plan {
+            active: layouts.names().to_vec(),
+            read: layouts.names().iter().copied().find(|name| name.epoch == read.epoch),
+            joins: without(&to, from),
+            leaves: without(from, &to),
+            waits: self.waits(),
+            missing: (missing, all),
+            moved_bytes,
+        }
+    }
+
+    /// One line on a change of layouts, empty when none is under way or due.
+    fn transition(&self) -> String {
+        let plan = self.plan();
+        if plan.active.len() < 2 && plan.joins.is_empty() && plan.leaves.is_empty() {
+            return String::new();
+        }
+        let mut parts = Vec::new();
+        if let [older, newer] = plan.active[..] {
+            parts.push(format!("from {older} to {newer}"));
+        }
+        parts.extend((!plan.joins.is_empty()).then(|| format!("joining: {}", plan.joins.join(", "))));
+        parts.extend((!plan.leaves.is_empty()).then(|| format!("leaving: {}", plan.leaves.join(", "))));
+        let (missing, all) = plan.missing;
+        parts.extend((missing > 0).then(|| format!("{missing} of {all} partitions missing here")));
+        parts.extend((!plan.waits.is_empty()).then_some(plan.waits));
+        parts.join("; ")
     }
 
     /// Whether this node should be sent clients: it is a member that votes, and may stamp.
@@ -119,7 +240,7 @@ impl Facts<'_> {
             ReplicaState::Ready | ReplicaState::Settled => true,
             ReplicaState::Warming | ReplicaState::Fallback => false,
         };
-        self.ring.is_some() && self.fence.is_none() && votes
+        self.ring.is_some() && self.fence.is_none() && votes && self.reads_here()
     }
 
     /// Everything, for `status`.
@@ -133,7 +254,8 @@ impl Facts<'_> {
             state: self.state(now),
             ready: self.is_ready(),
             layout: layouts.current_name(),
-            layout_agreed: layouts.all_acked(),
+            layout_agreed: layouts.is_agreed(self.replicated.roles()),
+            transition: self.transition(),
             members: self.members(incarnation),
             fenced: self.fence.map(|fence| fence.to_string()),
             stats,
@@ -171,7 +293,8 @@ impl Facts<'_> {
     }
 
     fn role_word(&self, node: NodeId) -> &'static str {
-        let in_layout = self.ring.is_some_and(|ring| ring.index_of(node).is_some());
+        let layouts = self.replicated.layouts();
+        let in_layout = layouts.read(self.replicated.roles()).is_some_and(|layout| layout.member(node).is_some());
         match self.replicated.roles().get(node).map(|role| role.state) {
             Some(RoleState::Removed) => "removed",
             Some(RoleState::Leaving) => "leaving",
@@ -193,7 +316,7 @@ impl Facts<'_> {
 
     /// What a client needs to route.
     pub fn routing(&self) -> Option<Routing> {
-        let layout = self.replicated.layout()?;
+        let layout = self.replicated.layouts().read(self.replicated.roles())?;
         let place = |member: &crate::ring::LayoutMember| {
             let (address, shards) = self.address_of(member.node)?;
             Some((member.node, Place { address, shards, zone: member.zone.clone(), up: self.is_up(member.node) }))

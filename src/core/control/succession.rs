@@ -1,9 +1,10 @@
-//! Who is in the next layout (PROTOCOL §2: first layout, replacement).
+//! Who is in the next layout (PROTOCOL §2: first layout, joining, replacement).
 //!
-//! The role map holds everybody; a layout holds whom data may rest on. Until data can be moved to new members, a layout
-//! passes its positions (`token_id`s) on and adds none: a position stays with its member while that is active, and goes
-//! to one that declares to replace it once it is removed. All of it is a pure function of layouts and roles, so that
-//! nodes which know the same decide the same:
+//! The role map holds everybody; a layout holds whom data may rest on. A layout passes its positions (`token_id`s) on: a
+//! position stays with its member while that is active, and goes to one that declares to replace it once it is removed.
+//! Those who came since bring positions of their own (`wanted`); one that is down does not, since nobody could move data
+//! to it, nor one that waits for the place of a member of its name. What settles a conflict (`due`) is a pure function of
+//! layouts and roles, so that nodes which know the same decide the same:
 //! - a position held in a layout beats any claim to it, and the older claim beats the younger: two joiners that claim
 //!   one place at once agree who lost, and whoever has the place keeps it;
 //! - where two layouts meet (two first layouts), the positions of both stay.
@@ -38,6 +39,26 @@ pub fn due(layouts: &[&Layout], roles: &RoleMap) -> RoleMap {
         best.entry(role.token_id).and_modify(|known| *known = (*known).min(rank)).or_insert(rank);
     }
     roles.only(best.into_values().map(|(_, _, node)| node))
+}
+
+/// The roles that the layout after `layout` is made of: those `due`, and whoever else is active, up and has a position of
+/// its own. With `by_name`, one of a member's name waits for that member's place instead.
+pub fn wanted(layout: &Layout, roles: &RoleMap, is_up: impl Fn(NodeId) -> bool, by_name: bool) -> RoleMap {
+    let mut wanted = due(&[layout], roles);
+    let taken: BTreeSet<NodeId> = layout.members.iter().map(|member| member.token_id).collect();
+    let names: BTreeSet<String> = wanted.iter().map(|(_, role)| role.name.clone()).collect();
+    let joins = |(node, role): &(NodeId, &Role)| {
+        role.state == RoleState::Active
+            && layout.member(*node).is_none()
+            && role.token_id == *node
+            && !taken.contains(node)
+            && is_up(*node)
+            && !(by_name && names.contains(role.name.as_str()))
+    };
+    for (node, role) in roles.iter().filter(joins) {
+        wanted.set(node, role.clone(), roles.version(node).unwrap_or_default());
+    }
+    wanted
 }
 
 /// The roles of a first layout: those of the live, once there are `expect` of them.
@@ -146,9 +167,23 @@ mod tests {
     }
 
     #[test]
-    fn a_joiner_is_in_the_map_and_not_in_the_layout() {
+    fn a_joiner_is_wanted_once_it_is_up_unless_it_waits_for_a_place() {
         let layout = Layout::derive(1, 3, 64, &map([1, 2, 3])).unwrap();
-        assert_eq!(nodes(&due(&[&layout], &map([1, 2, 3, 4]))), [1, 2, 3]);
+        let mut roles = map([1, 2, 3, 4]);
+        assert_eq!(nodes(&due(&[&layout], &roles)), [1, 2, 3], "a conflict lets nobody in");
+        assert_eq!(nodes(&wanted(&layout, &roles, |_| true, false)), [1, 2, 3, 4]);
+        assert_eq!(nodes(&wanted(&layout, &roles, |node| node != NodeId(4), false)), [1, 2, 3]);
+        roles.set(NodeId(4), Role { name: "n3".to_owned(), ..role(4) }, version(2));
+        assert_eq!(nodes(&wanted(&layout, &roles, |_| true, true)), [1, 2, 3]);
+        assert_eq!(nodes(&wanted(&layout, &roles, |_| true, false)), [1, 2, 3, 4]);
+        roles.set(NodeId(2), Role { state: RoleState::Leaving, ..role(2) }, version(2));
+        assert_eq!(nodes(&wanted(&layout, &roles, |_| true, true)), [1, 3]);
+        claim(&mut roles, 3, 8, 50);
+        assert_eq!(
+            nodes(&wanted(&layout, &roles, |_| true, true)),
+            [1, 4, 8],
+            "nobody of that name is left to wait for"
+        );
     }
 
     #[test]

@@ -8,7 +8,6 @@ use crate::{
     id::NodeId,
     limits,
     outbox::ShardOutbox,
-    ring::Ring,
     shard::Shard,
     time::Now,
     view::View,
@@ -25,7 +24,6 @@ impl Shard {
         &mut self,
         now: Now,
         view: &Rc<View>,
-        ring: &Ring,
         origin: Origin,
         subject: Subject,
         request: &Request<'_>,
@@ -41,8 +39,7 @@ impl Shard {
         let near = live.iter().copied().find(|owner| view.members[usize::from(*owner)].near);
         let mut to = near.or_else(|| live.get(self.turn % live.len().max(1)).copied());
         if to.is_none() && !subject.strict {
-            let walk = ring.owners(subject.partition)[owners.len()..].iter().copied();
-            to = walk.chain(ring.fallbacks(subject.partition)).find(|member| reach(self, member));
+            to = view.stand_ins(subject.partition, owners.len()).find(|member| reach(self, member));
         }
         let Some(to) = to else {
             let need = subject.write;

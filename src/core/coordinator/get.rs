@@ -9,7 +9,7 @@
 //!
 //! Shown by the enumeration of every order of answers in `tests` below, and by the rig's schedules.
 
-use super::quorum::Targets;
+use super::quorum::{READ_TARGETS_MAX, Targets};
 use crate::{canary::canary, value::Version, wire::peer::ReplicaState};
 
 /// What one member said.
@@ -63,7 +63,7 @@ pub(crate) struct Outcome {
 /// The votes of one read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Votes {
-    pub(crate) targets: Targets<Answer>,
+    pub(crate) targets: Targets<Answer, READ_TARGETS_MAX>,
     need: u8,
     strict: bool,
 }
@@ -72,7 +72,7 @@ impl Votes {
     /// Nobody has been asked yet. `need` is R, at most the number of owners.
     pub(crate) fn new(owners: &[u16], need: u8, strict: bool) -> Self {
         assert!(need >= 1 && usize::from(need) <= owners.len(), "quorums are clamped to the owners there are");
-        Self { targets: Targets::new(owners, Answer::Unasked), need, strict }
+        Self { targets: Targets::new(owners, &[], Answer::Unasked), need, strict }
     }
 
     /// R.

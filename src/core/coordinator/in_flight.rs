@@ -46,6 +46,8 @@ pub(crate) struct Subject {
     pub(crate) copies: u8,
     /// W, clamped.
     pub(crate) write: u8,
+    /// W as it was asked for: the other active layout may have more owners.
+    pub(crate) write_asked: u8,
     pub(crate) strict: bool,
     pub(crate) degraded: bool,
 }
@@ -264,6 +266,13 @@ impl InFlight {
             .collect()
     }
 
+    /// Whether any request that began at `since` or before, and asks replicas by itself, is still in flight.
+    pub(crate) fn any_since_before(&self, since: Mono) -> bool {
+        let began =
+            |operation: &Operation| operation.started <= since && !matches!(operation.phase, Phase::Forwarded { .. });
+        self.slots.iter().filter_map(|slot| slot.operation.as_ref()).any(began)
+    }
+
     /// Bytes of the table itself.
     pub(crate) fn bytes(&self) -> u64 {
         (self.slots.capacity() * size_of::<Slot>() + self.free.capacity() * size_of::<u16>()) as u64
@@ -286,6 +295,7 @@ mod tests {
                 key: Box::from(*b"k"),
                 copies: 1,
                 write: 1,
+                write_asked: 1,
                 strict: false,
                 degraded: false,
             },

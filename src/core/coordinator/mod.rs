@@ -150,12 +150,13 @@ impl Shard {
         }
         let owners = &ring.owners(subject.partition)[..usize::from(subject.copies)];
         let Some(me) = ring.index_of(view.me) else {
-            return self.forward(now, &view, ring, origin, subject, request, owners, out);
+            return self.forward(now, &view, origin, subject, request, owners, out);
         };
-        if !owners.contains(&me) {
-            let stand_in = self.stand_in(now, &view, ring, &subject, owners, me);
+        let (_, beside) = view.owners(subject.partition, self.rules.get(&subject.namespace).map_or(0, |rules| rules.n));
+        if !owners.contains(&me) && !beside.contains(&me) {
+            let stand_in = self.stand_in(now, &view, &subject, owners, me);
             if !stand_in {
-                return self.forward(now, &view, ring, origin, subject, request, owners, out);
+                return self.forward(now, &view, origin, subject, request, owners, out);
             }
         }
         let allowed = Duration::from_millis(u64::from(request.deadline_ms)).min(limits::DEADLINE_MAX);
@@ -272,6 +273,7 @@ impl Shard {
             key: request.key.into(),
             copies,
             write: write.min(copies),
+            write_asked: write,
             strict,
             degraded: read > copies || write > copies || rules.n > copies,
         };
@@ -306,13 +308,11 @@ impl Shard {
     }
 
     /// Whether this node, no owner of the key, is the first that can coordinate it all the same.
-    fn stand_in(&self, now: Now, view: &View, ring: &Ring, subject: &Subject, owners: &[u16], me: u16) -> bool {
+    fn stand_in(&self, now: Now, view: &View, subject: &Subject, owners: &[u16], me: u16) -> bool {
         if subject.strict || owners.iter().any(|owner| self.reachable(now, view, *owner)) {
             return false;
         }
-        let others = owners.len()..ring.owners(subject.partition).len();
-        let walk = ring.owners(subject.partition)[others].iter().copied().chain(ring.fallbacks(subject.partition));
-        for member in walk {
+        for member in view.stand_ins(subject.partition, owners.len()) {
             if member == me {
                 return true;
             }
@@ -338,7 +338,7 @@ impl Shard {
     }
 
     pub(crate) fn header(&mut self, now: Now, view: &View, deadline: Mono) -> Header {
-        let layout = view.ring.as_ref().map(|ring| ring.name()).expect("requests run under a ring");
+        let layout = view.newest().map(|ring| ring.name()).expect("requests run under a ring");
         let deadline_ms = u32::try_from(deadline.since(now.mono).as_millis()).unwrap_or(u32::MAX);
         Header { layout, hlc: self.clock.reading(now), deadline_ms }
     }
@@ -454,6 +454,7 @@ impl Shard {
         let Some(member) = self.view.ring.as_ref().and_then(|ring| ring.index_of(node)) else { return };
         self.peers.on_lost(member, now.mono);
         self.hints_lose(node, now);
+        self.ownership.on_lost(now.mono, node);
         for id in self.in_flight.ids() {
             self.lose(now, id, member, out);
         }

@@ -8,10 +8,13 @@
 //!   `Superseded`. (PROTOCOL would not count a Warming replica at all before `warming_max`; then two restarts would stop
 //!   sloppy writes although W nodes are reachable, against "always writable". Counted last and reported among
 //!   `fallbacks`, such a write makes no promise that a strict or full one makes.)
+//! - with two active layouts a strict write needs W owners in each; in the one that is not read an owner's `Applied` counts
+//!   whatever its state, since holding the write is all that is asked there. A sloppy write waits for that too, but not for
+//!   ever: after its patience W in the layout that is read do, and the reply is flagged (`partial`).
 //!
 //! Shown by the enumeration of every order of answers in the tests, and by the rig's schedules 2 and 8.
 
-use super::quorum::Targets;
+use super::quorum::{Targets, WRITE_TARGETS_MAX};
 use crate::{canary::canary, time::Wall, value::Version, wire::peer::ReplicaState};
 
 /// What one member said.
@@ -56,13 +59,19 @@ pub(crate) struct Outcome {
     pub(crate) warming: bool,
     /// Something newer was there after the last stamp.
     pub(crate) superseded: bool,
+    /// Fewer than W owners of the active layout that is not read are known to hold it.
+    pub(crate) partial: bool,
 }
 
 /// The votes of one write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Votes {
-    pub(crate) targets: Targets<Answer>,
+    pub(crate) targets: Targets<Answer, WRITE_TARGETS_MAX>,
     need: u8,
+    /// Votes needed in the other active layout; zero without one.
+    need_beside: u8,
+    /// The other active layout is the newer one.
+    beside_is_newest: bool,
     strict: bool,
     restamps_left: u8,
     /// Nobody waits for silent owners any more: patience ran out.
@@ -78,14 +87,35 @@ impl Votes {
     pub(crate) fn new(owners: &[u16], need: u8, strict: bool) -> Self {
         assert!(need >= 1 && usize::from(need) <= owners.len(), "quorums are clamped to the owners there are");
         Self {
-            targets: Targets::new(owners, Answer::Unasked),
+            targets: Targets::new(owners, &[], Answer::Unasked),
             need,
+            need_beside: 0,
+            beside_is_newest: false,
             strict,
             restamps_left: crate::limits::RESTAMPS_MAX,
             impatient: false,
             reported: Version::ZERO,
             hold_until: None,
         }
+    }
+
+    /// Nobody has been asked yet, and there is another active layout with the owners `beside`, perhaps the newest. `need` is
+    /// W as it was asked for.
+    pub(crate) fn beside(mut self, owners: &[u16], beside: &[u16], need: u8, newest: bool) -> Self {
+        self.targets = Targets::new(owners, beside, Answer::Unasked);
+        self.need_beside = need.min(u8::try_from(beside.len()).expect("at most COPIES_MAX"));
+        self.beside_is_newest = newest;
+        self
+    }
+
+    /// Whether the one at `position` owns the key only in an active layout that is older than the one that is read.
+    pub(crate) fn is_left(&self, position: usize) -> bool {
+        !self.beside_is_newest && self.targets.is_beside(position) && !self.targets.is_reader(position)
+    }
+
+    /// The other active layout has retired: it asks for nothing any more.
+    pub(crate) fn forget_beside(&mut self) {
+        self.need_beside = 0;
     }
 
     /// W.
@@ -154,7 +184,7 @@ impl Votes {
     }
 
     fn eligible(&self, position: usize, state: ReplicaState) -> bool {
-        self.targets.is_owner(position)
+        self.targets.is_reader(position)
             && match state {
                 ReplicaState::Ready => true,
                 ReplicaState::Settled => !self.strict,
@@ -162,8 +192,29 @@ impl Votes {
             }
     }
 
+    /// Votes in the other active layout, those who report something newer, and those who may still answer.
+    fn tally_beside(&self) -> (u8, u8, u8) {
+        let (mut votes, mut newer, mut out) = (0, 0, 0);
+        for (position, answer) in self.targets.answers().iter().enumerate() {
+            if self.targets.is_beside(position) {
+                match answer {
+                    Answer::Applied(_) => votes += 1,
+                    Answer::Superseded(_) => newer += 1,
+                    Answer::Pending => out += 1,
+                    Answer::Unasked | Answer::Lost => {}
+                }
+            }
+        }
+        (votes, newer, out)
+    }
+
     /// What the answers so far mean.
     pub(crate) fn verdict(&self) -> Verdict {
+        let (votes_beside, newer_beside, out_beside) = self.tally_beside();
+        let beside = votes_beside + newer_beside >= self.need_beside;
+        let done = |acks, superseded| {
+            Verdict::Done(Outcome { acks, fallbacks: 0, warming: false, superseded, partial: !beside })
+        };
         let (mut votes, mut newer, mut provisional, mut warming) = (0u8, 0u8, 0u8, 0u8);
         // Like `newer`, said by those whose word is provisional.
         let mut newer_there = 0u8;
@@ -171,7 +222,7 @@ impl Votes {
         for (position, answer) in self.targets.answers().iter().enumerate() {
             match answer {
                 Answer::Unasked | Answer::Lost => {}
-                Answer::Pending if self.targets.is_owner(position) => owners_out += 1,
+                Answer::Pending if self.targets.is_reader(position) => owners_out += 1,
                 Answer::Pending => others_out += 1,
                 Answer::Applied(state) if self.eligible(position, *state) => votes += 1,
                 Answer::Applied(state) => {
@@ -183,14 +234,22 @@ impl Votes {
                 Answer::Superseded(_) => newer_there += 1,
             }
         }
-        if votes + newer >= self.need && newer > 0 {
-            if self.restamps_left > 0 {
+        if canary!(K21) && self.beside_is_newest && self.need_beside > 0 && votes_beside >= self.need_beside {
+            return done(votes_beside, false);
+        }
+        if votes + newer >= self.need {
+            // Somebody whose vote counts reported something newer, here or in the other layout once that has answered.
+            let newer = newer > 0 || (beside && self.need_beside > 0 && newer_beside > 0);
+            if newer && self.restamps_left > 0 {
                 return Verdict::Restamp;
             }
-            return Verdict::Done(Outcome { acks: votes, fallbacks: 0, warming: false, superseded: true });
-        }
-        if votes >= self.need {
-            return Verdict::Done(Outcome { acks: votes, fallbacks: 0, warming: false, superseded: false });
+            if beside {
+                return done(votes, newer);
+            }
+            if out_beside > 0 && (self.strict || !self.impatient) {
+                return Verdict::Wait;
+            }
+            return if self.strict { Verdict::Short { have: votes_beside } } else { done(votes, newer) };
         }
         if owners_out > 0 && (self.strict || !self.impatient) {
             return Verdict::Wait;
@@ -205,6 +264,7 @@ impl Votes {
                 fallbacks: provisional,
                 warming: warming > 0,
                 superseded,
+                partial: !beside,
             });
         }
         if others_out > 0 || owners_out > 0 {

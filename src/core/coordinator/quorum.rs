@@ -1,34 +1,67 @@
 //! Who was asked, and what each said: the part that reads and writes share (PROTOCOL §4).
 //!
 //! Invariants: a vote is one member, once, whatever arrives twice; owners come first and a fallback is never an owner;
-//! a fallback stands for exactly one owner. Members are indexes into the ring; when the ring changes they are mapped to
-//! the new one, and who is no member any more is lost.
+//! a fallback stands for exactly one owner. Owners of the layout that is read come first of all, then those that only the
+//! other active layout has; an owner may count for both. Members are indexes into the view; when the view's members change
+//! they are mapped to the new ones, and who is no member any more is lost.
 
 use crate::limits::COPIES_MAX;
 
-/// Most members that one request asks: every owner, and a stand-in for half of them.
-pub(crate) const TARGETS_MAX: usize = COPIES_MAX + COPIES_MAX / 2;
+/// Most stand-ins that one request asks: for half of the owners.
+const FALLBACKS_MAX: usize = COPIES_MAX / 2;
+/// Most members that a read asks: the owners of one layout, and stand-ins.
+pub(crate) const READ_TARGETS_MAX: usize = COPIES_MAX + FALLBACKS_MAX;
+/// Most members that a write asks: the owners of two layouts, and stand-ins.
+pub(crate) const WRITE_TARGETS_MAX: usize = 2 * COPIES_MAX + FALLBACKS_MAX;
 
 /// The members of a request, owners first.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Targets<A> {
-    members: [u16; TARGETS_MAX],
-    answers: [A; TARGETS_MAX],
+pub(crate) struct Targets<A, const MOST: usize> {
+    members: [u16; MOST],
+    answers: [A; MOST],
     /// Whom each fallback stands for, in the order of fallbacks.
-    covers: [u16; TARGETS_MAX - COPIES_MAX],
+    covers: [u16; FALLBACKS_MAX],
+    /// Owners in the layout that is read.
+    readers: u8,
+    /// Owners in either.
     owners: u8,
     len: u8,
+    /// A bit for each position that owns the key in the other active layout.
+    beside: u32,
 }
 
-impl<A: Copy> Targets<A> {
-    /// The owners of a partition, each of whom has said `unasked`.
-    pub(crate) fn new(owners: &[u16], unasked: A) -> Self {
-        assert!(owners.len() <= COPIES_MAX, "namespaces are checked to have at most COPIES_MAX copies");
-        let mut members = [u16::MAX; TARGETS_MAX];
+const _: () = assert!(WRITE_TARGETS_MAX <= 32, "a bit for each target");
+
+impl<A: Copy, const MOST: usize> Targets<A, MOST> {
+    /// The owners of a partition, each of whom has said `unasked`; `beside`: in the other active layout.
+    pub(crate) fn new(owners: &[u16], beside: &[u16], unasked: A) -> Self {
+        assert!(
+            owners.len() <= COPIES_MAX && beside.len() <= MOST - READ_TARGETS_MAX,
+            "namespaces are checked to have at most COPIES_MAX copies"
+        );
+        let mut members = [u16::MAX; MOST];
         members[..owners.len()].copy_from_slice(owners);
-        let owners = u8::try_from(owners.len()).expect("at most COPIES_MAX");
-        let covers = [u16::MAX; TARGETS_MAX - COPIES_MAX];
-        Self { members, answers: [unasked; TARGETS_MAX], covers, owners, len: owners }
+        let (readers, mut len, mut mask) = (owners.len(), owners.len(), 0);
+        for member in beside {
+            let at = members[..len].iter().position(|known| known == member).unwrap_or(len);
+            members[at] = *member;
+            len = len.max(at + 1);
+            mask |= 1 << at;
+        }
+        let small = |count: usize| u8::try_from(count).expect("at most WRITE_TARGETS_MAX");
+        let (readers, len) = (small(readers), small(len));
+        let covers = [u16::MAX; FALLBACKS_MAX];
+        Self { members, answers: [unasked; MOST], covers, readers, owners: len, len, beside: mask }
+    }
+
+    /// Whether the one at `position` owns the key in the layout that is read.
+    pub(crate) fn is_reader(&self, position: usize) -> bool {
+        position < usize::from(self.readers)
+    }
+
+    /// Whether the one at `position` owns the key in the other active layout.
+    pub(crate) fn is_beside(&self, position: usize) -> bool {
+        self.beside & (1 << position) != 0
     }
 
     /// Adds a stand-in for the owner `covers` (`None`: for whoever it holds hints for); `None` when there is no room for
@@ -50,7 +83,7 @@ impl<A: Copy> Targets<A> {
         usize::from(self.len)
     }
 
-    /// How many of them are owners.
+    /// How many of them are owners, in either active layout.
     pub(crate) fn owners(&self) -> usize {
         usize::from(self.owners)
     }
@@ -115,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_fallback_is_never_an_owner_and_never_asked_twice() {
-        let mut targets = Targets::new(&[4, 7, 9], 'u');
+        let mut targets = Targets::<char, READ_TARGETS_MAX>::new(&[4, 7, 9], &[], 'u');
         assert_eq!(targets.add_fallback(7, None, 'p'), None);
         assert_eq!(targets.add_fallback(2, Some(9), 'p'), Some(3));
         assert_eq!(targets.add_fallback(2, None, 'p'), None);
@@ -124,8 +157,16 @@ mod tests {
     }
 
     #[test]
+    fn an_owner_in_both_layouts_is_asked_once_and_counts_for_both() {
+        let targets = Targets::<char, WRITE_TARGETS_MAX>::new(&[4, 7, 9], &[9, 5, 7], 'u');
+        let facts = |at| (targets.member(at), targets.is_reader(at), targets.is_beside(at), targets.is_owner(at));
+        assert_eq!([0, 1, 2].map(facts), [(4, true, false, true), (7, true, true, true), (9, true, true, true)]);
+        assert_eq!((facts(3), targets.len()), ((5, false, true, true), 4));
+    }
+
+    #[test]
     fn members_follow_a_new_ring_and_who_left_is_lost() {
-        let mut targets = Targets::new(&[0, 1, 2], 'p');
+        let mut targets = Targets::<char, READ_TARGETS_MAX>::new(&[0, 1, 2], &[], 'p');
         targets.remap(|old| (old != 1).then_some(old + 10), 'l');
         assert_eq!(targets.answers(), ['p', 'l', 'p']);
         assert_eq!((targets.position(12), targets.position(1)), (Some(2), None));

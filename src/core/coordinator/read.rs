@@ -181,16 +181,14 @@ impl Shard {
 
     /// Sloppy reads ask those who may hold hints for owners that cannot be reached.
     fn ask_hint_holders(&mut self, now: Now, view: &Rc<View>, id: OperationId, out: &mut dyn ShardOutbox) {
-        let Some(ring) = view.ring.as_deref() else { return };
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let partition = operation.subject.partition;
         let copies = usize::from(operation.subject.copies);
         let Phase::Read { votes, .. } = &operation.phase else { return };
         let down =
             votes.targets.answers()[..votes.targets.owners()].iter().filter(|said| **said == Answer::Lost).count();
-        let beyond = ring.owners(partition)[copies..].iter().copied().chain(ring.fallbacks(partition));
         let mut asked = 0;
-        for member in beyond {
+        for member in view.stand_ins(partition, copies) {
             if asked == down {
                 break;
             }
@@ -199,6 +197,9 @@ impl Shard {
             }
             let Some(operation) = self.in_flight.get_mut(id) else { return };
             let Phase::Read { votes, .. } = &mut operation.phase else { return };
+            if votes.targets.position(member).is_some() {
+                continue;
+            }
             let Some(at) = votes.targets.add_fallback(member, None, Answer::Pending) else { break };
             asked += 1;
             self.send_read(now, view, id, at, true, out);

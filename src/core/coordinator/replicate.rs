@@ -7,7 +7,7 @@
 use super::{
     OperationId, Phase,
     put::{Answer, Outcome},
-    quorum::Targets,
+    quorum::{Targets, WRITE_TARGETS_MAX},
 };
 use crate::{
     canary::canary,
@@ -87,9 +87,7 @@ impl Shard {
             return;
         }
         let header = self.header(now, view, deadline);
-        let beyond: Vec<u16> =
-            ring.owners(partition)[copies..].iter().copied().chain(ring.fallbacks(partition)).collect();
-        let mut stand_ins = beyond.into_iter();
+        let mut stand_ins = view.stand_ins(partition, copies);
         for owner in missing {
             let free = |member: &u16| targets.position(*member).is_none() && self.reachable(now, view, *member);
             let Some(member) = stand_ins.find(free) else { return };
@@ -129,7 +127,8 @@ impl Shard {
             if let Some(pin) = pin.take() {
                 self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
             }
-            let outcome = Outcome { acks: votes.applied(), fallbacks: 0, warming: false, superseded: true };
+            let outcome =
+                Outcome { acks: votes.applied(), fallbacks: 0, warming: false, superseded: true, partial: false };
             let (origin, version) = (operation.origin, *version);
             if !replaced {
                 return self.answer_failure(origin, Status::OutOfMemory, true, out);
@@ -204,7 +203,7 @@ impl Shard {
 }
 
 /// The owners for whom a fallback was asked and has not failed.
-pub(super) fn covered(targets: &Targets<Answer>) -> impl Iterator<Item = u16> + '_ {
+pub(super) fn covered(targets: &Targets<Answer, WRITE_TARGETS_MAX>) -> impl Iterator<Item = u16> + '_ {
     let fallbacks = targets.owners()..targets.len();
     fallbacks
         .filter(|at| matches!(targets.answer(*at), Answer::Applied(_) | Answer::Pending))

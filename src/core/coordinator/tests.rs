@@ -37,7 +37,7 @@ fn write_answers() -> Vec<put::Answer> {
 }
 
 /// Counts of answers: those that satisfy `what`.
-fn count<A: Copy>(targets: &Targets<A>, what: impl Fn(usize, A) -> bool) -> u8 {
+fn count<A: Copy, const MOST: usize>(targets: &Targets<A, MOST>, what: impl Fn(usize, A) -> bool) -> u8 {
     let satisfying = (0..targets.len()).filter(|at| what(*at, targets.answer(*at))).count();
     u8::try_from(satisfying).unwrap()
 }

@@ -24,7 +24,7 @@ use crate::{
     view::View,
     wire::{
         client::{Condition, Reply, ReplyBody, Status, Ttl, Worth},
-        peer::{KeyRef, ReplicaState, Replicated},
+        peer::{KeyRef, Refusal, ReplicaState, Replicated},
     },
 };
 use std::{rc::Rc, time::Duration};
@@ -68,9 +68,13 @@ impl Shard {
         deadline: Mono,
         out: &mut dyn ShardOutbox,
     ) -> Result<(), Refused> {
-        let mut votes = Votes::new(owners, subject.write, subject.strict);
-        let is_owner = owners.contains(&me);
-        let copies = owners.len();
+        let copies = self.rules.get(&subject.namespace).map_or(0, |rules| rules.n);
+        let (_, beside) = view.owners(subject.partition, copies);
+        let newest = view.beside.as_ref().is_some_and(|beside| beside.name() > ring.name());
+        let mut votes =
+            Votes::new(owners, subject.write, subject.strict).beside(owners, beside, subject.write_asked, newest);
+        let is_owner = votes.targets.position(me).is_some();
+        let copies = votes.targets.owners();
         // Above everything known here, so that a slow clock of ours loses to nothing we hold.
         let floors = self.table.floors(subject.slot, subject.partition);
         let (known, mut hold) = match self.table.peek(subject.slot, subject.hash, &subject.key) {
@@ -194,6 +198,11 @@ impl Shard {
             Replicated::Superseded { version, hold_until } => {
                 votes.report(*version, *hold_until);
                 Answer::Superseded(state)
+            }
+            // An owner in the older of two layouts is none any more: that layout retired, and nobody reads by it.
+            Replicated::Refused(Refusal::NotOwner) if self.view.beside.is_some() && votes.is_left(at) => {
+                votes.forget_beside();
+                Answer::Lost
             }
             Replicated::Refused(_) => Answer::Lost,
         };
@@ -474,7 +483,7 @@ impl Shard {
             acks: outcome.acks,
             fallbacks: outcome.fallbacks,
             epoch: self.epoch(),
-            sloppy: outcome.fallbacks > 0 && outcome.acks - outcome.fallbacks < write,
+            sloppy: outcome.partial || outcome.fallbacks > 0 && outcome.acks - outcome.fallbacks < write,
             degraded,
             warming: outcome.warming,
             stale: false,

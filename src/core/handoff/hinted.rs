@@ -12,6 +12,7 @@ use super::{
     hint::{Place, is_dead, is_over},
 };
 use crate::{
+    anti_entropy::readiness,
     canary::canary,
     id::{KeyHash, NamespaceId, NodeId},
     limits::{KEY_BYTES_MAX, WRITE_TIMEOUT},
@@ -56,11 +57,12 @@ impl Hinted {
 }
 
 impl Shard {
-    /// The owners of a key by the layout that holds. Empty: there is none, or no such namespace.
-    fn owners_of(&self, ring: &Ring, namespace: NamespaceId, hash: KeyHash) -> Vec<NodeId> {
-        let copies = self.rules.get(&namespace).map_or(0, |rules| usize::from(rules.n));
-        let owners = ring.owners(hash.partition(ring.partitions()));
-        owners.iter().take(copies).map(|owner| ring.node(*owner)).collect()
+    /// The owners of a key by the active layouts. Empty: there is none, or no such namespace.
+    fn owners_of(&self, view: &View, namespace: NamespaceId, hash: KeyHash) -> Vec<NodeId> {
+        let copies = self.rules.get(&namespace).map_or(0, |rules| rules.n);
+        let tree = (copies, hash.partition(self.config.partitions));
+        let Some(rings) = readiness::rings(view) else { return Vec::new() };
+        readiness::owners_of(rings, tree).iter().map(|owner| rings.0.node(owner)).collect()
     }
 
     /// A new snapshot: who is up decides who is steady, and a new ring who is a target at all.
@@ -114,7 +116,7 @@ impl Shard {
             }
         }
         if self.hinted.resolve_at.is_some_and(|at| now.mono >= at) {
-            let left = self.resolve_hints(now, ring);
+            let left = self.resolve_hints(now, &view);
             self.hinted.resolve_at = left.map(|wait| now.mono + wait);
         }
         if !self.in_flight.is_crowded() {
@@ -209,7 +211,7 @@ impl Shard {
 
     /// Hints whose target owns their key no more go to those who do. Some stay when there is no room, or when there are
     /// many: how long to wait with those.
-    fn resolve_hints(&mut self, now: Now, ring: &Ring) -> Option<Duration> {
+    fn resolve_hints(&mut self, now: Now, view: &View) -> Option<Duration> {
         let wall = self.clock.wall(now);
         let (mut moved, mut stayed) = (0, false);
         for target in self.hints.targets() {
@@ -217,7 +219,7 @@ impl Shard {
             while let Some((place, held)) = self.hints.after(target, cursor.as_ref()) {
                 let (place, held) = (place.clone(), held.clone());
                 cursor = Some(place.clone());
-                let owners = self.owners_of(ring, place.1, place.0);
+                let owners = self.owners_of(view, place.1, place.0);
                 if owners.is_empty() || owners.contains(&target) || is_dead(&held.as_entry(), wall) {
                     continue;
                 }
@@ -258,7 +260,7 @@ impl Shard {
     pub(crate) fn mark_urgent(&mut self, hash: KeyHash) {
         let partition = hash.partition(self.config.partitions);
         let owns = |ring: &Ring| ring.index_of(self.view.me).is_some_and(|me| ring.owners(partition).contains(&me));
-        if self.view.ring.as_deref().is_some_and(owns) {
+        if self.view.ring.iter().chain(&self.view.beside).any(|ring| owns(ring)) {
             self.anti_entropy.urgent.insert(partition);
         }
     }

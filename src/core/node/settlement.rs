@@ -9,8 +9,8 @@ use crate::{
     canary::canary,
     control::succession,
     id::NodeId,
-    outbox::{NodeEvent, NodeOutbox},
-    ring::{Layout, LayoutMember, Ring, Role, RoleState},
+    outbox::{NodeEvent, NodeOutbox, ShardReport},
+    ring::{Layout, Ring, Role, RoleState, Stage},
     time::Now,
     value::{Hlc, Version},
     view::{Fence, MemberView, View},
@@ -64,6 +64,8 @@ impl Node {
             Some((known, version)) if known.state == RoleState::Active => {
                 let layout = self.replicated.layout();
                 let member = layout.is_some_and(|layout| layout.member(me).is_some());
+                let member =
+                    member || self.replicated.layouts().active().iter().any(|layout| layout.member(me).is_some());
                 let lost = layout.is_some_and(|layout| {
                     !member && known.replaces.is_some() && succession::due(&[layout], roles).get(me).is_none()
                 });
@@ -134,17 +136,35 @@ impl Node {
                 roles.set(me, heir, version) || removed
             });
         }
+        self.follow_roles(now, epoch, n, partitions);
+    }
+
+    /// Derives the layout that changed roles ask for, once it can be come to.
+    fn follow_roles(&mut self, now: Now, epoch: u64, n: u8, partitions: u16) {
+        // Roles are compared after each input: only what changed since can have made a difference.
+        let looked = (self.replicated.digest(), self.membership.up().keys().copied().collect::<Vec<NodeId>>());
+        if self.differs_since.is_none() && self.looked.as_ref() == Some(&looked) {
+            return;
+        }
+        self.looked = Some(looked);
         let Some(layout) = self.replicated.layout() else { return };
-        let due = succession::due(&[layout], self.replicated.roles());
-        if due.is_empty() || layout.matches(&due) {
+        let (roles, layouts) = (self.replicated.roles(), self.replicated.layouts());
+        let is_up = |node| node == self.config.node || self.membership.is_up(node);
+        let wanted = succession::wanted(layout, roles, is_up, self.config.cluster.replace_by_name);
+        if wanted.is_empty() || layout.matches(&wanted) {
             self.differs_since = None;
             return;
         }
-        let replaces = due.iter().any(|(node, _)| layout.member(node).is_none());
         let since = *self.differs_since.get_or_insert(now.mono);
-        if replaces || now.mono.since(since) >= QUIET {
+        let quiet = now.mono.since(since) >= QUIET
+            || wanted.iter().any(|(node, role)| layout.member(node).is_none() && role.replaces.is_some());
+        if !quiet || layouts.in_transition() || !layouts.is_agreed(roles) {
+            return;
+        }
+        // A transition waits for every member: one that is down, and not removed, would hold it up half way.
+        if self.facts().missing_member().is_none() {
             self.differs_since = None;
-            self.propose(Layout::derive(epoch, n, partitions, &due));
+            self.propose(Layout::derive(epoch, n, partitions, &wanted));
         }
     }
 
@@ -155,33 +175,118 @@ impl Node {
         }
     }
 
-    /// Acks the newest layout, and makes its ring.
+    /// Makes the rings of the active layouts, and comes to the stage that the shards have reached.
     fn adopt(&mut self, now: Now, out: &mut dyn NodeOutbox) {
-        let Some((layout, name)) = self.replicated.layout().zip(self.replicated.layouts().current_name()) else {
-            return;
-        };
-        if self.ring.as_ref().is_none_or(|ring| ring.name() != name) {
-            self.ring = Some(Arc::new(if canary!(K22) { self.ring_by_arrival(layout) } else { Ring::derive(layout) }));
-            out.event(NodeEvent::LayoutAdopted { epoch: name.epoch, members: layout.members.len() });
-        }
         let me = self.config.node;
-        let member = layout.member(me).is_some();
-        if self.own_state() == Some(RoleState::Active) {
-            self.unsent |= self.replicated.update(|_, layouts| layouts.ack(me, name));
+        let Some(newest) = self.replicated.layouts().current_name() else { return };
+        let before = self.rings().map(|ring| ring.name()).max();
+        let oldest = self.rings().map(|ring| ring.name()).min();
+        loop {
+            self.make_rings();
+            let Some(stage) = self.reached() else { break };
+            if self.own_state() == Some(RoleState::Removed)
+                || !self.replicated.update(|_, layouts| layouts.advance(me, newest, stage))
+            {
+                break;
+            }
+            self.unsent = true;
+            self.stage_reached = Some((newest, stage));
         }
-        let replaces = self.replicated.roles().get(me).is_some_and(|role| role.replaces.is_some());
-        self.standing.observe(member, replaces, self.replicated.layouts().all_acked(), now.mono);
+        if self.replicated.update(|roles, layouts| layouts.retire(roles)) {
+            self.unsent = true;
+            self.make_rings();
+        }
+        if let Some(left) = oldest.filter(|left| self.rings().map(|ring| ring.name()).min() > Some(*left)) {
+            out.event(NodeEvent::LayoutRetired { epoch: left.epoch });
+        }
+        let (roles, layouts) = (self.replicated.roles(), self.replicated.layouts());
+        let member = layouts.active().iter().any(|layout| layout.member(me).is_some());
+        let of = |layout: Option<&Layout>| layout.is_some_and(|layout| layout.member(me).is_some());
+        let arrives = layouts.in_transition() && of(layouts.current()) && !of(layouts.active().first());
+        if before != Some(newest) {
+            let members = layouts.current().map_or(0, |layout| layout.members.len());
+            out.event(NodeEvent::LayoutAdopted { epoch: newest.epoch, members });
+        }
+        if layouts.is_complete(roles) && self.completed != Some(newest) {
+            self.completed = Some(newest);
+            // Others completed the transition, and this process had no part in that: it was given up meanwhile.
+            if before.is_some() && of(layouts.current()) && self.stage_reached != Some((newest, Stage::Settled)) {
+                self.lapses += 1;
+                self.standing.lapse(now.mono);
+            }
+        }
+        let replaces = roles.get(me).is_some_and(|role| role.replaces.is_some());
+        let agreed = layouts.is_agreed(roles);
+        self.standing.observe(member, arrives, replaces, agreed, now.mono);
+    }
+
+    fn rings(&self) -> impl Iterator<Item = &Arc<Ring>> {
+        self.ring.iter().chain(&self.beside)
+    }
+
+    /// The stage that this node has reached, if it may go on from the one it stands on.
+    fn reached(&self) -> Option<Stage> {
+        let (roles, layouts) = (self.replicated.roles(), self.replicated.layouts());
+        let newest = layouts.current_name()?;
+        if !layouts.in_transition() {
+            // Nothing older is active: whoever coordinated by another layout is refused.
+            return layouts.stage(self.config.node).is_none().then_some(Stage::Acked);
+        }
+        let read = self.ring.as_ref().map(|ring| ring.name());
+        let shards = |holds: &dyn Fn(&ShardReport) -> bool| {
+            (0..self.config.shards).all(|shard| {
+                self.reports
+                    .get(&shard)
+                    .is_some_and(|report| report.newest == newest && report.drained && holds(report))
+            })
+        };
+        let before_all_acked = canary!(K38) && shards(&|report| report.missing == 0);
+        match layouts.stage(self.config.node) {
+            None => shards(&|_| true).then_some(Stage::Acked),
+            Some(Stage::Acked) => {
+                let may = layouts.all_at(Stage::Acked, roles) || before_all_acked;
+                (may && shards(&|report| report.missing == 0)).then_some(Stage::Synced)
+            }
+            Some(Stage::Synced) => {
+                let all = layouts.all_at(Stage::Synced, roles);
+                (all && shards(&|report| Some(report.read) == read && read == Some(newest))).then_some(Stage::Settled)
+            }
+            Some(Stage::Settled) => None,
+        }
+    }
+
+    fn make_rings(&mut self) {
+        let layouts = self.replicated.layouts();
+        let Some(read) = layouts.read(self.replicated.roles()) else { return };
+        let other = layouts.active().iter().find(|layout| layout.epoch != read.epoch);
+        let name_of = |layout: &Layout| layouts.names().iter().copied().find(|name| name.epoch == layout.epoch);
+        let (read_name, other_name) = (name_of(read), other.and_then(name_of));
+        let known = |ring: &Option<Arc<Ring>>| ring.as_ref().map(|ring| ring.name());
+        if (known(&self.ring), known(&self.beside)) == (read_name, other_name) {
+            return;
+        }
+        if (known(&self.ring), known(&self.beside)) == (other_name, read_name) {
+            std::mem::swap(&mut self.ring, &mut self.beside);
+            return;
+        }
+        let nodes = layouts.members();
+        let derive = |layout: &Layout| {
+            let planted = canary!(K22).then(|| self.by_arrival(layout));
+            Arc::new(Ring::derive_among(planted.as_ref().unwrap_or(layout), &nodes))
+        };
+        let (ring, beside) = (derive(read), other.map(derive));
+        (self.ring, self.beside) = (Some(ring), beside);
     }
 
     /// The planted bug K22: members take each other's tokens by who was met.
-    fn ring_by_arrival(&self, layout: &Layout) -> Ring {
+    fn by_arrival(&self, layout: &Layout) -> Layout {
         let mut layout = layout.clone();
         let place = |node: &NodeId| layout.members.iter().position(|member| member.node == *node);
         if let Some(met) = self.linked.iter().next().and_then(place).filter(|met| *met > 0) {
             let (first, rest) = layout.members.split_at_mut(met);
             std::mem::swap(&mut first[0].token_id, &mut rest[0].token_id);
         }
-        Ring::derive(&layout)
+        layout
     }
 
     /// Sends the state to whom it is owed.
@@ -204,22 +309,32 @@ impl Node {
     fn publish(&mut self, out: &mut dyn NodeOutbox) {
         let me = self.config.node;
         let layouts = self.replicated.layouts();
+        let roles = self.replicated.roles();
+        let zone = roles.get(me).map_or(self.config.zone.as_str(), |role| role.zone.as_str());
         let facts = self.facts();
-        let listed = layouts.current().map_or(&[][..], |layout| &layout.members);
-        let places: Vec<_> = listed.iter().map(|member| facts.address_of(member.node)).collect();
-        let zone = self.replicated.roles().get(me).map_or(self.config.zone.as_str(), |role| role.zone.as_str());
-        let view = |(member, place): (&LayoutMember, &Option<(SocketAddr, u16)>)| MemberView {
-            node: member.node,
+        let near = |node: NodeId| {
+            let known = layouts.active().iter().rev().find_map(|layout| layout.member(node));
+            known.is_some_and(|member| member.zone == zone)
+        };
+        let listed = self.ring.as_ref().map_or(&[][..], |ring| ring.members());
+        let places: Vec<_> = listed.iter().map(|node| facts.address_of(*node)).collect();
+        let view = |(node, place): (&NodeId, &Option<(SocketAddr, u16)>)| MemberView {
+            node: *node,
             shards: place.map_or(1, |(_, shards)| shards),
-            up: facts.is_up(member.node),
-            near: member.zone == zone,
+            up: facts.is_up(*node),
+            near: near(*node),
         };
         let members: Vec<MemberView> = listed.iter().zip(&places).map(view).collect();
         let view = View {
             me,
             ring: self.ring.clone(),
+            beside: self.beside.clone(),
+            moving: layouts.in_transition() && (layouts.all_at(Stage::Acked, roles) || canary!(K38)),
+            complete: layouts.is_complete(roles),
+            skipped: layouts.skipped().iter().copied().collect(),
+            lapses: self.lapses,
             members,
-            agreed: layouts.all_acked(),
+            agreed: layouts.is_agreed(roles),
             namespaces: Arc::clone(self.replicated.namespaces()),
             state: self.standing.state(),
             fence: self.fence,
@@ -235,8 +350,11 @@ impl Node {
 }
 
 fn is_same(new: &View, old: &View) -> bool {
-    let names = |view: &View| view.ring.as_ref().map(|ring| ring.name());
+    let name = |ring: &Option<Arc<Ring>>| ring.as_ref().map(|ring| ring.name());
+    let names = |view: &View| (name(&view.ring), name(&view.beside));
     names(new) == names(old)
+        && (new.moving, new.complete, new.lapses) == (old.moving, old.complete, old.lapses)
+        && new.skipped == old.skipped
         && new.members == old.members
         && new.agreed == old.agreed
         && Arc::ptr_eq(&new.namespaces, &old.namespaces)

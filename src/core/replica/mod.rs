@@ -27,8 +27,8 @@ impl Shard {
                 return Err(Refusal::ClockSkew);
             }
         }
-        let Some(ring) = self.view.ring.as_ref() else { return Err(Refusal::NotOwner) };
-        if header.layout.epoch < ring.name().epoch {
+        let Some(oldest) = self.view.oldest() else { return Err(Refusal::NotOwner) };
+        if header.layout.epoch < oldest.name().epoch.max(self.ownership.floor()) {
             self.stats.stale_epochs += 1;
             return Err(Refusal::StaleEpoch);
         }
@@ -40,9 +40,9 @@ impl Shard {
         let Some(ring) = self.view.ring.as_ref() else { return ReplicaState::Fallback };
         let copies = self.rules.get(&key.namespace).map_or(0, |rules| rules.n);
         let partition = key.hash.partition(ring.partitions());
-        let owners = ring.owners(partition);
-        let mine = ring.index_of(self.view.me);
-        let owns = owners.iter().take(usize::from(copies)).any(|owner| Some(*owner) == mine);
+        let Some(me) = ring.index_of(self.view.me) else { return ReplicaState::Fallback };
+        let (owners, beside) = self.view.owners(partition, copies);
+        let owns = owners.contains(&me) || beside.contains(&me);
         if owns { self.replica_state((copies, partition)) } else { ReplicaState::Fallback }
     }
 

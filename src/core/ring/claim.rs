@@ -61,6 +61,13 @@ impl Walk {
         Self { tokens: tokens.into_iter().map(|(_, _, index)| index).collect(), starts }
     }
 
+    /// Gives every member the index that `places` has for it.
+    pub(super) fn renumber(&mut self, places: &[u16]) {
+        for token in &mut self.tokens {
+            *token = places[usize::from(*token)];
+        }
+    }
+
     /// Member indexes clockwise from the partition's start, once round; a member appears once per token.
     pub(super) fn from(&self, partition: PartitionId) -> impl Iterator<Item = u16> {
         let (before, after) = self.tokens.split_at(self.starts[usize::from(partition.0)] as usize);

@@ -1,23 +1,13 @@
-//! Layouts: who owns partitions, derived from the role map, and what a node knows of them (PROTOCOL §2).
+//! Layouts: who owns partitions, derived from the role map (PROTOCOL §2).
 //!
 //! A layout is content; its name is (epoch, hash of the content), so equal names are equal layouts on every node.
-//! Invariants: members are sorted by `NodeId` and distinct; `partitions` is a power of two; a history's acks name the
-//! current layout and come from its members.
-//!
-//! A history moves forward only: the larger epoch wins. Two layouts of one epoch with different hashes are a conflict,
-//! and the join itself settles it: both give way to epoch + 1, derived from the merged role map, so whoever sees the
-//! conflict with the same map makes the same layout. This is why roles are joined first. A node that saw one side only
-//! still agrees after one more exchange; the price is that a join of three histories may, by order, end an epoch apart
-//! until then.
-//!
-//! Not here yet: two active layouts. They move in as `layouts: Vec<Layout>` (oldest first, at most two) in place of
-//! `current`, and `acks` becomes `BTreeMap<NodeId, Trackers { ack, sync, sync_ack }>`, each tracker joined by the larger
-//! name as acks are now; `ring/transition.rs` then decides when the old one retires.
+//! Invariants: members are sorted by `NodeId` and distinct; `partitions` is a power of two. Which layouts are active, and
+//! how far each member got from one to the next, is `transition`'s.
 
 use super::role::{RoleMap, RoleState, WEIGHT_MAX, ZONE_BYTES_MAX};
 use crate::id::NodeId;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 /// Most members of a layout.
 pub const MEMBERS_MAX: usize = 4096;
@@ -187,133 +177,6 @@ fn active_members(roles: &RoleMap) -> Vec<LayoutMember> {
             weight: role.weight,
         })
         .collect()
-}
-
-/// What a node knows of layouts: the newest, and which of its members acked it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Known")]
-pub struct LayoutHistory {
-    current: Option<Layout>,
-    /// By member, the layout it coordinates with; kept for the current layout only.
-    acks: BTreeMap<NodeId, LayoutName>,
-    /// The name of `current`, kept because it costs a hash over all members.
-    #[serde(skip_serializing)]
-    name: Option<LayoutName>,
-}
-
-/// A history as it travels.
-#[derive(Deserialize)]
-struct Known {
-    current: Option<Layout>,
-    acks: BTreeMap<NodeId, LayoutName>,
-}
-
-impl From<Known> for LayoutHistory {
-    fn from(known: Known) -> Self {
-        let name = known.current.as_ref().map(Layout::name);
-        let mut history = Self { current: known.current, acks: known.acks, name };
-        history.forget_other_acks();
-        history
-    }
-}
-
-impl LayoutHistory {
-    /// No layout yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The newest layout known.
-    pub fn current(&self) -> Option<&Layout> {
-        self.current.as_ref()
-    }
-
-    /// The name of the newest layout known; O(1).
-    pub fn current_name(&self) -> Option<LayoutName> {
-        self.name
-    }
-
-    /// What `node` acked, if that is the current layout.
-    pub fn acked_by(&self, node: NodeId) -> Option<LayoutName> {
-        self.acks.get(&node).copied()
-    }
-
-    /// Whether every member acked this very layout: only then may strict requests be served. `false` without one.
-    pub fn all_acked(&self) -> bool {
-        // Acks are of members and for this name, each once: counting is enough.
-        self.current.as_ref().is_some_and(|layout| layout.members.len() == self.acks.len())
-    }
-
-    /// The members whose ack is missing, in order.
-    pub fn unacked(&self) -> impl Iterator<Item = NodeId> {
-        let members = self.current.iter().flat_map(|layout| &layout.members);
-        members.map(|member| member.node).filter(|node| !self.acks.contains_key(node))
-    }
-
-    /// First 8 bytes of blake3 over the encoding: equal histories have equal digests. O(members).
-    pub fn digest(&self) -> u64 {
-        super::digest_of(self)
-    }
-
-    /// Takes `layout` when its epoch is above the current one's; says whether it did. Acks of the old one are forgotten.
-    pub fn propose(&mut self, layout: Layout) -> bool {
-        if self.current.as_ref().is_some_and(|current| current.epoch >= layout.epoch) {
-            return false;
-        }
-        debug_assert_eq!(layout.check(), Ok(()));
-        self.name = Some(layout.name());
-        self.current = Some(layout);
-        self.acks.clear();
-        true
-    }
-
-    /// Records that member `me` coordinates with the layout called `name`; says whether that is news. Anything but the
-    /// current layout is refused, and epochs only grow, so that a node acks one hash per epoch.
-    pub fn ack(&mut self, me: NodeId, name: LayoutName) -> bool {
-        let is_member = self.current.as_ref().is_some_and(|layout| layout.member(me).is_some());
-        if !is_member || self.name != Some(name) {
-            return false;
-        }
-        self.acks.insert(me, name).is_none()
-    }
-
-    /// Takes in what `other` knows; says whether something changed. `roles` is the role map after `other`'s roles were
-    /// joined into it: a conflict (see the module) is settled from it. Should it name no active node, the members of the
-    /// layout with the larger hash go on.
-    pub fn join(&mut self, other: &Self, roles: &RoleMap) -> bool {
-        let (Some(theirs), Some(their_name)) = (&other.current, other.name) else { return false };
-        let Some((mine, my_name)) = self.current.as_ref().zip(self.name) else {
-            self.clone_from(other);
-            return true;
-        };
-        if their_name == my_name {
-            let before = self.acks.len();
-            self.acks.extend(other.acks.iter().map(|(node, name)| (*node, *name)));
-            return self.acks.len() > before;
-        }
-        if theirs.epoch < mine.epoch {
-            return false;
-        }
-        if theirs.epoch > mine.epoch {
-            self.clone_from(other);
-            return true;
-        }
-        // Nodes of one cluster agree on n and partitions; the maximum makes the outcome the same if they do not.
-        let (epoch, n, partitions) = (mine.epoch + 1, mine.n.max(theirs.n), mine.partitions.max(theirs.partitions));
-        // Never one of the two as it is: a node that acked the other one would then ack a second hash of its epoch.
-        let layout = Layout::derive(epoch, n, partitions, roles).unwrap_or_else(|| {
-            let larger = if their_name > my_name { theirs } else { mine };
-            Layout { epoch, ..larger.clone() }
-        });
-        self.propose(layout)
-    }
-
-    fn forget_other_acks(&mut self) {
-        let (current, name) = (&self.current, self.name);
-        self.acks.retain(|node, acked| {
-            Some(*acked) == name && current.as_ref().is_some_and(|layout| layout.member(*node).is_some())
-        });
-    }
 }
 
 #[cfg(test)]

@@ -1,20 +1,22 @@
 //! The ring: which members own a partition, as an immutable snapshot of one layout (PROTOCOL §2).
 //!
-//! `role` holds what nodes declare, `layout` names and agrees on sets of owners, `claim` deals partitions out,
-//! `preference_list` continues the walk behind the owners. A `Ring` is a pure function of the layout: every node and
-//! client that holds the same layout routes alike, and nobody coordinates. It is derived once per layout and then only
-//! read; who is alive is not in it, because liveness changes routing and never ownership.
+//! `role` holds what nodes declare, `layout` names sets of owners, `transition` leads from one to the next, `claim` deals
+//! partitions out, `preference_list` continues the walk behind the owners. A `Ring` is a pure function of the layout:
+//! every node and client that holds the same layout routes alike, and nobody coordinates. It is derived once per layout
+//! and then only read; who is alive is not in it, because liveness changes routing and never ownership.
 //!
-//! Members are numbered by their place in `members()`. Numbers are good for one ring only: across layouts and on the
-//! wire a member is its `NodeId`.
+//! Members are numbered by their place in `members()`. Two rings derived among the same nodes (`derive_among`) share
+//! their numbers; across others and on the wire a member is its `NodeId`.
 
 mod claim;
 pub mod layout;
 mod preference_list;
 pub mod role;
+pub mod transition;
 
-pub use layout::{Layout, LayoutHistory, LayoutMember, LayoutName};
+pub use layout::{Layout, LayoutMember, LayoutName};
 pub use role::{Role, RoleMap, RoleState};
+pub use transition::{LayoutHistory, Stage};
 
 use crate::id::{NodeId, PartitionId};
 use claim::Walk;
@@ -32,6 +34,8 @@ pub struct Ring {
     owners: Box<[u16]>,
     /// Owners per partition: `min(n, members)`.
     width: usize,
+    /// How many of `members` are the layout's.
+    own: usize,
 }
 
 impl Ring {
@@ -49,7 +53,26 @@ impl Ring {
             owners: claim::deal(layout, &walk),
             walk,
             width: layout.members.len().min(usize::from(layout.n)),
+            own: layout.members.len(),
         }
+    }
+
+    /// The ring of `layout` with members numbered among `nodes`, so that two active layouts share their numbers. Nodes
+    /// that are no members of the layout own nothing in it and stand in for nobody.
+    ///
+    /// Panics as `derive` does, and unless `nodes` is sorted, distinct and holds every member.
+    pub fn derive_among(layout: &Layout, nodes: &[NodeId]) -> Self {
+        let mut ring = Self::derive(layout);
+        assert!(nodes.windows(2).all(|pair| pair[0] < pair[1]), "nodes are sorted and distinct");
+        let place = |node: &NodeId| nodes.binary_search(node).expect("every member is among the nodes");
+        let places: Vec<u16> =
+            ring.members.iter().map(|node| u16::try_from(place(node)).expect("two layouts of 4,096 members")).collect();
+        for owner in &mut ring.owners {
+            *owner = places[usize::from(*owner)];
+        }
+        ring.walk.renumber(&places);
+        ring.members = nodes.into();
+        ring
     }
 
     /// The layout this ring was derived from.
@@ -67,7 +90,7 @@ impl Ring {
         self.n
     }
 
-    /// All members, sorted. Member indexes count in this slice.
+    /// All members, sorted, and whoever they were numbered among. Member indexes count in this slice.
     pub fn members(&self) -> &[NodeId] {
         &self.members
     }
@@ -83,7 +106,7 @@ impl Ring {
     /// Indexes of all other members, each once, in the order in which they stand in. Walked on demand: usually a few
     /// steps each. Panics as `owners` does.
     pub fn fallbacks(&self, partition: PartitionId) -> impl Iterator<Item = u16> {
-        preference_list::fallbacks(&self.walk, partition, self.owners(partition), self.members.len())
+        preference_list::fallbacks(&self.walk, partition, self.owners(partition), self.members.len(), self.own)
     }
 
     /// The member with this index. Panics when there is none.

@@ -7,14 +7,15 @@
 use super::claim::Walk;
 use crate::id::PartitionId;
 
-/// The members behind the `owners` of `partition`, each once. O(members / 8) bytes; a full iteration costs O(tokens).
+/// The members behind the `owners` of `partition`, each once, of `members` with numbers below `numbered`. O(members / 8) bytes; a full iteration costs O(tokens).
 pub(super) fn fallbacks(
     walk: &Walk,
     partition: PartitionId,
     owners: &[u16],
+    numbered: usize,
     members: usize,
 ) -> impl Iterator<Item = u16> {
-    let mut seen = vec![0u64; members.div_ceil(64)];
+    let mut seen = vec![0u64; numbered.div_ceil(64)];
     let mut first_visit = move |index: u16| {
         let (word, bit) = (usize::from(index / 64), 1 << (index % 64));
         let unseen = seen[word] & bit == 0;

@@ -2,7 +2,7 @@
 //!
 //! One queue of (time, sequence); the next event is the next in it, so nothing waits for anything real. What a node
 //! sends is encoded to bytes and decoded by its receiver. A link is set up by the first message between two processes,
-//! with a `Hello` each way, and is lost when one of them dies. Faults are drawn from nothing but the seed and the test's
+//! with a `Hello` each way, and is lost when one of them dies. Shards are imagined: they report what theirs would. Faults are drawn from nothing but the seed and the test's
 //! calls; `trace` hashes all that was delivered, so equal runs have equal traces.
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     id::{ActorId, ClusterId, NodeId},
     input::{Caller, NodeInput},
     node::Node,
-    outbox::{NodeEvent, NodeOutbox},
+    outbox::{NodeEvent, NodeOutbox, ShardReport},
     rng::Rng,
     time::{Mono, Now, Wall},
     value::Hlc,
@@ -49,6 +49,8 @@ struct Process {
     /// Whether clock bounds reach the disk.
     disk: bool,
     paused_until: Mono,
+    /// Whether its imagined shards get what they ask for.
+    moves: bool,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,7 @@ enum Event {
     Hello { to: Index, from: Index },
     Lost { to: Index, peer: NodeId },
     Stored { to: Index, bound: Hlc },
+    Report { to: Index, report: ShardReport },
 }
 
 enum Effect {
@@ -172,6 +175,7 @@ impl ControlRig {
             bound: Hlc::default(),
             disk: true,
             paused_until: Mono::default(),
+            moves: true,
         });
         let index = self.processes.len() - 1;
         self.arm(index);
@@ -225,6 +229,33 @@ impl ControlRig {
     /// Whether clock bounds of a process still reach its disk.
     pub fn set_disk(&mut self, index: Index, works: bool) {
         self.processes[index].disk = works;
+    }
+
+    /// Whether partitions come to a process. Set before they are asked for.
+    pub fn set_moves(&mut self, index: Index, moves: bool) {
+        self.processes[index].moves = moves;
+        self.report(index);
+    }
+
+    /// What shards would say of the newest view: drained after a moment, and complete once moving has begun.
+    fn report(&mut self, index: Index) {
+        let view = self.processes[index].node.view();
+        let (Some(newest), Some(read)) = (view.newest(), view.ring.as_ref()) else { return };
+        let owned = newest.shares().iter().find(|(node, _)| *node == view.me).map_or(0, |(_, share)| *share);
+        let has = view.beside.is_none() || (view.moving && self.processes[index].moves);
+        let report = |shard| ShardReport {
+            shard,
+            newest: newest.name(),
+            read: read.name(),
+            drained: true,
+            missing: if has || shard > 0 { 0 } else { owned },
+            partitions: if shard > 0 { 0 } else { owned },
+            moved_bytes: 0,
+        };
+        for shard in 0..self.processes[index].config.shards {
+            let at = self.now + Duration::from_millis(500) + self.latency();
+            self.push(at, Event::Report { to: index, report: report(shard) });
+        }
     }
 
     /// The state machine.
@@ -341,6 +372,7 @@ impl ControlRig {
             | Event::Control { to, .. }
             | Event::Hello { to, .. }
             | Event::Lost { to, .. }
+            | Event::Report { to, .. }
             | Event::Stored { to, .. } => *to,
         };
         if !self.processes[to].alive {
@@ -368,6 +400,7 @@ impl ControlRig {
                 let (hello, wall) = (self.processes[from].node.hello(), self.now_of(from).wall);
                 self.input(to, NodeInput::PeerHello { hello, wall });
             }
+            Event::Report { report, .. } => self.input(to, NodeInput::Report(report)),
             Event::Lost { peer, .. } => self.input(to, NodeInput::PeerLost(peer)),
             Event::Stored { bound, .. } => {
                 self.processes[to].bound = bound;
@@ -414,7 +447,10 @@ impl ControlRig {
                     }
                 }
                 Effect::Reply(reply) => self.processes[from].replies.push(reply),
-                Effect::Publish => self.processes[from].published += 1,
+                Effect::Publish => {
+                    self.processes[from].published += 1;
+                    self.report(from);
+                }
                 Effect::Store(bound) => {
                     if self.processes[from].disk {
                         self.push(at, Event::Stored { to: from, bound });

@@ -3,15 +3,16 @@
 //! Nothing is noticed by itself. A killed node's links break, so its peers hear of that; whether anybody believes it down
 //! is the test's to say, as membership would. Views that change are published at once.
 
-use super::rig::{Asked, Fate, Flight, Rig, node_id};
+use super::rig::{Asked, Fate, Flight, Rig, index_of, node_id};
 use crate::{
+    id::NodeId,
     input::ShardInput,
     ring::{LayoutMember, Ring},
     view::Fence,
     wire::peer::{PeerMessage, ReplicaState},
 };
 use bytes::BytesMut;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 impl Rig {
     /// Nothing passes between two nodes. Membership does not notice by itself: see `believe_down`.
@@ -123,6 +124,11 @@ impl Rig {
 
     /// A layout of these members replaces the one that holds, one epoch later, for everybody.
     pub fn relayout(&mut self, members: &[usize]) {
+        self.relayout_quietly(members);
+        self.publish();
+    }
+
+    fn relayout_quietly(&mut self, members: &[usize]) {
         self.layout.epoch += 1;
         self.layout.members = members
             .iter()
@@ -135,7 +141,88 @@ impl Rig {
             .collect();
         self.layout.members.sort_by_key(|member| member.node);
         self.ring = Arc::new(Ring::derive(&self.layout));
+    }
+
+    /// A layout of these members, one epoch later, becomes active beside the one that holds; nothing is moved yet.
+    pub fn begin_transition(&mut self, members: &[usize]) {
+        let (older, older_ring) = (self.layout.clone(), Arc::clone(&self.ring));
+        self.relayout_quietly(members);
+        let newer = std::mem::replace(&mut self.layout, older);
+        let mut nodes: Vec<NodeId> =
+            older_ring.members().iter().copied().chain(newer.members.iter().map(|member| member.node)).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        self.ring = Arc::new(Ring::derive_among(&self.layout, &nodes));
+        let newer_ring = Arc::new(Ring::derive_among(&newer, &nodes));
+        self.beside = Some((newer, newer_ring));
+        (self.moving, self.complete) = (false, false);
         self.publish();
+    }
+
+    /// Everybody acknowledged the newest layout: partitions are moved.
+    pub fn begin_moving(&mut self) {
+        self.moving = true;
+        self.publish();
+    }
+
+    /// Whether the shards of all members have what the newest layout assigns to them.
+    pub fn is_moved(&self) -> bool {
+        let newest = self.beside.as_ref().map_or(&self.layout, |(newer, _)| newer);
+        newest.members.iter().all(|member| {
+            let report = self.nodes[index_of(member.node)].report;
+            report.is_some_and(|report| report.newest == newest.name() && report.missing == 0)
+        })
+    }
+
+    /// Everybody synced: the newest layout is read.
+    pub fn flip(&mut self) {
+        if let Some((newer, ring)) = self.beside.take() {
+            let older = (std::mem::replace(&mut self.layout, newer), std::mem::replace(&mut self.ring, ring));
+            self.beside = Some(older);
+        }
+        self.publish();
+    }
+
+    /// Everybody reads by the newest layout: the older one retires.
+    pub fn retire(&mut self) {
+        (self.beside, self.moving, self.complete) = (None, false, true);
+        self.ring = Arc::new(Ring::derive(&self.layout));
+        self.publish();
+    }
+
+    /// All of a transition, one step after the other.
+    ///
+    /// # Panics
+    /// If nothing is moved within a minute.
+    pub fn transition(&mut self, members: &[usize]) {
+        self.begin_transition(members);
+        self.run_for(Duration::from_secs(1));
+        self.begin_moving();
+        self.wait_until_moved();
+        self.flip();
+        self.run_for(Duration::from_secs(1));
+        self.retire();
+    }
+
+    /// Runs until everything is moved.
+    ///
+    /// # Panics
+    /// If that takes a minute.
+    pub fn wait_until_moved(&mut self) {
+        let limit = self.now() + Duration::from_secs(60);
+        while !self.is_moved() {
+            assert!(self.step(limit), "partitions are still missing");
+        }
+    }
+
+    /// A node hears nothing new of layouts, or everything again.
+    pub fn set_deaf(&mut self, node: usize, deaf: bool) {
+        if deaf {
+            self.deaf.insert(node);
+        } else {
+            self.deaf.remove(&node);
+            self.publish();
+        }
     }
 
     /// Decides over every message that leaves from now on; `None` as before: all arrive.

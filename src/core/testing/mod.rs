@@ -5,7 +5,8 @@
 //! - `control_rig`: the same for the control plane.
 //! - `faults`: what a test does to them.
 //! - `handoff` (tests): hints and read repair.
-//! - `schedules`, `promises` and `soak` (tests): the schedules that broke earlier rules, by name; and random ones, many.
+//! - `schedules`, `promises`, `transitions` and `soak` (tests): the schedules that broke earlier rules, by name; and random
+//!   ones, many.
 //!
 //! Nothing here is part of a node. It is behind the feature `testing`, which only tests turn on.
 
@@ -23,6 +24,8 @@ mod rig;
 mod schedules;
 #[cfg(test)]
 mod soak;
+#[cfg(test)]
+mod transitions;
 
 pub use call::{Answer, Call, Ticket};
 pub use rig::{Fate, Rig, RigConfig};

@@ -15,7 +15,7 @@ use crate::{
     input::{Caller, PeerShard, ShardInput},
     limits,
     namespace::{Namespace, NamespaceTable},
-    outbox::ShardOutbox,
+    outbox::{ShardOutbox, ShardReport},
     ring::{Layout, LayoutMember, Ring},
     rng::Rng,
     shard::Shard,
@@ -93,6 +93,8 @@ pub(super) struct RigNode {
     pub(super) life: u32,
     pub(super) confirmations: u64,
     pub(super) view: Option<Arc<View>>,
+    /// How far its shard said it is with the layouts.
+    pub(super) report: Option<ShardReport>,
 }
 
 pub(super) struct Flight {
@@ -106,6 +108,7 @@ pub(super) struct Flight {
 pub(super) struct Effects {
     sends: Vec<(PeerShard, Vec<u8>)>,
     replies: Vec<(Caller, Vec<u8>)>,
+    report: Option<ShardReport>,
 }
 
 impl ShardOutbox for Effects {
@@ -119,6 +122,10 @@ impl ShardOutbox for Effects {
         let mut frame = BytesMut::new();
         reply.encode(&mut frame);
         self.replies.push((caller, frame.to_vec()));
+    }
+
+    fn report(&mut self, report: ShardReport) {
+        self.report = Some(report);
     }
 }
 
@@ -135,6 +142,14 @@ pub struct Rig {
     pub(super) nodes: Vec<RigNode>,
     pub(super) layout: Layout,
     pub(super) ring: Arc<Ring>,
+    /// The other of two active layouts.
+    pub(super) beside: Option<(Layout, Arc<Ring>)>,
+    /// Partitions are being moved to the owners in the newest layout.
+    pub(super) moving: bool,
+    /// A transition led to the layout, and is over.
+    pub(super) complete: bool,
+    /// Nodes that hear nothing new of layouts.
+    pub(super) deaf: BTreeSet<usize>,
     pub(super) agreed: bool,
     pub(super) namespaces: Arc<NamespaceTable>,
     pub(super) hasher: KeyHasher,
@@ -157,6 +172,10 @@ pub(super) fn node_id(node: usize) -> NodeId {
     NodeId(node as u128 + 1)
 }
 
+pub(super) fn index_of(node: NodeId) -> usize {
+    usize::try_from(node.0 - 1).expect("the rig numbers its nodes from one")
+}
+
 impl Rig {
     /// Running, Ready nodes that believe each other up and have agreed on a layout of all of them.
     pub fn new(config: RigConfig) -> Self {
@@ -176,6 +195,10 @@ impl Rig {
             nodes: Vec::new(),
             ring: Arc::new(Ring::derive(&layout)),
             layout,
+            beside: None,
+            moving: false,
+            complete: false,
+            deaf: BTreeSet::new(),
             agreed: true,
             namespaces: Arc::new(namespaces),
             hasher: KeyHasher::new(ClusterId(7)),
@@ -205,6 +228,7 @@ impl Rig {
                 life: 0,
                 confirmations: 1,
                 view: None,
+                report: None,
             });
         }
         rig.publish();
@@ -249,14 +273,14 @@ impl Rig {
     pub fn owners(&self, call: &Call) -> Vec<usize> {
         let (namespace, key) = call.place();
         let partition = self.hasher.hash(namespace, key).partition(self.config.partitions);
-        self.ring.owners(partition).iter().map(|owner| usize::from(*owner)).collect()
+        self.ring.owners(partition).iter().map(|owner| index_of(self.ring.node(*owner))).collect()
     }
 
     /// Everybody else, in the order in which they stand in for an owner of `call`'s key.
     pub fn fallbacks(&self, call: &Call) -> Vec<usize> {
         let (namespace, key) = call.place();
         let partition = self.hasher.hash(namespace, key).partition(self.config.partitions);
-        self.ring.fallbacks(partition).map(usize::from).collect()
+        self.ring.fallbacks(partition).map(|member| index_of(self.ring.node(member))).collect()
     }
 
     /// What `node` counts.
@@ -312,13 +336,18 @@ impl Rig {
 
     pub(super) fn publish(&mut self) {
         for node in 0..self.nodes.len() {
+            if self.deaf.contains(&node) && self.nodes[node].view.is_some() {
+                continue;
+            }
             let view = self.view_of(node);
             let known = &self.nodes[node];
+            let name = |view: &View| view.beside.as_ref().map(|ring| ring.name());
             let same = known.view.as_ref().is_some_and(|old| {
                 old.ring.as_ref().map(|ring| ring.name()) == view.ring.as_ref().map(|ring| ring.name())
                     && old.members == view.members
                     && (old.agreed, old.state, old.fence) == (view.agreed, view.state, view.fence)
                     && old.clock_confirmations == view.clock_confirmations
+                    && (name(old), old.moving, old.complete) == (name(&view), view.moving, view.complete)
             });
             if same || known.shard.is_none() {
                 continue;
@@ -331,17 +360,22 @@ impl Rig {
     }
 
     fn view_of(&self, node: usize) -> View {
-        let member = |member: &LayoutMember| {
-            let whom = usize::try_from(member.node.0 - 1).expect("the rig numbers its nodes from one");
+        let member = |member: &NodeId| {
+            let whom = index_of(*member);
             let up = !self.down.contains(&(node, whom));
-            MemberView { node: member.node, shards: 1, up, near: whom == node }
+            MemberView { node: *member, shards: 1, up, near: whom == node }
         };
         let known = &self.nodes[node];
-        let is_member = self.layout.member(node_id(node)).is_some();
+        let is_member = self.ring.members().contains(&node_id(node));
         View {
             me: node_id(node),
             ring: Some(Arc::clone(&self.ring)),
-            members: self.layout.members.iter().map(member).collect(),
+            beside: self.beside.as_ref().map(|(_, ring)| Arc::clone(ring)),
+            moving: self.moving,
+            complete: self.complete,
+            skipped: Vec::new(),
+            lapses: 0,
+            members: self.ring.members().iter().map(member).collect(),
             agreed: self.agreed,
             namespaces: Arc::clone(&self.namespaces),
             state: if is_member { known.state } else { ReplicaState::Fallback },
@@ -475,6 +509,9 @@ impl Rig {
         );
         assert!(stats.in_flight <= limits::IN_FLIGHT_PER_SHARD as u64, "requests in flight are bounded");
         self.note(node, bytes);
+        if let Some(report) = effects.report {
+            self.nodes[node].report = Some(report);
+        }
         for (caller, frame) in effects.replies {
             self.note(node, &frame);
             let (_, id, mut decoder) = Decoder::start(&frame).expect("our own codec's frame");

@@ -78,6 +78,51 @@ pub enum ClientControl {
     NamespaceCreate(Box<Namespace>),
     /// All namespaces.
     NamespaceList,
+    /// The active layouts, what the roles ask for, and how far each member is.
+    Plan,
+    /// Changes who owns what.
+    Change(LayoutChange),
+}
+
+/// A change of roles, or of what a transition waits for (PROTOCOL §2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LayoutChange {
+    /// The member gives its partitions away and is then in no layout.
+    Leave(NodeId),
+    /// The member is gone for good; its identity never returns.
+    Remove(NodeId),
+    /// Its share of the ring.
+    Weight(NodeId, u16),
+    /// Its failure domain.
+    Zone(NodeId, String),
+    /// A new node takes the place of one that is gone for good.
+    Replace {
+        /// The member.
+        old: NodeId,
+        /// The node that waits outside the layout.
+        new: NodeId,
+    },
+    /// The running transition goes on without its members that are down, and without what only they held.
+    SkipDead,
+}
+
+/// Where a change of layouts stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Active layouts, oldest first.
+    pub active: Vec<LayoutName>,
+    /// The one that is read.
+    pub read: Option<LayoutName>,
+    /// Nodes that the next layout would bring in.
+    pub joins: Vec<String>,
+    /// Nodes that it would leave out.
+    pub leaves: Vec<String>,
+    /// What it waits for, for a person; empty: nothing.
+    pub waits: String,
+    /// Partitions that the answering node still lacks of those it is to own, and of how many.
+    pub missing: (u32, u32),
+    /// Bytes of entries moved to the answering node since it started.
+    pub moved_bytes: u64,
 }
 
 /// The answer to a `ClientControl`.
@@ -93,6 +138,10 @@ pub enum ControlReply {
     Created(bool),
     /// To `NamespaceList`.
     Namespaces(Vec<Namespace>),
+    /// To `Plan`.
+    Plan(Box<Plan>),
+    /// To `Change`: `false` when it was so already.
+    Changed(bool),
     /// Not done: what was wrong and what to do.
     Refused {
         /// Words for a person.
@@ -136,6 +185,9 @@ pub struct NodeStatus {
     pub layout: Option<LayoutName>,
     /// Whether every member acknowledged that very layout: strict requests are served.
     pub layout_agreed: bool,
+    /// Where a change of layouts stands; empty: none is under way or due.
+    #[serde(default)]
+    pub transition: String,
     /// Everybody this node knows, in id order.
     pub members: Vec<MemberStatus>,
     /// Why the node does not coordinate: its clock; `None`: it does.

@@ -33,6 +33,10 @@ pub enum FrameType {
     ForwardReply = 21,
     /// A step of a comparison between replicas.
     Exchange = 22,
+    /// Asks for the next part of a partition.
+    StreamPull = 24,
+    /// That part.
+    StreamChunk = 25,
     /// A message of the control plane.
     Control = 32,
     /// The receiver does not know the message with this id.
@@ -41,7 +45,7 @@ pub enum FrameType {
 
 impl FrameType {
     fn of(byte: u8) -> Option<Self> {
-        const ALL: [FrameType; 11] = [
+        const ALL: [FrameType; 13] = [
             FrameType::Request,
             FrameType::Reply,
             FrameType::Replicate,
@@ -51,6 +55,8 @@ impl FrameType {
             FrameType::Forward,
             FrameType::ForwardReply,
             FrameType::Exchange,
+            FrameType::StreamPull,
+            FrameType::StreamChunk,
             FrameType::Control,
             FrameType::Unsupported,
         ];

@@ -18,6 +18,7 @@ pub mod hello;
 pub mod inspect;
 pub mod local;
 pub mod peer;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 

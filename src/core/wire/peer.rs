@@ -9,7 +9,7 @@ use super::{
     frame::{DecodeError, Decoder, ENTRY_FIELDS, Encoder, FrameType},
 };
 use crate::{
-    id::{KeyHash, NamespaceId, NodeId},
+    id::{KeyHash, NamespaceId, NodeId, PartitionId},
     ring::LayoutName,
     time::Wall,
     value::{Entry, Hlc, Version},
@@ -271,6 +271,43 @@ pub enum PeerMessage<'a> {
         /// Which step.
         exchange: Exchange<'a>,
     },
+    /// Send the next part of a partition, in the order of key hashes: a new owner asks one of those who had it.
+    StreamPull {
+        /// The asker's number.
+        id: u64,
+        /// The newest layout: from now on the receiver takes nothing from who decides under an older one.
+        header: Header,
+        /// Which partition.
+        partition: PartitionId,
+        /// The part begins behind this hash; `None`: at the beginning.
+        after: Option<u64>,
+    },
+    /// This part.
+    StreamChunk {
+        /// The asker's number.
+        id: u64,
+        /// The source's clock.
+        hlc: Hlc,
+        /// The source's state as a replica of the partition.
+        state: ReplicaState,
+        /// The layout it was asked for, by its epoch.
+        epoch: u64,
+        /// Which partition.
+        partition: PartitionId,
+        /// As asked.
+        after: Option<u64>,
+        /// The last hash of this part; `None`: the partition ends with it.
+        last: Option<u64>,
+        /// Entries and, with the last part, forget floors: see `wire::stream`.
+        body: &'a [u8],
+    },
+    /// No such part can be had from here now.
+    StreamRefused {
+        /// The asker's number.
+        id: u64,
+        /// Why.
+        refusal: Refusal,
+    },
     /// The receiver does not know the message with this number.
     Unsupported {
         /// The asker's number.
@@ -313,6 +350,8 @@ impl<'a> PeerMessage<'a> {
             FrameType::Replicated
             | FrameType::ForwardReply
             | FrameType::Exchange
+            | FrameType::StreamPull
+            | FrameType::StreamChunk
             | FrameType::Unsupported
             | FrameType::Request
             | FrameType::Reply
@@ -368,6 +407,20 @@ impl<'a> PeerMessage<'a> {
                 let mut nested = BytesMut::with_capacity(request.key.len() + 64);
                 request.encode(&mut nested);
                 Encoder::start(out, FrameType::Forward, *id, 2).fixed(hash.0).bytes(&nested);
+            }
+            Self::StreamPull { id, header, partition, after } => {
+                let mut encoder = Encoder::start(out, FrameType::StreamPull, *id, 6);
+                encoder.uint(header.layout.epoch).fixed(header.layout.hash).fixed(header.hlc.0);
+                encoder.uint(u64::from(header.deadline_ms)).uint(u64::from(partition.0));
+                encoder.time(after.map(Wall));
+            }
+            Self::StreamChunk { id, hlc, state, epoch, partition, after, last, body } => {
+                let mut encoder = Encoder::start(out, FrameType::StreamChunk, *id, 8);
+                encoder.uint(0).fixed(hlc.0).uint(state.code()).uint(*epoch).uint(u64::from(partition.0));
+                encoder.time(after.map(Wall)).time(last.map(Wall)).bytes(body);
+            }
+            Self::StreamRefused { id, refusal } => {
+                Encoder::start(out, FrameType::StreamChunk, *id, 2).uint(1).uint(refusal.code());
             }
             Self::ForwardReply(reply) => reply.encode_as(out, FrameType::ForwardReply),
             Self::Exchange { id, header, exchange } => exchange::encode(out, *id, header, exchange),
@@ -430,6 +483,25 @@ impl<'a> PeerMessage<'a> {
                 let (header, exchange) = exchange::decode(id, decoder)?;
                 Self::Exchange { id, header, exchange }
             }
+            FrameType::StreamPull => {
+                let layout = LayoutName { epoch: decoder.uint()?, hash: decoder.uint()? };
+                let header = Header { layout, hlc: Hlc(decoder.uint()?), deadline_ms: decoder.small()? };
+                let partition = PartitionId(decoder.small()?);
+                Self::StreamPull { id, header, partition, after: decoder.time()?.map(|hash| hash.0) }
+            }
+            FrameType::StreamChunk => match decoder.uint()? {
+                0 => Self::StreamChunk {
+                    id,
+                    hlc: Hlc(decoder.uint()?),
+                    state: ReplicaState::of(decoder.uint()?)?,
+                    epoch: decoder.uint()?,
+                    partition: PartitionId(decoder.small()?),
+                    after: decoder.time()?.map(|hash| hash.0),
+                    last: decoder.time()?.map(|hash| hash.0),
+                    body: decoder.bytes()?,
+                },
+                _ => Self::StreamRefused { id, refusal: Refusal::of(decoder.uint()?) },
+            },
             FrameType::Unsupported => Self::Unsupported { id },
             FrameType::Request | FrameType::Reply | FrameType::Control => return Ok(None),
         }))

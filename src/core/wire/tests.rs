@@ -166,6 +166,9 @@ impl<'a> Draw<'a> {
         let node = NodeId(u128::from(self.number()) << 64 | u128::from(self.number()));
         let stands_for = self.pick(&[None, Some(node)]);
         let (full, kind) = (self.rng.below(2) == 1, self.pick(&ReplicationKind::ALL));
+        let partition = crate::id::PartitionId(u16::try_from(self.rng.below(1 << 15)).unwrap());
+        let (after, last, epoch) = (self.time().map(|it| it.0), self.time().map(|it| it.0), self.number());
+        let body = self.key;
         let messages = [
             PeerMessage::Replicate { id, header, key, entry, stands_for, kind },
             PeerMessage::Replicated { id, hlc, state, outcome },
@@ -174,6 +177,9 @@ impl<'a> Draw<'a> {
             PeerMessage::Forward { id, hash, request: self.request() },
             PeerMessage::ForwardReply(self.reply()),
             PeerMessage::Exchange { id, header: Header { deadline_ms: 0, ..header }, exchange: self.exchange(state) },
+            PeerMessage::StreamPull { id, header, partition, after },
+            PeerMessage::StreamChunk { id, hlc, state, epoch, partition, after, last, body },
+            PeerMessage::StreamRefused { id, refusal },
             PeerMessage::Unsupported { id },
         ];
         self.pick(&messages)
@@ -215,6 +221,8 @@ fn decode(frame: &[u8]) -> Result<(), DecodeError> {
         | FrameType::Forward
         | FrameType::ForwardReply
         | FrameType::Exchange
+        | FrameType::StreamPull
+        | FrameType::StreamChunk
         | FrameType::Unsupported => PeerMessage::decode(frame_type, id, &mut decoder).map(|_| ()),
     }
 }

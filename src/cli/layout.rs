@@ -1,0 +1,155 @@
+//! `meshwork plan`, `node` and `layout`: who owns what, changed while the mesh serves (PROTOCOL §2 "Transition").
+//!
+//! A change is one question to any node, by an administrator; the mesh does the rest by itself. `--wait` looks until it is
+//! done, and says what it waits for. Nodes are named by their label or, where two have one, by their id.
+
+use crate::{
+    args::{ClientArgs, LayoutCommand, NodeCommand, PlanCommand},
+    failure::{Exit, Failure},
+    mesh,
+    output::{self, Output},
+};
+use meshwork_client::{ClientControl, ControlReply, Mesh, NodeStatus};
+use meshwork_core::{
+    id::NodeId,
+    wire::control::{LayoutChange, Plan},
+};
+use serde_json::json;
+use std::time::Duration;
+
+/// How often `--wait` looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// `meshwork plan`.
+pub(crate) async fn plan(command: PlanCommand, output: Output) -> Result<(), Failure> {
+    match command {
+        PlanCommand::Show(client) => {
+            let plan = ask_plan(&mesh::connect(&client).await?).await?;
+            output.data(&plan, text_of)
+        }
+        PlanCommand::Weight { node, weight, client } => {
+            change(&client, &node, |node| LayoutChange::Weight(node, weight), None, output).await
+        }
+        PlanCommand::Zone { node, zone, client } => {
+            change(&client, &node, |node| LayoutChange::Zone(node, zone), None, output).await
+        }
+    }
+}
+
+/// `meshwork node`.
+pub(crate) async fn node(command: NodeCommand, output: Output) -> Result<(), Failure> {
+    match command {
+        NodeCommand::Leave { node, wait, client } => {
+            change(&client, &node, LayoutChange::Leave, wait.then_some("leaving"), output).await
+        }
+        NodeCommand::Remove { node, client } => change(&client, &node, LayoutChange::Remove, None, output).await,
+        NodeCommand::Replace { old, new, client } => {
+            let mesh = mesh::connect(&client).await?;
+            let status = ask_status(&mesh).await?;
+            let (old, new) = (find(&status, &old)?, find(&status, &new)?);
+            send(&mesh, LayoutChange::Replace { old, new }, output).await
+        }
+    }
+}
+
+/// `meshwork layout`.
+pub(crate) async fn layout(command: LayoutCommand, output: Output) -> Result<(), Failure> {
+    let LayoutCommand::SkipDead { accept_data_loss, client } = command;
+    if !accept_data_loss {
+        return Err(Failure::new(Exit::Usage, "what only the dead nodes held is lost with this").next(
+            "`meshwork plan show` says for whom the change waits; give --accept-data-loss to go on without them",
+        ));
+    }
+    send(&mesh::connect(&client).await?, LayoutChange::SkipDead, output).await
+}
+
+async fn change(
+    client: &ClientArgs,
+    node: &str,
+    change: impl FnOnce(NodeId) -> LayoutChange,
+    wait: Option<&str>,
+    output: Output,
+) -> Result<(), Failure> {
+    let mesh = mesh::connect(client).await?;
+    let node = find(&ask_status(&mesh).await?, node)?;
+    send(&mesh, change(node), output).await?;
+    if wait.is_some() {
+        wait_until_gone(&mesh, node, output).await?;
+    }
+    Ok(())
+}
+
+async fn send(mesh: &Mesh, change: LayoutChange, output: Output) -> Result<(), Failure> {
+    let ControlReply::Changed(changed) = mesh::control(mesh, ClientControl::Change(change)).await? else {
+        return Err(mesh::strange());
+    };
+    if output.is_json() {
+        return output.data(&json!({ "changed": changed }), |_| String::new());
+    }
+    output.say(if changed { "done; `meshwork plan show` says how far it is" } else { "it was so already" }.to_owned());
+    Ok(())
+}
+
+/// Waits until a node owns nothing in any active layout.
+async fn wait_until_gone(mesh: &Mesh, node: NodeId, output: Output) -> Result<(), Failure> {
+    let mut told = String::new();
+    loop {
+        let (status, plan) = (ask_status(mesh).await?, ask_plan(mesh).await?);
+        let owns = status.members.iter().any(|member| member.node == node && member.partitions > 0);
+        if plan.active.len() == 1 && !owns {
+            output.say("it owns nothing any more: stop it".to_owned());
+            return Ok(());
+        }
+        if plan.waits != told {
+            output.say(plan.waits.clone());
+            told = plan.waits;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn ask_status(mesh: &Mesh) -> Result<NodeStatus, Failure> {
+    let ControlReply::Status(status) = mesh::control(mesh, ClientControl::Status).await? else {
+        return Err(mesh::strange());
+    };
+    Ok(*status)
+}
+
+async fn ask_plan(mesh: &Mesh) -> Result<Plan, Failure> {
+    let ControlReply::Plan(plan) = mesh::control(mesh, ClientControl::Plan).await? else {
+        return Err(mesh::strange());
+    };
+    Ok(*plan)
+}
+
+/// The node of that name or id, removed ones left out.
+fn find(status: &NodeStatus, wanted: &str) -> Result<NodeId, Failure> {
+    let known = status.members.iter().filter(|member| member.role != "removed");
+    let found: Vec<NodeId> = known
+        .filter(|member| member.name == wanted || member.node.to_string() == wanted)
+        .map(|member| member.node)
+        .collect();
+    match found[..] {
+        [node] => Ok(node),
+        [] => {
+            Err(Failure::new(Exit::Failed, format!("there is no node {wanted:?}")).next("`meshwork status` lists them"))
+        }
+        _ => Err(Failure::new(Exit::Failed, format!("{} nodes are called {wanted:?}", found.len()))
+            .next("name it by its id: `meshwork status -o wide`")),
+    }
+}
+
+fn text_of(plan: &Plan) -> String {
+    let or = |text: String, empty: &str| if text.is_empty() { empty.to_owned() } else { text };
+    let layouts: Vec<String> = plan.active.iter().map(ToString::to_string).collect();
+    let (missing, all) = plan.missing;
+    output::pairs(&[
+        ("active layouts", or(layouts.join(" -> "), "none yet")),
+        ("read by", plan.read.map_or_else(String::new, |name| name.to_string())),
+        ("joining", or(plan.joins.join(", "), "nobody")),
+        ("leaving", or(plan.leaves.join(", "), "nobody")),
+        ("waits", or(plan.waits.clone(), "for nothing")),
+        ("partitions here", format!("{} of {all}", all.saturating_sub(missing))),
+        ("moved here", format!("{} bytes", plan.moved_bytes)),
+    ])
+}

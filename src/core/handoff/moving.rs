@@ -1,0 +1,279 @@
+//! The shard's part in range transfer: serving parts of a partition, and taking them in (PROTOCOL §2).
+//!
+//! `ownership` decides what is asked of whom and when a partition is complete; here entries are read and joined. A part is
+//! joined as a repair into a warming replica is (PROTOCOL §5): below T it is refused, E is not asked. What does not fit is
+//! asked for again later; the cursor moves on only once all of a part is held.
+
+use super::ownership::Transfer;
+use crate::{
+    anti_entropy::readiness,
+    id::{KeyHash, NamespaceId, NodeId, PartitionId},
+    input::PeerShard,
+    limits::{TRANSFER_PART_BYTES, WRITE_TIMEOUT},
+    outbox::ShardOutbox,
+    ring::Ring,
+    shard::Shard,
+    storage::{Floors, Lookup, NamespaceSlot, Put},
+    time::Now,
+    value::{Entry, Hlc, OwnedEntry},
+    view::View,
+    wire::{
+        peer::{Header, KeyRef, PeerMessage, Refusal, ReplicaState},
+        stream::{self, Item},
+    },
+};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+
+/// A part as it arrived.
+pub(crate) struct Part<'a> {
+    pub(crate) hlc: Hlc,
+    pub(crate) state: ReplicaState,
+    pub(crate) epoch: u64,
+    pub(crate) partition: PartitionId,
+    pub(crate) after: Option<u64>,
+    pub(crate) last: Option<u64>,
+    pub(crate) body: &'a [u8],
+}
+
+fn owns_tree(ring: &Ring, tree: (u8, PartitionId), me: u16) -> bool {
+    readiness::owners(ring, tree).contains(&me)
+}
+
+impl Shard {
+    /// Whether a partition is one of this shard's.
+    fn has_partition(&self, partition: PartitionId) -> bool {
+        partition.0 < self.config.partitions && partition.0 % self.config.shards == self.config.shard.0
+    }
+
+    /// Takes the layouts of a new view: drops what is no longer assigned here, and looks what is.
+    pub(crate) fn on_layouts(&mut self, now: Now, view: &Arc<View>, out: &mut dyn ShardOutbox) {
+        let (shards, shard) = (self.config.shards, self.config.shard.0);
+        let mine = (0..self.config.partitions).filter(|at| at % shards == shard).map(PartitionId);
+        let cleanup = self.ownership.on_view(now.mono, view, mine, &self.anti_entropy.readiness);
+        for partition in cleanup.dropped {
+            self.table.remove_partition(partition);
+            self.stats.partitions_dropped += 1;
+        }
+        self.work_on_ownership(now, None, out);
+    }
+
+    /// Asks for what is due, and tells the control plane how far this shard is.
+    pub(crate) fn work_on_ownership(&mut self, now: Now, only: Option<PartitionId>, out: &mut dyn ShardOutbox) {
+        let view = Rc::clone(&self.view);
+        for (partition, transfer, sure) in self.ownership.take_complete(&view, only) {
+            self.settle_partition(partition, transfer, sure);
+        }
+        let peers = &self.peers;
+        let reachable = |member: u16| {
+            view.members.get(usize::from(member)).is_some_and(|known| known.up && known.node != view.me)
+                && peers.may_ask(member, now.mono)
+        };
+        let asks = self.ownership.due(now.mono, &view, reachable);
+        // The clock is read only for what is sent: reading it ticks it.
+        if let Some(newest) = view.newest().map(|ring| ring.name()).filter(|_| !asks.is_empty()) {
+            let deadline_ms = u32::try_from(WRITE_TIMEOUT.as_millis()).expect("half a second");
+            let header = Header { layout: newest, hlc: self.clock.reading(now), deadline_ms };
+            for (partition, member, after) in asks {
+                let known = &view.members[usize::from(member)];
+                let to = PeerShard { node: known.node, shard: partition.0 % known.shards.max(1) };
+                self.peers.on_ask(member, now.mono);
+                let id = u64::from(partition.0);
+                out.send(to, &PeerMessage::StreamPull { id, header, partition, after });
+            }
+        }
+        if let Some(since) = self.ownership.draining(now.mono)
+            && !self.in_flight.any_since_before(since)
+        {
+            self.ownership.on_drained();
+        }
+        if let Some(report) = self.ownership.report(self.config.shard.0, self.stats.moved_bytes) {
+            out.report(report);
+        }
+    }
+
+    /// A partition is complete: what its former owners may have forgotten is forgotten here too, and where enough of them
+    /// were Ready, so is this copy.
+    fn settle_partition(&mut self, partition: PartitionId, transfer: Transfer, sure: bool) {
+        for (namespace, floors) in transfer.floors {
+            if let Some(slot) = self.rules.get(&namespace).map(|rules| rules.slot) {
+                self.table.raise_floors(slot, partition, floors);
+            }
+        }
+        if sure {
+            for copies in self.ownership.copies() {
+                let ready = self.anti_entropy.readiness.complete((copies, partition));
+                self.stats.partitions_warmed += u64::from(ready);
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of the message")]
+    pub(crate) fn on_stream_pull(
+        &mut self,
+        now: Now,
+        from: PeerShard,
+        id: u64,
+        header: &Header,
+        partition: PartitionId,
+        after: Option<u64>,
+        out: &mut dyn ShardOutbox,
+    ) {
+        let state = match self.admit_pull(now, header, partition) {
+            Ok(state) => state,
+            Err(refusal) => return out.send(from, &PeerMessage::StreamRefused { id, refusal }),
+        };
+        self.ownership.on_served(header.layout.epoch);
+        self.stats.parts_sent += 1;
+        let (body, last) = self.part(partition, after);
+        let (hlc, epoch) = (self.clock.reading(now), header.layout.epoch);
+        out.send(from, &PeerMessage::StreamChunk { id, hlc, state, epoch, partition, after, last, body: &body });
+    }
+
+    /// Whether a part may be had from here, and what this copy is worth.
+    fn admit_pull(&mut self, now: Now, header: &Header, partition: PartitionId) -> Result<ReplicaState, Refusal> {
+        if self.clock.receive(header.hlc, now).is_err() {
+            self.stats.clock_refusals += 1;
+            return Err(Refusal::ClockSkew);
+        }
+        let (Some(newest), Some(oldest)) = (self.view.newest(), self.view.oldest()) else {
+            return Err(Refusal::NotOwner);
+        };
+        if header.layout != newest.name() {
+            self.stats.stale_epochs += 1;
+            return Err(Refusal::StaleEpoch);
+        }
+        let owns = |me: u16| oldest.owners(partition).contains(&me);
+        if !self.has_partition(partition) || !oldest.index_of(self.view.me).is_some_and(owns) {
+            return Err(Refusal::NotOwner);
+        }
+        // One state stands for all namespaces: the least that any tree of the partition is worth.
+        let worth = self.ownership.copies().into_iter().map(|copies| (copies, partition));
+        let mut worth =
+            worth.filter(|tree| oldest.index_of(self.view.me).is_some_and(|me| owns_tree(oldest, *tree, me)));
+        let warming = worth.any(|tree| self.replica_state(tree) != ReplicaState::Ready);
+        Ok(if warming { ReplicaState::Warming } else { ReplicaState::Ready })
+    }
+
+    fn slots(&self) -> BTreeMap<NamespaceSlot, NamespaceId> {
+        let slot = |id| self.rules.get(&id).map(|rules| (rules.slot, id));
+        self.view.namespaces.iter().filter_map(|(id, _)| slot(id)).collect()
+    }
+
+    /// The next part of a partition, and its last hash unless the partition ends with it. Looks at all of its entries.
+    fn part(&self, partition: PartitionId, after: Option<u64>) -> (bytes::BytesMut, Option<u64>) {
+        let slots = self.slots();
+        let is_behind = |hash: KeyHash| after.is_none_or(|after| hash.0 > after);
+        let mut sizes = Vec::new();
+        self.table.scan_partition(partition, |_, hash, key, entry| {
+            if is_behind(hash) {
+                sizes.push((hash.0, key.len() + entry.body.len() + 64));
+            }
+        });
+        sizes.sort_unstable();
+        // Keys of one hash travel together: the cursor is the hash.
+        let (mut bytes, mut last) = (0, None);
+        for (at, (hash, size)) in sizes.iter().enumerate() {
+            bytes += size;
+            if bytes >= TRANSFER_PART_BYTES && sizes.get(at + 1).is_some_and(|next| next.0 != *hash) {
+                last = Some(*hash);
+                break;
+            }
+        }
+        let mut entries: Vec<(NamespaceId, KeyHash, Vec<u8>, OwnedEntry)> = Vec::new();
+        self.table.scan_partition(partition, |slot, hash, key, entry| {
+            if is_behind(hash)
+                && last.is_none_or(|last| hash.0 <= last)
+                && let Some(namespace) = slots.get(&slot)
+            {
+                entries.push((*namespace, hash, key.to_vec(), OwnedEntry::from(&entry)));
+            }
+        });
+        entries.sort_unstable_by(|left, right| (left.1, left.0, &left.2).cmp(&(right.1, right.0, &right.2)));
+        let mut items: Vec<Item<'_>> = entries
+            .iter()
+            .map(|(namespace, hash, key, entry)| {
+                Item::Entry(KeyRef { namespace: *namespace, hash: *hash, key }, entry.as_entry())
+            })
+            .collect();
+        if last.is_none() {
+            let forgotten = |(slot, namespace): (&NamespaceSlot, &NamespaceId)| {
+                let floors = self.table.forgotten(*slot, partition);
+                (floors != Floors::default()).then_some(Item::Floors(*namespace, floors))
+            };
+            items.extend(slots.iter().filter_map(forgotten));
+        }
+        (stream::encode(&items), last)
+    }
+
+    pub(crate) fn on_stream_chunk(&mut self, now: Now, from: NodeId, part: &Part<'_>, out: &mut dyn ShardOutbox) {
+        let partition = part.partition;
+        if self.clock.receive(part.hlc, now).is_err() {
+            self.stats.clock_refusals += 1;
+            return;
+        }
+        let newest = self.view.newest().map(|ring| ring.name().epoch);
+        if newest != Some(part.epoch)
+            || !self.has_partition(partition)
+            || self.ownership.expected(from, partition, part.after).is_none()
+        {
+            self.stats.late_votes += 1;
+            return;
+        }
+        match self.take_part(now, part) {
+            Some(floors) => {
+                if let Some(transfer) = self.ownership.expected(from, partition, part.after) {
+                    for (namespace, forgotten) in floors {
+                        let known = transfer.floors.entry(namespace).or_default();
+                        known.evicted = known.evicted.max(forgotten.evicted);
+                        known.tombstone = known.tombstone.max(forgotten.tombstone);
+                    }
+                }
+                let bytes = part.body.len() as u64;
+                self.stats.moved_bytes += bytes;
+                self.ownership.on_part(now.mono, partition, part.state, part.last, (bytes, self.config.shards));
+            }
+            None => self.ownership.on_refused(now.mono, from, partition),
+        }
+        self.work_on_ownership(now, Some(partition), out);
+    }
+
+    /// Joins all entries of a part; the floors in it. `None`: not all of it is held now.
+    fn take_part(&mut self, now: Now, part: &Part<'_>) -> Option<Vec<(NamespaceId, Floors)>> {
+        let (mut floors, mut held) = (Vec::new(), true);
+        let read = stream::decode(part.body, |item| match item {
+            Item::Floors(namespace, forgotten) => floors.push((namespace, forgotten)),
+            Item::Entry(key, entry) => held &= self.take_entry(now, part.partition, &key, &entry),
+        });
+        (read.is_ok() && held).then_some(floors)
+    }
+
+    /// Joins one entry; `false`: it is not held, and should be.
+    fn take_entry(&mut self, now: Now, partition: PartitionId, key: &KeyRef<'_>, entry: &Entry<'_>) -> bool {
+        if key.hash.partition(self.config.partitions) != partition {
+            return true;
+        }
+        // A namespace that this node is about to learn: the part comes again.
+        let Some(slot) = self.rules.get(&key.namespace).map(|rules| rules.slot) else { return false };
+        if entry.version <= self.table.floors(slot, partition).tombstone
+            && matches!(self.table.peek(slot, key.hash, key.key), Lookup::Absent)
+        {
+            return true;
+        }
+        self.keep_displaced(slot, key, entry.version);
+        match self.table.put(self.clock.wall(now), slot, key.hash, key.key, entry, false) {
+            Put::Applied { .. } => {
+                self.stats.entries_moved += 1;
+                true
+            }
+            Put::Superseded { .. } => true,
+            Put::OutOfMemory | Put::TooLarge => false,
+        }
+    }
+
+    pub(crate) fn on_stream_refused(&mut self, now: Now, from: NodeId, id: u64, out: &mut dyn ShardOutbox) {
+        if let Ok(partition) = u16::try_from(id) {
+            self.ownership.on_refused(now.mono, from, PartitionId(partition));
+            self.work_on_ownership(now, Some(PartitionId(partition)), out);
+        }
+    }
+}

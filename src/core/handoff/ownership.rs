@@ -1,0 +1,464 @@
+//! Range transfer: taking over the partitions that a new layout assigns here (PROTOCOL §2 "Transition", "Range transfer").
+//!
+//! A new owner pulls, part by part, in the order of key hashes; each pull is the credit for one part, so nothing is sent
+//! that was not asked for, and a cursor resumes what was cut off. It pulls from as many former owners as must overlap
+//! with every write quorum: `n − w + 1` Ready ones, or all others whatever their state. One is not enough: a write may be
+//! acknowledged without it. From all others, too few of them Ready, comes all that can be had, and the transition goes on;
+//! but such a copy is not Ready for it, since what was acknowledged may be lost: it votes in sloppy requests only, until
+//! comparison (`anti_entropy`) makes it Ready. Concurrent writes go to the owners of both layouts, so a stale part is
+//! harmless.
+//!
+//! Which copies vote is said in one place, `anti_entropy::readiness`. Here is what is on its way: a partition is wanted
+//! while a tree of it warms that the newest layout assigns here, and what came whole makes its trees Ready there.
+//!
+//! Invariants:
+//! - pulling begins once all members coordinate with the newest layout (`View::moving`), and whoever serves a pull takes
+//!   nothing more from a coordinator of an older one: what was acknowledged under it is in the parts, the rest is refused
+//!   (*derived*; the acks alone do not stop a node that was removed and does not know);
+//! - a partition is Ready here when its parts are complete, with their forget floors, and never before;
+//! - nothing is dropped here while an active layout assigns it: only a transition that is over (`View::complete`) lets go.
+//!
+//! What it is not: comparison. Replicas that differ for other reasons are `anti_entropy`'s.
+
+use crate::{
+    anti_entropy::readiness::{self, Readiness},
+    canary::canary,
+    id::{NodeId, PartitionId},
+    limits::TRANSFER_BYTES_PER_SECOND,
+    outbox::ShardReport,
+    ring::{LayoutName, Ring},
+    storage::Floors,
+    time::Mono,
+    view::View,
+    wire::peer::ReplicaState,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// Partitions pulled at once by a shard.
+const WINDOW: usize = 4;
+/// A part that does not come within this is asked for again, perhaps elsewhere.
+const PART_TIMEOUT: Duration = Duration::from_secs(1);
+/// After a refusal, or without anybody to ask.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Sources that were not Ready are asked again after this.
+const START_OVER_AFTER: Duration = Duration::from_secs(5);
+/// While requests of an older layout are in flight, how often to look.
+const DRAIN_EVERY: Duration = Duration::from_millis(20);
+
+/// One partition on its way here.
+#[derive(Debug, Default)]
+pub(crate) struct Transfer {
+    /// Who is asked now.
+    source: Option<NodeId>,
+    /// The last hash that came from the source.
+    pub(crate) after: Option<u64>,
+    /// Whether all that the source sent came from a Ready replica.
+    source_ready: bool,
+    /// When the part under way was asked for.
+    asked: Option<Mono>,
+    /// Not asked again before.
+    not_before: Mono,
+    /// Who failed last: others are asked first.
+    failed: Option<NodeId>,
+    /// Complete sources, and whether they were Ready.
+    done: BTreeMap<NodeId, bool>,
+    /// What the sources may have forgotten, by namespace.
+    pub(crate) floors: BTreeMap<crate::id::NamespaceId, Floors>,
+}
+
+/// What is known of this shard's partitions in the active layouts.
+#[derive(Debug, Default)]
+pub(crate) struct Ownership {
+    /// The newest layout and the one that is read.
+    pair: Option<(LayoutName, LayoutName)>,
+    since: Mono,
+    drained: bool,
+    drain_at: Mono,
+    /// Partitions that came from too few Ready owners, and the layout they came for.
+    unsure: BTreeMap<PartitionId, LayoutName>,
+    wanted: BTreeMap<PartitionId, Transfer>,
+    /// Partitions of the newest layout here.
+    owned: u32,
+    /// Copies and W of all namespaces, each pair once.
+    quorums: BTreeSet<(u8, u8)>,
+    free_at: Mono,
+    next_at: Option<Mono>,
+    /// Coordinators of older epochs are refused.
+    floor: u64,
+    reported: Option<ShardReport>,
+    /// The complete layout that was cleaned up after, and for which lapse.
+    cleaned: Option<LayoutName>,
+    lapses: u64,
+}
+
+/// What a new view asks of the shard.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cleanup {
+    /// Partitions of this shard that nobody assigns here any more.
+    pub(crate) dropped: Vec<PartitionId>,
+}
+
+impl Ownership {
+    /// Whether a partition came from too few Ready owners, and was not compared with enough since.
+    #[inline]
+    pub(crate) fn is_unsure(&self, partition: PartitionId) -> bool {
+        !self.unsure.is_empty() && self.unsure.contains_key(&partition)
+    }
+
+    /// Whether a partition is yet to come.
+    pub(crate) fn is_wanted(&self, partition: PartitionId) -> bool {
+        self.wanted.contains_key(&partition)
+    }
+
+    /// A tree of a partition became Ready by comparison: with its last one the partition needs nothing more.
+    pub(crate) fn on_compared(&mut self, view: &View, partition: PartitionId, readiness: &Readiness) {
+        if self.warms(view, partition, readiness) {
+            return;
+        }
+        self.unsure.remove(&partition);
+        if self.wanted.remove(&partition).is_some() {
+            // The control plane is told when this shard is asked next.
+            self.next_at = Some(Mono::default());
+        }
+    }
+
+    /// Whether a tree of a partition warms that a namespace has and the newest layout assigns here.
+    fn warms(&self, view: &View, partition: PartitionId, readiness: &Readiness) -> bool {
+        let Some(newest) = view.newest() else { return false };
+        let Some(me) = newest.index_of(view.me) else { return false };
+        let mut trees = self.quorums.iter().map(|(copies, _)| (*copies, partition));
+        trees.any(|tree| readiness.is_warming(tree) && readiness::owners(newest, tree).contains(&me))
+    }
+
+    /// Coordinators of an epoch below this one are refused, whatever is active.
+    #[inline]
+    pub(crate) fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// This node served a pull for the layout of `epoch`.
+    pub(crate) fn on_served(&mut self, epoch: u64) {
+        if !canary!(K38) {
+            self.floor = self.floor.max(epoch);
+        }
+    }
+
+    /// How many partitions of the newest layout are not Ready here.
+    pub(crate) fn missing(&self) -> usize {
+        self.wanted.len()
+    }
+
+    /// Takes a new snapshot. `mine` are the partitions of this shard, `readiness` knows the snapshot already.
+    pub(crate) fn on_view(
+        &mut self,
+        now: Mono,
+        view: &View,
+        mine: impl Iterator<Item = PartitionId>,
+        readiness: &Readiness,
+    ) -> Cleanup {
+        let (Some(newest), Some(oldest), Some(read)) = (view.newest(), view.oldest(), view.ring.as_ref()) else {
+            return Cleanup::default();
+        };
+        let pair = (newest.name(), read.name());
+        if self.pair != Some(pair) {
+            (self.pair, self.since, self.drained, self.drain_at) = (Some(pair), now, false, now);
+        }
+        self.next_at = view.moving.then_some(now);
+        self.quorums = view.namespaces.iter().map(|(_, namespace)| (namespace.n, namespace.w)).collect();
+        let lapsed = view.lapses > self.lapses;
+        self.lapses = view.lapses;
+        if lapsed {
+            self.unsure.clear();
+        }
+        let Some(me) = newest.index_of(view.me) else {
+            // A member of no active layout: all that it had is others'.
+            let dropped = if self.clean(view, lapsed) { mine.collect() } else { Vec::new() };
+            self.owned = 0;
+            self.wanted.clear();
+            self.unsure.clear();
+            return Cleanup { dropped };
+        };
+        let clean = self.clean(view, lapsed);
+        let mut cleanup = Cleanup::default();
+        self.owned = 0;
+        for partition in mine {
+            let owns = |ring: &Ring| ring.owners(partition).contains(&me);
+            let (is, was) = (owns(newest), owns(oldest));
+            self.owned += u32::from(is);
+            if !is && !was {
+                self.unsure.remove(&partition);
+            }
+            if !is {
+                self.wanted.remove(&partition);
+            }
+            if clean && (lapsed || !is) {
+                cleanup.dropped.push(partition);
+            }
+            if is && view.beside.is_some() {
+                self.want(view, partition, readiness);
+            }
+        }
+        if view.beside.is_none() {
+            self.wanted.clear();
+        }
+        cleanup
+    }
+
+    /// Whether the time has come to drop what is not assigned here; once a layout.
+    fn clean(&mut self, view: &View, lapsed: bool) -> bool {
+        let read = view.ring.as_ref().map(|ring| ring.name());
+        let early = canary!(K23) && view.beside.is_some() && read == view.newest().map(|ring| ring.name());
+        let due = (view.complete || early) && self.cleaned != read;
+        if due {
+            self.cleaned = read;
+        }
+        due || lapsed
+    }
+
+    /// Looks whether `partition`, owned here in the newest layout, has to be moved here.
+    fn want(&mut self, view: &View, partition: PartitionId, readiness: &Readiness) {
+        let warms = self.warms(view, partition, readiness);
+        if !warms {
+            self.unsure.remove(&partition);
+        }
+        if warms && self.unsure.get(&partition).copied() != view.newest().map(|ring| ring.name()) {
+            self.wanted.entry(partition).or_default();
+        } else {
+            self.wanted.remove(&partition);
+        }
+    }
+
+    /// Whether `partition` has come from all former owners that can be asked for, and from enough Ready ones; and whom to
+    /// ask next.
+    fn coverage(&self, view: &View, partition: PartitionId, transfer: &Transfer) -> (bool, bool, Vec<u16>) {
+        let (Some(newest), Some(oldest)) = (view.newest(), view.oldest()) else { return (false, false, Vec::new()) };
+        let Some(me) = newest.index_of(view.me) else { return (false, false, Vec::new()) };
+        let (mut enough, mut sure, mut next) = (true, true, Vec::new());
+        for (copies, write) in &self.quorums {
+            let prefix = |ring: &'_ Ring| -> Vec<u16> {
+                ring.owners(partition).iter().copied().take(usize::from(*copies)).collect()
+            };
+            let owners = prefix(oldest);
+            // What it owned and lost counts too: others take a Ready copy's word for every namespace.
+            if !prefix(newest).contains(&me) && !owners.contains(&me) {
+                continue;
+            }
+            // W at most a majority: a request may ask for fewer votes.
+            let need = owners.len() - owners.len().min(usize::from(*write)).min(owners.len() / 2 + 1) + 1;
+            let others: Vec<u16> = owners.into_iter().filter(|owner| *owner != me).collect();
+            let done = |owner: &u16| transfer.done.get(&oldest.node(*owner)).copied();
+            let ready = others.iter().filter(|owner| done(owner) == Some(true)).count();
+            let left: Vec<u16> = others.into_iter().filter(|owner| done(owner).is_none()).collect();
+            let given_up = left.iter().all(|owner| view.skipped.contains(&oldest.node(*owner)));
+            // What was given up was accepted to be lost.
+            sure &= ready >= need || (given_up && !left.is_empty());
+            if ready < need && !given_up {
+                enough = false;
+                next.extend(left);
+            }
+        }
+        (enough, sure, next)
+    }
+
+    /// Transfers to ask a part for now: partition, whom, behind which hash. `reachable` says who can be asked.
+    pub(crate) fn due(
+        &mut self,
+        now: Mono,
+        view: &View,
+        reachable: impl Fn(u16) -> bool,
+    ) -> Vec<(PartitionId, u16, Option<u64>)> {
+        let mut asks = Vec::new();
+        self.next_at = None;
+        if !view.moving || self.wanted.is_empty() {
+            return asks;
+        }
+        let Some(ring) = view.newest() else { return asks };
+        let mut wake = now + PART_TIMEOUT;
+        let mut under_way = 0;
+        for transfer in self.wanted.values_mut() {
+            if transfer.asked.is_some_and(|at| now.since(at) >= PART_TIMEOUT) {
+                transfer.fail(now);
+            }
+            under_way += usize::from(transfer.asked.is_some());
+        }
+        let partitions: Vec<PartitionId> = self.wanted.keys().copied().collect();
+        for partition in partitions {
+            let transfer = &self.wanted[&partition];
+            if transfer.asked.is_some() {
+                continue;
+            }
+            if transfer.not_before > now {
+                wake = wake.min(transfer.not_before);
+                continue;
+            }
+            if under_way >= WINDOW {
+                break;
+            }
+            if self.free_at > now {
+                wake = wake.min(self.free_at);
+                break;
+            }
+            let (_, _, next) = self.coverage(view, partition, transfer);
+            let going_on = transfer.source.and_then(|node| ring.index_of(node)).filter(|member| next.contains(member));
+            let failed = |member: &u16| transfer.failed == Some(ring.node(*member));
+            let (fresh, tried): (Vec<u16>, Vec<u16>) = next.iter().copied().partition(|member| !failed(member));
+            let going_on = going_on.filter(|member| !failed(member));
+            let chosen = going_on.into_iter().chain(fresh).chain(tried).find(|member| reachable(*member));
+            let Some(transfer) = self.wanted.get_mut(&partition) else { continue };
+            match chosen {
+                Some(member) => {
+                    let node = ring.node(member);
+                    if transfer.source != Some(node) {
+                        (transfer.source, transfer.after, transfer.source_ready) = (Some(node), None, true);
+                    }
+                    (transfer.asked, transfer.failed) = (Some(now), None);
+                    under_way += 1;
+                    asks.push((partition, member, transfer.after));
+                }
+                None if next.is_empty() => {
+                    // All that can be asked were, and too few of them were Ready: perhaps they are by now.
+                    transfer.done.retain(|_, ready| *ready);
+                    transfer.not_before = now + START_OVER_AFTER;
+                    wake = wake.min(transfer.not_before);
+                }
+                None => {
+                    transfer.not_before = now + RETRY_AFTER;
+                    wake = wake.min(transfer.not_before);
+                }
+            }
+        }
+        self.next_at = Some(wake);
+        asks
+    }
+
+    /// The transfer that a part belongs to, if it was asked for.
+    pub(crate) fn expected(
+        &mut self,
+        from: NodeId,
+        partition: PartitionId,
+        after: Option<u64>,
+    ) -> Option<&mut Transfer> {
+        let transfer = self.wanted.get_mut(&partition)?;
+        (transfer.source == Some(from) && transfer.asked.is_some() && transfer.after == after).then_some(transfer)
+    }
+
+    /// A part was taken in: the source's partition ends with it, or goes on behind `last`.
+    pub(crate) fn on_part(
+        &mut self,
+        now: Mono,
+        partition: PartitionId,
+        state: ReplicaState,
+        last: Option<u64>,
+        (bytes, shards): (u64, u16),
+    ) {
+        let nanos = bytes.saturating_mul(1_000_000_000 * u64::from(shards)) / TRANSFER_BYTES_PER_SECOND;
+        self.free_at = self.free_at.max(now) + Duration::from_nanos(nanos);
+        let Some(transfer) = self.wanted.get_mut(&partition) else { return };
+        transfer.asked = None;
+        transfer.source_ready &= state == ReplicaState::Ready;
+        match last {
+            Some(_) => transfer.after = last,
+            None => {
+                if let Some(source) = transfer.source.take() {
+                    transfer.done.insert(source, transfer.source_ready);
+                }
+                transfer.after = None;
+            }
+        }
+    }
+
+    /// A part could not be had, or not be taken in.
+    pub(crate) fn on_refused(&mut self, now: Mono, from: NodeId, partition: PartitionId) {
+        if let Some(transfer) = self.wanted.get_mut(&partition).filter(|it| it.source == Some(from)) {
+            transfer.fail(now);
+        }
+    }
+
+    /// Everything that waits for `node` asks elsewhere.
+    pub(crate) fn on_lost(&mut self, now: Mono, node: NodeId) {
+        for transfer in self.wanted.values_mut().filter(|it| it.source == Some(node) && it.asked.is_some()) {
+            transfer.fail(now);
+        }
+    }
+
+    /// Partitions, or the one named, that have come from all former owners that could be asked, with what those may have
+    /// forgotten; `true`: enough of them were Ready.
+    pub(crate) fn take_complete(
+        &mut self,
+        view: &View,
+        only: Option<PartitionId>,
+    ) -> Vec<(PartitionId, Transfer, bool)> {
+        if !view.moving {
+            return Vec::new();
+        }
+        let is_it = |partition: PartitionId| only.is_none_or(|only| only == partition);
+        let Some(newest) = view.newest().map(|ring| ring.name()) else { return Vec::new() };
+        let complete: Vec<(PartitionId, bool)> = self
+            .wanted
+            .iter()
+            .filter(|(partition, transfer)| is_it(**partition) && transfer.asked.is_none())
+            .filter_map(|(partition, transfer)| {
+                let (enough, sure, _) = self.coverage(view, *partition, transfer);
+                enough.then_some((*partition, sure))
+            })
+            .collect();
+        for (partition, sure) in &complete {
+            if *sure {
+                self.unsure.remove(partition);
+            } else {
+                self.unsure.insert(*partition, newest);
+            }
+        }
+        let taken = complete.into_iter();
+        taken.filter_map(|(partition, sure)| Some((partition, self.wanted.remove(&partition)?, sure))).collect()
+    }
+
+    /// The numbers of copies that namespaces have.
+    pub(crate) fn copies(&self) -> BTreeSet<u8> {
+        self.quorums.iter().map(|(copies, _)| *copies).collect()
+    }
+
+    /// When to look again.
+    pub(crate) fn poll_timeout(&self) -> Option<Mono> {
+        let drains = (self.pair.is_some() && !self.drained).then_some(self.drain_at);
+        self.next_at.into_iter().chain(drains).min()
+    }
+
+    /// Whether requests are to be looked for that began before the present layouts; `Some(since)`.
+    pub(crate) fn draining(&mut self, now: Mono) -> Option<Mono> {
+        if self.pair.is_none() || self.drained {
+            return None;
+        }
+        self.drain_at = now + DRAIN_EVERY;
+        Some(self.since)
+    }
+
+    /// None of them is left.
+    pub(crate) fn on_drained(&mut self) {
+        self.drained = true;
+    }
+
+    /// What to tell the control plane, if it is news.
+    pub(crate) fn report(&mut self, shard: u16, moved_bytes: u64) -> Option<ShardReport> {
+        let (newest, read) = self.pair?;
+        let missing = u32::try_from(self.wanted.len()).expect("at most PARTITIONS_MAX");
+        let (drained, partitions) = (self.drained, self.owned);
+        let report = ShardReport { shard, newest, read, drained, missing, partitions, moved_bytes };
+        let is_news = self.reported.is_none_or(|told| ShardReport { moved_bytes, ..told } != report);
+        is_news.then(|| {
+            self.reported = Some(report);
+            report
+        })
+    }
+}
+
+impl Transfer {
+    /// Whoever was asked does not answer: another one, or the same again from where it was.
+    fn fail(&mut self, now: Mono) {
+        (self.asked, self.failed) = (None, self.source);
+        self.not_before = now + RETRY_AFTER;
+    }
+}

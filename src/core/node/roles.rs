@@ -1,0 +1,130 @@
+//! Changes of roles that an administrator asks for: leave, remove, weight, zone, replace; and giving up the dead
+//! (PROTOCOL §2).
+//!
+//! A change is one write to the role map, stamped here; what follows from it (a new layout, its transition) is
+//! `settlement`'s and happens alike on every node that learns of it. Refusals name what is missing.
+
+use super::Node;
+use crate::{
+    control::succession,
+    id::NodeId,
+    ring::{Role, RoleState, Stage},
+    time::Now,
+    value::Version,
+    wire::control::LayoutChange,
+};
+
+impl Node {
+    /// Does what was asked; `false`: it was so already.
+    ///
+    /// # Errors
+    /// Words for a person; nothing was changed.
+    pub(super) fn change(&mut self, now: Now, change: LayoutChange) -> Result<bool, String> {
+        if self.ring.is_none() {
+            return Err(format!("there is no layout yet: {}", self.facts().state(now.mono)));
+        }
+        if let Some(fence) = self.fence {
+            return Err(format!("this node must not stamp now: {fence}"));
+        }
+        match change {
+            LayoutChange::Leave(node) => {
+                let role = self.role(node)?;
+                if role.state == RoleState::Active && self.active_members() == 1 {
+                    return Err("the last active node cannot leave: its data would be nowhere".to_owned());
+                }
+                self.declare_role(now, node, Role { state: RoleState::Leaving, ..role })
+            }
+            LayoutChange::Remove(node) => {
+                if node == self.config.node {
+                    return Err("a node does not remove itself: let it leave, or ask another node".to_owned());
+                }
+                let role = self.role(node)?;
+                let layouts = self.replicated.layouts();
+                let stays = |member: &NodeId| {
+                    let role = self.replicated.roles().get(*member);
+                    *member != node && role.is_none_or(|role| role.state != RoleState::Removed)
+                };
+                let members = layouts.members();
+                if members.contains(&node) && !members.iter().any(stays) {
+                    return Err("it is the last member of the layout: let others join before it is removed".to_owned());
+                }
+                self.declare_role(now, node, Role { state: RoleState::Removed, ..role })
+            }
+            LayoutChange::Weight(node, weight) => {
+                let role = self.role(node)?;
+                self.declare_role(now, node, Role { weight, ..role })
+            }
+            LayoutChange::Zone(node, zone) => {
+                let role = self.role(node)?;
+                self.declare_role(now, node, Role { zone, ..role })
+            }
+            LayoutChange::Replace { old, new } => self.replace(now, old, new),
+            LayoutChange::SkipDead => self.skip_dead(),
+        }
+    }
+
+    fn active_members(&self) -> usize {
+        self.replicated.roles().iter().filter(|(_, role)| role.state == RoleState::Active).count()
+    }
+
+    fn role(&self, node: NodeId) -> Result<Role, String> {
+        match self.replicated.roles().get(node) {
+            None => Err(format!("no node {node} is known here: `meshwork status -o wide` shows their ids")),
+            Some(role) if role.state == RoleState::Removed => Err(format!("{} ({node}) was removed", role.name)),
+            Some(role) => Ok(role.clone()),
+        }
+    }
+
+    fn declare_role(&mut self, now: Now, node: NodeId, role: Role) -> Result<bool, String> {
+        role.check().map_err(|error| error.to_string())?;
+        if self.replicated.roles().get(node) == Some(&role) {
+            return Ok(false);
+        }
+        let version = Version { hlc: self.clock.stamp(now), actor: self.config.actor };
+        let changed = self.replicated.update(|roles, _| roles.set(node, role, version));
+        self.unsent |= changed;
+        if changed {
+            Ok(true)
+        } else {
+            Err("a newer change to that node's role is known: look at `meshwork status` and ask again".to_owned())
+        }
+    }
+
+    /// As a joiner of the dead member's name does by itself, for one that an administrator names.
+    fn replace(&mut self, now: Now, old: NodeId, new: NodeId) -> Result<bool, String> {
+        let (gone, own) = (self.role(old)?, self.role(new)?);
+        let is_member = |node| self.replicated.layouts().active().iter().any(|layout| layout.member(node).is_some());
+        if !is_member(old) {
+            return Err(format!("{} ({old}) is no member of the layout: there is no place to take", gone.name));
+        }
+        if is_member(new) {
+            return Err(format!("{} ({new}) is a member already: it has a place of its own", own.name));
+        }
+        if self.facts().is_up(old) {
+            return Err(format!("{} ({old}) is up: stop it first, or let it leave", gone.name));
+        }
+        let version = Version { hlc: self.clock.stamp(now), actor: self.config.actor };
+        let heir = succession::heir(old, &gone, &own);
+        let removed = Role { state: RoleState::Removed, ..gone };
+        let changed = self.replicated.update(|roles, _| {
+            let removed = roles.set(old, removed, version);
+            roles.set(new, heir, version) || removed
+        });
+        self.unsent |= changed;
+        Ok(changed)
+    }
+
+    fn skip_dead(&mut self) -> Result<bool, String> {
+        let layouts = self.replicated.layouts();
+        if !layouts.in_transition() {
+            return Err("no change of layouts is under way: there is nothing to skip".to_owned());
+        }
+        let dead: Vec<NodeId> = layouts.members().into_iter().filter(|node| !self.facts().is_up(*node)).collect();
+        if dead.is_empty() && layouts.behind(Stage::Settled, self.replicated.roles()).is_empty() {
+            return Ok(false);
+        }
+        let changed = self.replicated.update(|_, layouts| dead.iter().filter(|node| layouts.skip(**node)).count() > 0);
+        self.unsent |= changed;
+        Ok(changed)
+    }
+}

@@ -1,0 +1,385 @@
+//! Two active layouts at the data plane: who must hold a write, who is read, what is moved, what is dropped (SIMULATION
+//! §11: 4 and 5).
+//!
+//! Nodes A to F; A, B, C own every key unless said otherwise. N = 3, R = W = 2.
+
+use super::{
+    Call, Fate, Rig, RigConfig,
+    schedules::{A, B, C, MILLI, assert_written, get, put, value},
+};
+use crate::{
+    namespace::{Eviction, Namespace},
+    wire::{
+        client::{Status, Ttl},
+        peer::{PeerMessage, ReplicaState},
+    },
+};
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+const D: usize = 3;
+const E: usize = 4;
+const F: usize = 5;
+
+/// Six nodes, of which the first three own everything.
+fn six() -> Rig {
+    let mut rig = Rig::new(RigConfig { nodes: 6, ..RigConfig::default() });
+    found(&mut rig, &[A, B, C]);
+    rig
+}
+
+/// Makes these nodes the owners, and waits until they compared what they have: nothing.
+fn found(rig: &mut Rig, nodes: &[usize]) {
+    rig.relayout(nodes);
+    for _ in 0..20 {
+        if nodes.iter().all(|node| rig.stats(*node).partitions_warming == 0) {
+            return;
+        }
+        rig.run_for(Duration::from_secs(1));
+    }
+    panic!("the first owners do not become Ready");
+}
+
+// --- 4: v acked {B, C}; D replaces C, streaming from A only; the old layout retires; read {A, D} ---
+
+#[test]
+fn one_source_is_not_enough_for_a_new_owner() {
+    let mut rig = six();
+    rig.cut(A, B);
+    rig.cut(A, C);
+    assert_written(&rig.call(B, &put("v")));
+    rig.run_for(Duration::from_secs(1));
+    rig.heal();
+    rig.begin_transition(&[A, B, D]);
+    // B and C are out of D's reach: A alone has all that it asks for.
+    rig.cut(D, B);
+    rig.cut(D, C);
+    rig.begin_moving();
+    rig.run_for(Duration::from_secs(20));
+    assert!(!rig.is_moved(), "A may lack what B and C acknowledged");
+    rig.heal();
+    rig.wait_until_moved();
+    rig.flip();
+    rig.run_for(Duration::from_secs(1));
+    rig.retire();
+    rig.kill(B);
+    rig.all_believe_down(B, true);
+    for node in [A, D] {
+        assert_eq!(value(&rig.call(node, &get())), Some("v"));
+    }
+}
+
+// --- 5: D has compared, then X (old epoch) gets v acked {B, C}; read {A, D} after retirement ---
+
+#[test]
+fn a_late_coordinator_of_the_old_layout_gets_no_acknowledgement_once_a_new_owner_has_compared() {
+    let mut rig = six();
+    assert_written(&rig.call(A, &put("v1").w(3)));
+    rig.set_deaf(C, true);
+    rig.begin_transition(&[A, B, D]);
+    rig.run_for(Duration::from_secs(1));
+    // C was removed, or it would have to acknowledge first: it does not know, and goes on.
+    rig.begin_moving();
+    rig.cut(C, D);
+    rig.wait_until_moved();
+    rig.cut(A, C);
+    let answer = rig.call(C, &put("v2"));
+    assert!(matches!(answer.status, Status::Unavailable { .. } | Status::Unknown), "B has served D: {answer:?}");
+    assert!(rig.stats(B).stale_epochs > 0);
+    rig.heal();
+    rig.flip();
+    rig.run_for(Duration::from_secs(1));
+    rig.retire();
+    for node in [A, D] {
+        assert_eq!(value(&rig.call(node, &get())), Some("v1"));
+    }
+}
+
+#[test]
+fn what_a_coordinator_of_the_old_layout_got_acknowledged_before_is_moved() {
+    let mut rig = six();
+    rig.set_deaf(C, true);
+    rig.begin_transition(&[A, B, D]);
+    rig.cut(A, C);
+    assert_written(&rig.call(C, &put("v")));
+    rig.heal();
+    rig.set_deaf(C, false);
+    rig.begin_moving();
+    rig.wait_until_moved();
+    rig.flip();
+    rig.retire();
+    rig.kill(B);
+    rig.all_believe_down(B, true);
+    for node in [A, D] {
+        assert_eq!(value(&rig.call(node, &get())), Some("v"));
+    }
+}
+
+#[test]
+fn a_strict_write_needs_its_quorum_in_both_layouts() {
+    let mut rig = six();
+    rig.begin_transition(&[C, D, E]);
+    assert_written(&rig.call(A, &put("v1")));
+    rig.run_for(MILLI * 10);
+    assert_eq!([A, B, C, D, E, F].map(|node| rig.stats(node).entries), [1, 1, 1, 1, 1, 0]);
+    for node in [D, E] {
+        rig.cut(A, node);
+    }
+    let answer = rig.call(A, &put("v2"));
+    assert_eq!((answer.status, answer.maybe_applied), (Status::Unknown, true), "C alone holds it in the new layout");
+    let sloppy = rig.call(A, &Call::put("other", "v"));
+    assert_eq!((sloppy.status, sloppy.worth.sloppy, sloppy.worth.fallbacks), (Status::Ok, true, 0), "{sloppy:?}");
+    rig.heal();
+    rig.cut(A, B);
+    rig.cut(A, C);
+    let answer = rig.call(A, &put("v3"));
+    assert_ne!(answer.status, Status::Ok, "A alone holds it in the old one");
+}
+
+#[test]
+fn reads_ask_the_old_owners_until_all_have_synced_and_then_the_new_ones() {
+    let mut rig = six();
+    assert_written(&rig.call(A, &put("v").w(3)));
+    rig.begin_transition(&[D, E, F]);
+    for node in [A, D] {
+        assert_eq!(value(&rig.call(node, &get())), Some("v"), "D coordinates, and asks the old owners");
+    }
+    rig.begin_moving();
+    rig.wait_until_moved();
+    rig.flip();
+    for node in [A, B, C] {
+        rig.kill(node);
+        rig.all_believe_down(node, true);
+    }
+    for node in [D, E, F] {
+        assert_eq!(value(&rig.call(node, &get())), Some("v"));
+    }
+}
+
+#[test]
+fn a_node_still_reading_by_the_old_layout_sees_what_one_of_the_new_wrote() {
+    let mut rig = six();
+    rig.begin_transition(&[D, E, F]);
+    rig.begin_moving();
+    rig.wait_until_moved();
+    rig.set_deaf(A, true);
+    rig.flip();
+    assert_written(&rig.call(D, &put("v")));
+    assert_eq!(value(&rig.call(A, &get())), Some("v"));
+    assert_written(&rig.call(A, &put("w")));
+    assert_eq!(value(&rig.call(D, &get())), Some("w"));
+    rig.retire();
+    // A has not heard of that: the others refuse to be owners of the old layout, and nobody reads by it.
+    assert_written(&rig.call(E, &put("x")));
+    rig.set_deaf(A, false);
+    assert_eq!(value(&rig.call(A, &get())), Some("x"), "forwarded");
+}
+
+#[test]
+fn a_range_is_dropped_when_the_old_layout_retired_and_not_before() {
+    let mut rig = six();
+    for key in 0..40 {
+        assert_written(&rig.call(A, &Call::put(format!("k{key}"), "v").strict().w(3)));
+    }
+    rig.begin_transition(&[B, C, D]);
+    rig.begin_moving();
+    rig.wait_until_moved();
+    assert_eq!((rig.stats(A).entries, rig.stats(D).entries), (40, 40));
+    rig.flip();
+    rig.run_for(Duration::from_secs(5));
+    assert_eq!(rig.stats(A).entries, 40);
+    rig.retire();
+    assert_eq!((rig.stats(A).entries, rig.stats(B).entries, rig.stats(A).partitions_dropped), (0, 40, 16));
+    for key in 0..40 {
+        assert_eq!(value(&rig.call(A, &Call::get(format!("k{key}")).strict())), Some("v"), "an old client's node");
+    }
+}
+
+#[test]
+fn tombstones_expiries_and_large_partitions_are_moved_as_they_are() {
+    let mut rig = six();
+    let large = "x".repeat(40_000);
+    for key in 0..120 {
+        assert_written(&rig.call(A, &Call::put(format!("k{key}"), &large).w(3).ttl(Ttl::Millis(60_000 + key * 1_000))));
+    }
+    assert_written(&rig.call(A, &Call::put("dead", "v").w(3)));
+    assert_written(&rig.call(A, &Call::delete("dead").w(3)));
+    let expires = rig.call(A, &Call::get("k7").r(3)).expires_at;
+    rig.run_for(Duration::from_secs(3));
+    rig.transition(&[D, E, F]);
+    assert!(rig.stats(A).parts_sent > 40, "{} parts", rig.stats(A).parts_sent);
+    assert_eq!([D, E, F].map(|node| (rig.stats(node).entries, rig.stats(node).tombstones)), [(121, 1); 3]);
+    let moved = rig.call(D, &Call::get("k7").strict());
+    assert_eq!((moved.value.map(|value| value.len()), moved.expires_at), (Some(40_000), expires));
+    assert_eq!(rig.call(D, &Call::get("dead").strict()).status, Status::NotFound);
+    rig.run_for(Duration::from_secs(60));
+    assert_eq!(rig.call(E, &Call::get("k1").strict()).status, Status::NotFound, "its time was over when it said so");
+}
+
+#[test]
+fn a_transfer_goes_on_when_its_source_dies_and_parts_are_lost() {
+    let mut rig = six();
+    for key in 0..200 {
+        assert_written(&rig.call(A, &Call::put(format!("k{key}"), "v".repeat(5_000)).strict().w(3)));
+    }
+    let count = Rc::new(Cell::new(0));
+    let lost = Rc::clone(&count);
+    rig.set_fate(move |_, _, message| match message {
+        PeerMessage::StreamChunk { .. } => {
+            lost.set(lost.get() + 1);
+            match lost.get() % 4 {
+                0 => Fate::Drop,
+                1 => Fate::Twice,
+                _ => Fate::Deliver,
+            }
+        }
+        _ => Fate::Deliver,
+    });
+    rig.begin_transition(&[B, C, D]);
+    rig.begin_moving();
+    rig.run_for(MILLI * 3);
+    assert!(!rig.is_moved());
+    rig.kill(A);
+    rig.all_believe_down(A, true);
+    rig.wait_until_moved();
+    assert_eq!(rig.stats(D).entries, 200);
+}
+
+#[test]
+fn a_new_owner_takes_over_what_its_sources_may_have_forgotten() {
+    let mut rig = Rig::new(RigConfig { nodes: 4, memory: 2 << 20, ..RigConfig::default() });
+    found(&mut rig, &[A, B, C]);
+    assert_written(&rig.call(C, &put("v1").w(3)));
+    rig.cut(A, C);
+    rig.cut(B, C);
+    assert_written(&rig.call(A, &put("v2")));
+    // A and B evict v2 and forget its ghost, C keeps v1.
+    for key in 0..30_000 {
+        rig.call(A, &Call::put(format!("fill{key}"), "x".repeat(300)).w(1));
+    }
+    rig.run_for(Duration::from_secs(2));
+    rig.heal();
+    rig.begin_transition(&[A, C, D]);
+    rig.begin_moving();
+    rig.wait_until_moved();
+    rig.flip();
+    rig.retire();
+    rig.kill(A);
+    rig.all_believe_down(A, true);
+    let answer = rig.call(D, &get());
+    assert_ne!(value(&answer), Some("v1"), "what was overwritten does not come back: {answer:?}");
+}
+
+#[test]
+fn a_warming_owner_counts_for_no_read_until_its_partition_is_moved() {
+    let mut rig = six();
+    assert_written(&rig.call(A, &put("v").w(3)));
+    rig.begin_transition(&[A, B, D]);
+    rig.begin_moving();
+    rig.cut(D, A);
+    rig.cut(D, B);
+    rig.cut(D, C);
+    rig.run_for(Duration::from_secs(5));
+    // Somebody believes too early that all have synced.
+    rig.flip();
+    rig.heal();
+    rig.set_fate(
+        |_, to, message| {
+            if matches!(message, PeerMessage::StreamPull { .. }) || to == B { Fate::Drop } else { Fate::Deliver }
+        },
+    );
+    let answer = rig.call(A, &get());
+    assert!(matches!(answer.status, Status::Unavailable { .. }), "D has nothing yet: {answer:?}");
+}
+
+#[test]
+fn a_namespace_with_fewer_copies_is_moved_to_who_rises_among_the_owners() {
+    let mut pair = Namespace::new("pair");
+    (pair.n, pair.r, pair.w, pair.eviction) = (2, 1, 2, Eviction::None);
+    let mut rig = Rig::new(RigConfig { nodes: 6, namespaces: vec![pair], ..RigConfig::default() });
+    found(&mut rig, &[A, B, C, D]);
+    let call = |key: u32| Call::put(format!("k{key}"), "v").within("pair").strict();
+    for key in 0..60 {
+        let at = rig.owners(&call(key))[0];
+        assert_written(&rig.call(at, &call(key)));
+    }
+    rig.transition(&[B, C, D, E]);
+    rig.kill(A);
+    for key in 0..60 {
+        let get = Call::get(format!("k{key}")).within("pair").strict();
+        let at = rig.owners(&get)[0];
+        assert_eq!(value(&rig.call(at, &get)), Some("v"), "k{key}");
+    }
+}
+
+#[test]
+fn a_restarted_owner_catches_up_in_a_transition() {
+    let mut rig = six();
+    assert_written(&rig.call(A, &put("v").w(3)));
+    rig.kill(B);
+    rig.restart(B, ReplicaState::Warming);
+    rig.begin_transition(&[A, B, D]);
+    rig.begin_moving();
+    rig.wait_until_moved();
+    rig.flip();
+    rig.retire();
+    rig.kill(A);
+    rig.all_believe_down(A, true);
+    assert_eq!(value(&rig.call(B, &get())), Some("v"), "B and D are Ready");
+}
+
+#[test]
+fn what_came_from_too_few_ready_owners_votes_in_nothing_strict_until_it_is_compared() {
+    let mut rig = six();
+    assert_written(&rig.call(A, &put("v").w(3)));
+    for node in [A, B] {
+        rig.kill(node);
+        rig.restart(node, ReplicaState::Warming);
+    }
+    rig.set_fate(|_, _, message| match message {
+        PeerMessage::Exchange { .. } => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    rig.begin_transition(&[A, B, D]);
+    rig.begin_moving();
+    rig.wait_until_moved();
+    rig.flip();
+    rig.retire();
+    let answer = rig.call(A, &get());
+    assert!(matches!(answer.status, Status::Unavailable { .. }), "two of three copies were lost: {answer:?}");
+    assert_eq!(value(&rig.call(A, &Call::get("k").r(3))), Some("v"), "all that could be had is there");
+    rig.set_fate(|_, _, _| Fate::Deliver);
+    rig.run_for(Duration::from_secs(10));
+    assert_eq!(value(&rig.call(A, &get())), Some("v"), "they compared with all who may hold more");
+}
+
+/// Found by seed 7209d of mix F6: a node with no place in either layout knew of nobody to forward to.
+#[test]
+fn with_all_owners_of_the_older_layout_dead_those_of_the_newer_stand_in() {
+    let mut rig = Rig::new(RigConfig { nodes: 8, ..RigConfig::default() });
+    let (g, h) = (6, 7);
+    found(&mut rig, &[A, B, C]);
+    rig.begin_transition(&[D, E, F, g]);
+    for node in [A, B, C] {
+        rig.kill(node);
+        rig.all_believe_down(node, true);
+    }
+    for node in [D, E, F, g, h] {
+        let key = format!("k{node}");
+        let written = rig.call(node, &Call::put(&key, "v"));
+        assert_eq!((written.status, written.worth.sloppy), (Status::Ok, true), "{written:?}");
+        for reader in [D, g, h] {
+            assert_eq!(value(&rig.call(reader, &Call::get(&key))), Some("v"), "written by {node}, read by {reader}");
+        }
+    }
+}
+
+#[test]
+fn a_write_needs_as_many_owners_in_a_larger_layout_as_were_asked_for() {
+    let mut rig = Rig::new(RigConfig { nodes: 3, ..RigConfig::default() });
+    found(&mut rig, &[A, B]);
+    rig.begin_transition(&[A, B, C]);
+    rig.cut(A, C);
+    let answer = rig.call(A, &put("v").w(3));
+    assert_ne!(answer.status, Status::Ok, "C does not hold it, and W = 3: {answer:?}");
+    assert_written(&rig.call(A, &put("v").w(2)));
+}
