@@ -85,6 +85,9 @@ fn blocks(first: &NodeStatus, status: &NodeStatus, blocking: &mut Vec<String>) {
     if status.layout != first.layout || !status.layout_agreed {
         blocking.push(format!("{name} has not seen all members agree on the layout"));
     }
+    if !status.transition.is_empty() {
+        blocking.push(format!("{name} sees partitions move: {}", status.transition));
+    }
     for other in status.members.iter().filter(|other| other.role == "member" && other.health != "alive") {
         blocking.push(format!("{name} sees {} {}", other.name, other.health));
     }
@@ -163,6 +166,7 @@ mod tests {
             ready: true,
             layout: Some(LayoutName { epoch: 1, hash: 7 }),
             layout_agreed: true,
+            transition: String::new(),
             members: (1..=3).map(|node| member(node, "member", "alive")).collect(),
             fenced: None,
             stats: ShardStats::default(),
@@ -178,13 +182,14 @@ mod tests {
     #[test]
     fn a_whole_mesh_may_lose_a_node_and_each_thing_that_is_amiss_says_why_not() {
         assert!(judged(|_| {}).safe);
-        let amiss: [(fn(&mut NodeStatus), &str); 8] = [
+        let amiss: [(fn(&mut NodeStatus), &str); 9] = [
             (|status| status.ready = false, "node-2 is not ready"),
             (|status| status.layout_agreed = false, "agree on the layout"),
             (|status| status.layout = Some(LayoutName { epoch: 2, hash: 7 }), "agree on the layout"),
             (|status| status.members[2].health = "suspect".to_owned(), "node-2 sees node-3 suspect"),
             (|status| status.members.push(member(4, "joining", "alive")), "node-4 joining"),
             (|status| status.stats.partitions_warming = 5, "5 copies"),
+            (|status| status.transition = "2 of 9".to_owned(), "partitions move: 2 of 9"),
             (|status| status.stats.hints = 2, "2 hints"),
             (|status| status.stats.partitions_urgent = 1, "1 partitions"),
         ];
