@@ -294,6 +294,24 @@ fn hints_for_replaced_targets_reach_the_current_owners() {
     );
 }
 
+/// Found by seed 80247 of mix F6: hints for some of the owners were made, delivered, and made again.
+#[test]
+fn hints_for_which_there_is_no_room_twice_are_resolved_by_an_owner_that_compares() {
+    let mut rig = Rig::new(RigConfig { nodes: 6, memory: 256 << 10, ..RigConfig::default() });
+    let (owners, fallbacks) = (rig.owners(&get()), rig.fallbacks(&get()));
+    for owner in &owners {
+        rig.kill(*owner);
+        rig.all_believe_down(*owner, true);
+    }
+    assert_written(&rig.call(fallbacks[0], &Call::put("k", "v".repeat(4_800))));
+    rig.run_for(SECOND);
+    rig.relayout(&fallbacks);
+    rig.run_for(limits::HINT_WAIT_MIN + SECOND * 20);
+    for node in &fallbacks {
+        assert_eq!((rig.stats(*node).entries, rig.stats(*node).hints), (1, 0), "{node}");
+    }
+}
+
 #[test]
 fn a_hint_whose_target_is_an_owner_still_keeps_it_in_a_new_layout() {
     let mut rig = Rig::new(RigConfig { nodes: 4, ..RigConfig::default() });
