@@ -17,12 +17,13 @@ use crate::{
 use bytes::BytesMut;
 use meshwork_core::{
     id::NamespaceId,
-    input::{Caller, ShardInput},
+    input::{Caller, NodeInput, ShardInput},
     namespace::Mode,
     value::Version,
     wire::{
         client::{Condition, Consistency, Op as Ask, Quorum, Reply, ReplyBody, Request, Ttl},
-        frame::Decoder,
+        control::{self, ClientControl},
+        frame::{Decoder, FrameType},
     },
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +61,29 @@ fn link_of(client: u16, life: u64, process: u32) -> u64 {
 }
 
 impl Cluster<'_> {
+    /// A client's request arrives at a process.
+    pub(crate) fn on_request(&mut self, process: u32, link: u64, frame: &[u8]) {
+        self.trace.add(link);
+        self.trace.add_bytes(frame);
+        self.trace.event(|| format!("p{process} request over client link {link:x}"));
+        let (frame_type, id, mut decoder) = Decoder::start(frame).expect("clients send whole frames");
+        if frame_type == FrameType::Control {
+            let request: ClientControl = control::decode(id, &mut decoder).expect("clients send whole frames");
+            let caller = Caller { link, id };
+            return self.node_input(process, NodeInput::Client { caller, admin: true, request });
+        }
+        let request = Request::decode(id, &mut decoder).expect("clients send whole frames");
+        let hash = self.hasher.hash(request.namespace, request.key);
+        let shards = self.processes[process as usize].shards.len() as u16;
+        let partition = hash.partition(self.plan.config.partitions);
+        let site = Site { process, shard: partition.0 % shards };
+        let caller = Caller { link, id };
+        let given = Given::Client(caller, hash, &request);
+        self.shard_call(site, &given, |shard, now, out| {
+            shard.handle(now, ShardInput::Client { caller, hash, request }, out)
+        });
+    }
+
     /// The operation with this number, whichever attempt of it.
     fn op_of(&self, op: u64) -> Option<Op> {
         let planned = usize::try_from(op / ATTEMPTS).ok().and_then(|at| self.plan.ops.get(at)).cloned();

@@ -34,8 +34,7 @@ use meshwork_core::{
     value::Hlc,
     view::View,
     wire::{
-        client::Request,
-        control::{self, ClientControl, ControlReply, PeerControl},
+        control::{self, ControlReply, PeerControl},
         frame::{DecodeError, Decoder, FrameType},
         peer::{PeerMessage, ReplicaState},
     },
@@ -583,27 +582,5 @@ impl<'p> Cluster<'p> {
                 self.close(link, why);
             }
         }
-    }
-
-    fn on_request(&mut self, process: u32, link: u64, frame: &[u8]) {
-        self.trace.add(link);
-        self.trace.add_bytes(frame);
-        self.trace.event(|| format!("p{process} request over client link {link:x}"));
-        let (frame_type, id, mut decoder) = Decoder::start(frame).expect("clients send whole frames");
-        if frame_type == FrameType::Control {
-            let request: ClientControl = control::decode(id, &mut decoder).expect("clients send whole frames");
-            let caller = meshwork_core::input::Caller { link, id };
-            return self.node_input(process, NodeInput::Client { caller, admin: true, request });
-        }
-        let request = Request::decode(id, &mut decoder).expect("clients send whole frames");
-        let hash = self.hasher.hash(request.namespace, request.key);
-        let shards = self.processes[process as usize].shards.len() as u16;
-        let partition = hash.partition(self.plan.config.partitions);
-        let site = Site { process, shard: partition.0 % shards };
-        let caller = meshwork_core::input::Caller { link, id };
-        let given = Given::Client(caller, hash, &request);
-        self.shard_call(site, &given, |shard, now, out| {
-            shard.handle(now, ShardInput::Client { caller, hash, request }, out)
-        });
     }
 }

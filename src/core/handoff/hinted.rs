@@ -2,8 +2,8 @@
 //! (PROTOCOL §6 "Hints").
 //!
 //! What it promises: a hint leaves its store for four reasons only. Its target said that it holds the entry or something
-//! newer; every current owner got it, here or as a hint of its own, or this node as one of them where there is no room for
-//! such hints; what it brings is over everywhere; it is older than `HINT_AGE_MAX`. The last makes its partition urgent, since then only anti-entropy finds the difference. Anything else a
+//! newer; every current owner got it, here or as a hint of its own, or one of them where there is no room for more
+//! hints; what it brings is over everywhere; it is older than `HINT_AGE_MAX`. The last makes its partition urgent, since then only anti-entropy finds the difference. Anything else a
 //! target says puts the hint off. Replay stands behind clients: nothing is sent while half of the places for requests are
 //! taken, and what is in flight is bounded (`replay`). Here: who may be sent what; when, is `replay`'s.
 
@@ -227,15 +227,15 @@ impl Shard {
                     return Some(STEP_EVERY);
                 }
                 moved += 1;
-                let (mut all, mut own) = (true, false);
+                let (mut all, mut any) = (true, false);
                 for owner in owners {
                     let handed = self.hand_to(now, owner, &place, &held);
                     all &= handed;
-                    own |= handed && owner == self.view.me;
+                    any |= handed;
                 }
-                if own && !all {
-                    // There is no room for hints to all of them, and those that are delivered would be made again and again:
-                    // this node is an owner itself now, and the owners compare.
+                if any && !all {
+                    // There is no room for hints to all of them, and those that are delivered would be made again and again.
+                    // One copy stood for one owner; it still does, and the owners compare.
                     self.mark_urgent(place.0);
                     all = true;
                 }

@@ -141,9 +141,7 @@ impl Ownership {
 
     /// This node served a pull for the layout of `epoch`.
     pub(crate) fn on_served(&mut self, epoch: u64) {
-        if !canary!(K38) {
-            self.floor = self.floor.max(epoch);
-        }
+        self.floor = self.floor.max(epoch);
     }
 
     /// How many partitions of the newest layout are not Ready here.

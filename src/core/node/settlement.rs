@@ -240,11 +240,10 @@ impl Node {
                     .is_some_and(|report| report.newest == newest && report.drained && holds(report))
             })
         };
-        let before_all_acked = canary!(K38) && shards(&|report| report.missing == 0);
         match layouts.stage(self.config.node) {
             None => shards(&|_| true).then_some(Stage::Acked),
             Some(Stage::Acked) => {
-                let may = layouts.all_at(Stage::Acked, roles) || before_all_acked;
+                let may = layouts.all_at(Stage::Acked, roles);
                 (may && shards(&|report| report.missing == 0)).then_some(Stage::Synced)
             }
             Some(Stage::Synced) => {
@@ -329,7 +328,7 @@ impl Node {
             me,
             ring: self.ring.clone(),
             beside: self.beside.clone(),
-            moving: layouts.in_transition() && (layouts.all_at(Stage::Acked, roles) || canary!(K38)),
+            moving: layouts.in_transition() && layouts.all_at(Stage::Acked, roles),
             complete: layouts.is_complete(roles),
             skipped: layouts.skipped().iter().copied().collect(),
             lapses: self.lapses,

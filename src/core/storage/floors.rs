@@ -4,8 +4,8 @@
 //! tombstone dropped without all owners' consent. Both only rise. They are not consulted here: whether an entry at or
 //! below a floor is refused depends on who sent it, and that is the replica's rule.
 
-use super::NamespaceSlot;
-use crate::value::Version;
+use super::{NamespaceSlot, memtable::Memtable};
+use crate::{id::PartitionId, value::Version};
 
 /// Both floors of one namespace in one partition; [`Version::ZERO`]: nothing was forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -65,5 +65,25 @@ impl FloorTable {
 
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+}
+
+impl Memtable {
+    /// The most that may have been forgotten of a namespace in a partition: its floors, with its ghosts folded in.
+    pub fn forgotten(&self, slot: NamespaceSlot, partition: PartitionId) -> Floors {
+        let floors = self.floors(slot, partition);
+        let ghosts = self.ghosts.of_partition(self.placement.local_partition(partition));
+        let newest = ghosts.filter(|ghost| ghost.namespace == slot.0).map(|ghost| self.ghost_version(ghost)).max();
+        Floors { evicted: floors.evicted.max(newest.unwrap_or_default()), ..floors }
+    }
+
+    /// Takes over what another replica of the partition may have forgotten. Where nothing is evicted there are no floors.
+    pub fn raise_floors(&mut self, slot: NamespaceSlot, partition: PartitionId, floors: Floors) {
+        if self.is_evictable(slot.0) {
+            let local = self.placement.local_partition(partition);
+            self.stats.evicted_floor_raised += u64::from(self.floors.raise_evicted(slot.0, local, floors.evicted));
+            self.stats.tombstone_floor_raised +=
+                u64::from(self.floors.raise_tombstone(slot.0, local, floors.tombstone));
+        }
     }
 }

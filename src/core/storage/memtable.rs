@@ -525,24 +525,6 @@ impl Memtable {
         self.floors.row(slot, self.placement.local_partition(partition))
     }
 
-    /// The most that may have been forgotten of a namespace in a partition: its floors, with its ghosts folded in.
-    pub fn forgotten(&self, slot: NamespaceSlot, partition: PartitionId) -> Floors {
-        let floors = self.floors(slot, partition);
-        let ghosts = self.ghosts.of_partition(self.placement.local_partition(partition));
-        let newest = ghosts.filter(|ghost| ghost.namespace == slot.0).map(|ghost| self.ghost_version(ghost)).max();
-        Floors { evicted: floors.evicted.max(newest.unwrap_or_default()), ..floors }
-    }
-
-    /// Takes over what another replica of the partition may have forgotten. Where nothing is evicted there are no floors.
-    pub fn raise_floors(&mut self, slot: NamespaceSlot, partition: PartitionId, floors: Floors) {
-        if self.is_evictable(slot.0) {
-            let local = self.placement.local_partition(partition);
-            self.stats.evicted_floor_raised += u64::from(self.floors.raise_evicted(slot.0, local, floors.evicted));
-            self.stats.tombstone_floor_raised +=
-                u64::from(self.floors.raise_tombstone(slot.0, local, floors.tombstone));
-        }
-    }
-
     /// Sets what the shard holds elsewhere on this memtable's account (hints, requests in flight, buffers), in bytes.
     /// Evicts what no longer fits; ask [`Memtable::room_for`] first where that must not fail.
     pub fn set_reserved(&mut self, bytes: u64) {

@@ -352,6 +352,36 @@ fn what_came_from_too_few_ready_owners_votes_in_nothing_strict_until_it_is_compa
     assert_eq!(value(&rig.call(A, &get())), Some("v"), "they compared with all who may hold more");
 }
 
+#[test]
+fn nothing_is_collected_between_two_layouts_and_all_of_it_after() {
+    let mut rig = six();
+    assert_written(&rig.call(A, &put("v").w(3)));
+    assert_written(&rig.call(A, &Call::delete("k").w(3)));
+    rig.begin_transition(&[A, B, D]);
+    rig.begin_moving();
+    rig.wait_until_moved();
+    rig.run_for(Duration::from_secs(18 * 60));
+    assert_eq!([A, B, C, D].map(|node| rig.stats(node).tombstones), [1; 4]);
+    rig.flip();
+    rig.run_for(Duration::from_secs(18 * 60));
+    assert_eq!([A, B, C, D].map(|node| rig.stats(node).tombstones), [1; 4], "read or not, it is active");
+    rig.retire();
+    rig.run_for(Duration::from_secs(18 * 60));
+    assert_eq!([A, B, C, D].map(|node| rig.stats(node).entries), [0; 4]);
+}
+
+#[test]
+fn a_hint_for_an_owner_of_the_newer_layout_is_kept_while_both_are_active() {
+    let mut rig = six();
+    rig.begin_transition(&[A, B, D]);
+    rig.kill(D);
+    rig.all_believe_down(D, true);
+    assert_eq!(rig.call(A, &Call::put("k", "v")).status, Status::Ok);
+    rig.run_for(Duration::from_secs(15));
+    let hints: u64 = [A, B, C].map(|node| rig.stats(node).hints).iter().sum();
+    assert!(hints > 0, "D will want it");
+}
+
 /// Found by seed 7209d of mix F6: a node with no place in either layout knew of nobody to forward to.
 #[test]
 fn with_all_owners_of_the_older_layout_dead_those_of_the_newer_stand_in() {
