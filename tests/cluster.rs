@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use support::{
     mesh::{Mesh, Plan, Shared},
     raw,
-    wait::{LIMIT, wait_for},
+    wait::{LIMIT, wait_for, wait_until},
 };
 
 static THREE: Shared = Shared::new();
@@ -106,17 +106,26 @@ fn a_namespace_created_at_one_node_is_known_at_all() {
 }
 
 #[test]
-fn a_fourth_node_stays_joining_says_so_and_still_serves_clients() {
+fn a_late_node_takes_its_share_and_what_was_written_before_can_be_read_through_it() {
     let mut mesh = Mesh::start(Plan { nodes: 2, ..Plan::default() });
+    for key in 0..20 {
+        mesh.cli_at(key % 2, &["set", &format!("k{key}"), "v"]).done();
+    }
+    let before = mesh.nodes[0].status().unwrap()["layout"].clone();
     let late = mesh.add("late");
     mesh.launch(late);
-    mesh.nodes[late].becomes("joining: ");
-    let state = mesh.nodes[late].state().unwrap();
-    assert!(state.contains("later version") && state.contains("replace_by_name"), "{state}");
-    let layout = mesh.nodes[0].status().unwrap()["layout"].clone();
-    assert_eq!(mesh.nodes[late].status().unwrap()["layout"], layout, "a joiner does not change the layout");
-    mesh.cli_at(late, &["set", "k", "v"]).done();
-    assert_eq!(mesh.cli_at(0, &["get", "k"]).done().out.trim_end(), "v");
+    wait_until("the late node to own partitions, and all to agree", || {
+        let status = mesh.nodes[late].status().unwrap_or_default();
+        let own = status["members"].as_array().and_then(|all| all.iter().find(|member| member["name"] == "late"));
+        own.is_some_and(|own| own["partitions"].as_u64() > Some(0))
+            && status["ready"] == true
+            && status["transition"] == ""
+            && status["layout_agreed"] == true
+    });
+    assert_ne!(mesh.nodes[late].status().unwrap()["layout"], before);
+    for key in 0..20 {
+        assert_eq!(mesh.cli_at(late, &["get", &format!("k{key}")]).done().out.trim_end(), "v");
+    }
 }
 
 #[test]
