@@ -308,12 +308,23 @@ impl Cluster<'_> {
     }
 
     fn unfinished(&self) -> Option<Finding> {
+        // Of a clock that jumped an hour ahead its shards' clocks remember that hour, and nobody hears them meanwhile.
+        if !Ledger::of(&self.plan.config, &self.plan.faults).clocks {
+            return None;
+        }
         let live = self.live();
         let views: Vec<_> = live.iter().map(|process| Arc::clone(&self.processes[*process as usize].view)).collect();
         let status =
             live.first().map(|process| self.processes[*process as usize].node.status(self.now_of(*process)))?;
         let removed = |node| status.members.iter().any(|member| member.node == node && member.role == "removed");
-        layout::completion(self.at, &views, removed)
+        let mut finding = layout::completion(self.at, &views, removed)?;
+        for process in &live {
+            let running = &self.processes[*process as usize];
+            let status = running.node.status(self.now_of(*process));
+            let warming: usize = running.shards.iter().map(|shard| shard.warming().len()).sum();
+            finding.what += &format!("\n  p{process} {}: {}; {warming} trees warm", running.node_id, status.transition);
+        }
+        Some(finding)
     }
 
     fn read_everything(&mut self) {
