@@ -288,9 +288,9 @@ impl Replicas {
             return None;
         }
         let kept = self.kept.entry((site.process, incoming.key)).or_default();
-        // The very write that it said was over is no older one: a shard's own writes are not seen here, and it may hold it still.
-        let over = version == kept.forgotten && end <= incoming.wall;
-        if version <= kept.forgotten && version > kept.version && !over {
+        // The very write that it said was over, or evicted, is no older one: it may hold it still, or take it back.
+        let same = version == kept.forgotten && (end <= incoming.wall || self.evictable.contains(&incoming.key.0));
+        if version <= kept.forgotten && version > kept.version && !same {
             let what = format!("{site:?} took version {version} and had said that it forgot up to {}", kept.forgotten);
             return Some((Invariant::S15, what));
         }

@@ -55,22 +55,22 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<u8, Failure> {
 impl Verdict {
     fn name(self) -> &'static str {
         match self {
-            Verdict::Ok => "OK",
-            Verdict::Warning => "WARNING",
-            Verdict::Critical => "CRITICAL",
-            Verdict::Unknown => "UNKNOWN",
+            Self::Ok => "OK",
+            Self::Warning => "WARNING",
+            Self::Critical => "CRITICAL",
+            Self::Unknown => "UNKNOWN",
         }
     }
 
     /// For want of an answer.
     fn of(failure: &Failure) -> Self {
         match failure.exit {
-            crate::failure::Exit::Usage | crate::failure::Exit::Refused => Verdict::Unknown,
+            crate::failure::Exit::Usage | crate::failure::Exit::Refused => Self::Unknown,
             crate::failure::Exit::Failed
             | crate::failure::Exit::Degraded
             | crate::failure::Exit::Unreachable
             | crate::failure::Exit::Unknown
-            | crate::failure::Exit::Deadline => Verdict::Critical,
+            | crate::failure::Exit::Deadline => Self::Critical,
         }
     }
 }

@@ -176,7 +176,8 @@ mod tests {
     #[test]
     fn a_whole_mesh_may_lose_a_node_and_each_thing_that_is_amiss_says_why_not() {
         assert!(judged(|_| {}).safe);
-        let amiss: [(fn(&mut NodeStatus), &str); 8] = [
+        type Change = fn(&mut NodeStatus);
+        let amiss: [(Change, &str); 8] = [
             (|status| status.ready = false, "node-2 is not ready"),
             (|status| status.layout_agreed = false, "agree on the layout"),
             (|status| status.layout = Some(LayoutName { epoch: 2, hash: 7 }), "agree on the layout"),
