@@ -8,7 +8,7 @@
 use crate::{
     args::{CheckArgs, CheckWhat},
     cluster,
-    failure::Failure,
+    failure::{Exit, Failure},
     mesh,
     output::Output,
     rollout::{self, Rollout},
@@ -65,12 +65,8 @@ impl Verdict {
     /// For want of an answer.
     fn of(failure: &Failure) -> Self {
         match failure.exit {
-            crate::failure::Exit::Usage | crate::failure::Exit::Refused => Self::Unknown,
-            crate::failure::Exit::Failed
-            | crate::failure::Exit::Degraded
-            | crate::failure::Exit::Unreachable
-            | crate::failure::Exit::Unknown
-            | crate::failure::Exit::Deadline => Self::Critical,
+            Exit::Usage | Exit::Refused => Self::Unknown,
+            Exit::Failed | Exit::Degraded | Exit::Unreachable | Exit::Unknown | Exit::Deadline => Self::Critical,
         }
     }
 }
@@ -79,14 +75,22 @@ impl Verdict {
 fn rollout(args: &CheckArgs, output: Output) -> Result<u8, Failure> {
     let end = Instant::now() + args.wait.unwrap_or_default();
     let asked = crate::block_on(async {
-        let mesh = mesh::connect(&args.client).await?;
         let mut told = String::new();
         loop {
-            let rollout = rollout::ask(&mesh).await?;
-            if rollout.safe || Instant::now() >= end {
-                return Ok(rollout);
+            let asked = match mesh::connect(&args.client).await {
+                Ok(mesh) => rollout::ask(&mesh).await,
+                Err(failure) => Err(failure),
+            };
+            // Whom it asked may be the very node that restarts: no answer is a reason to wait, bad flags are none.
+            let words = match &asked {
+                Ok(rollout) if rollout.safe => return asked,
+                Ok(rollout) => rollout.words(),
+                Err(failure) if Verdict::of(failure) == Verdict::Unknown => return asked,
+                Err(failure) => failure.what.clone(),
+            };
+            if Instant::now() >= end {
+                return asked;
             }
-            let words = rollout.words();
             if words != told {
                 output.say(format!("not yet: {words}"));
                 told = words;
@@ -98,7 +102,10 @@ fn rollout(args: &CheckArgs, output: Output) -> Result<u8, Failure> {
         Ok(rollout) if !rollout.safe => (Verdict::Critical, rollout),
         Ok(rollout) if !rollout.warnings.is_empty() => (Verdict::Warning, rollout),
         Ok(rollout) => (Verdict::Ok, rollout),
-        Err(failure) => (Verdict::of(&failure), Rollout { blocking: vec![failure.what], ..Rollout::default() }),
+        Err(failure) => {
+            let blocking = std::iter::once(failure.what.clone()).chain(failure.next.clone()).collect();
+            (Verdict::of(&failure), Rollout { blocking, ..Rollout::default() })
+        }
     };
     output.data(&rollout, |rollout| format!("{}: {}", verdict.name(), rollout.words()))?;
     Ok(verdict as u8)

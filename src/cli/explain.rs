@@ -71,7 +71,9 @@ pub(crate) async fn run(args: KeyArgs, output: Output) -> Result<(), Failure> {
     let explained = Explained { schema_version: 1, key: args.key, namespace: args.namespace, place, copies, verdict };
     output.data(&explained, text_of)?;
     if explained.copies.iter().all(|word| word.copy.is_none()) {
-        return Err(Failure::new(Exit::Unreachable, "no owner of the key answered"));
+        return Err(Failure::new(Exit::Unreachable, "no owner of the key answered").next(
+            "`meshwork status` says who is down; see that the nodes run and that this certificate is of their cluster",
+        ));
     }
     Ok(())
 }
@@ -113,11 +115,13 @@ fn judge(words: &[Word], name_of: &dyn Fn(meshwork_client::NodeId) -> String) ->
         let Some(newest) = newest else { continue };
         match copy.version {
             Some(version) if version == newest => {}
-            Some(_) => verdict.push(format!("{name} is behind: the next read repairs it, or a comparison within 12 s")),
+            Some(_) => {
+                verdict.push(format!("{name} is behind: the next read repairs it, or the next comparison (every 10 s)"))
+            }
             None if copy.forgotten >= newest => {
                 verdict.push(format!("{name} forgot it for want of memory: it is not pushed back"));
             }
-            None => verdict.push(format!("{name} lacks it: a comparison within 12 s repairs that, or a hint")),
+            None => verdict.push(format!("{name} lacks it: a hint brings it, or the next comparison (every 10 s)")),
         }
     }
     for word in words {

@@ -7,8 +7,8 @@
 //! quorums is no reason to wait, since waiting does not change it: those are warnings. Exits as `check` does: 0 safe, 1 safe
 //! with warnings, 2 not now, 3 cannot tell. `--wait` asks again until it is safe.
 //!
-//! Not promised: that it stays so until the node is down. Shown by `tests/cluster.rs` (a mesh that is whole, one whose node was
-//! killed, the same when that one is back and has compared itself).
+//! Not promised: that it stays so until the node is down. Shown by `tests/faults.rs` (a node killed, and the same when it is back)
+//! and by `tests/histories.rs` (a rolling restart that waits for it before each node keeps all that was acknowledged).
 
 use crate::{cluster, failure::Failure, mesh};
 use meshwork_client::{ClientControl, ControlReply, Mesh, NodeStatus};

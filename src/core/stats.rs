@@ -106,7 +106,7 @@ stats! {
     read_repairs,
     /// Replicas that answered a read with less and were left so for want of budget.
     read_repairs_skipped,
-    /// Gauge: partitions that a dead hint made urgent; it only grows until there is anti-entropy.
+    /// Gauge: partitions that a dead hint made urgent for anti-entropy.
     partitions_urgent,
     /// Gauge: hints held now.
     hints,

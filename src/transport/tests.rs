@@ -493,37 +493,3 @@ fn an_authority_reads_back_and_is_never_overwritten() {
     assert!(made.issue(Role::Client, "a/b", 1).is_err());
     assert!(Authority::new("").is_err());
 }
-
-/// Prints a rate, asserts none: both ends share one thread here, so it is a lower bound of what two cores do.
-#[tokio::test]
-#[ignore = "a measurement: run alone, in release"]
-async fn echo_rate_by_frames_in_flight() {
-    for in_flight in [1, 50, 800] {
-        let (mut dialled, mut accepted, _from, _to) = linked().await;
-        let echo = tokio::spawn(async move {
-            let link = accepted.link.clone();
-            while let Ok(Some(mut frames)) = accepted.small.batch().await {
-                while let Some(frame) = frames.next() {
-                    link.frame(|buffer| buffer.extend_from_slice(frame)).unwrap();
-                }
-                link.flush();
-            }
-        });
-        let ask = |link: &Link| link.frame(|buffer| buffer.extend_from_slice(&[7; 64])).unwrap();
-        (0..in_flight).for_each(|_| ask(&dialled.link));
-        dialled.link.flush();
-        let (start, mut count) = (std::time::Instant::now(), 0u64);
-        while start.elapsed() < Duration::from_secs(2) {
-            let mut frames = dialled.small.batch().await.unwrap().expect("the echo goes on");
-            while frames.next().is_some() {
-                count += 1;
-                ask(&dialled.link);
-            }
-            dialled.link.flush();
-        }
-        let rate = count as f64 / start.elapsed().as_secs_f64();
-        println!("in flight {in_flight}: {rate:.0} round trips a second, {:?}", dialled.link.stats());
-        dialled.link.close(0, "measured");
-        soon("the echo's end", echo).await.unwrap();
-    }
-}

@@ -7,7 +7,7 @@
 //! Every 10 s ± 20 % one message goes to each shard of a peer that shares partitions: one sum over all shared trees. Equal,
 //! and that was all. Else the roots, then the leaves of one tree after the other, then versions, then entries as repairs.
 //! The answering side keeps no state; a comparison that is lost is begun again in the next round. While copies warm, rounds
-//! come each 2 s. Invariants: at most [`SESSIONS_MAX`] comparisons of a shard run at once; what they send is charged to a
+//! come each 2 s. Invariants: at most `SESSIONS_MAX` comparisons of a shard run at once; what they send is charged to a
 //! budget of bytes; nothing here changes an entry but by the joins of `replica`.
 
 mod answer;

@@ -35,7 +35,7 @@ use crate::{
     namespace::Mode,
     outbox::ShardOutbox,
     ring::Ring,
-    shard::Shard,
+    shard::{Rules, Shard},
     time::{Mono, Now, Wall},
     value::Entry,
     view::View,
@@ -223,14 +223,8 @@ impl Shard {
         }
     }
 
-    /// The request's key with the rules that hold for it, and R.
-    fn subject(
-        &self,
-        view: &View,
-        ring: &Ring,
-        hash: KeyHash,
-        request: &Request<'_>,
-    ) -> Result<(Subject, u8), Refused> {
+    /// The rules that hold for the request's key, if a key may be like that.
+    fn rules_of(&self, request: &Request<'_>) -> Result<&Rules, Refused> {
         let Some(rules) = self.rules.get(&request.namespace) else {
             return Err(refused(
                 Status::NoSuchNamespace,
@@ -246,6 +240,18 @@ impl Shard {
                 format!("the key has {} bytes and may have {}", request.key.len(), limits::KEY_BYTES_MAX).into(),
             ));
         }
+        Ok(rules)
+    }
+
+    /// The request's key with the rules that hold for it, and R.
+    fn subject(
+        &self,
+        view: &View,
+        ring: &Ring,
+        hash: KeyHash,
+        request: &Request<'_>,
+    ) -> Result<(Subject, u8), Refused> {
+        let rules = self.rules_of(request)?;
         if let Op::Put { value, .. } = request.op
             && value.len() > rules.value_max as usize
         {

@@ -3,7 +3,8 @@
 //! Routing liveness of a peer is "membership believes it alive" and "its breaker is closed". A breaker opens after
 //! `TIMEOUTS_TO_OPEN` timeouts in a row, and then lets one request through each `PROBE_EVERY`; any answer closes it. One
 //! that nobody tried for `STALE_AFTER` says nothing of now: it closes, and the next timeout opens it again (a node that came
-//! back while nobody asked for its keys refused all but one of the first requests; simulator, seed 200e4). A peer whose latency is far above the fastest one's is slow: it is not chosen for reads, and still written.
+//! back while nobody asked for its keys refused all but one of the first requests; simulator, seed 200e4). A peer whose
+//! latency is far above the fastest one's is slow: it is not chosen for reads, and still written.
 
 use crate::{id::NodeId, time::Mono};
 use std::{collections::BTreeMap, time::Duration};

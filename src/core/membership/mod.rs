@@ -355,6 +355,11 @@ mod tests {
     use crate::value::Hlc;
     use std::net::SocketAddr;
 
+    fn identity(node: u128) -> Identity {
+        let address = SocketAddr::from(([127, 0, 0, 1], 7000));
+        Identity { node: NodeId(node), incarnation: Hlc(5), renewal: 0, address, shards: 1 }
+    }
+
     #[test]
     fn suspicion_is_two_seconds_up_to_ten_members_and_grows_with_their_logarithm() {
         for (members, millis) in [(1, 2000), (10, 2000), (100, 4000), (1000, 6000), (4096, 6000 + 682)] {
@@ -366,13 +371,6 @@ mod tests {
     /// Found by the simulator, seed 591: after 15 s of heavy loss all nodes had renewed, and all were silent.
     #[test]
     fn a_process_that_renewed_goes_on_probing_though_its_packets_are_lost() {
-        let identity = |node: u128| Identity {
-            node: NodeId(node),
-            incarnation: Hlc(5),
-            renewal: 0,
-            address: SocketAddr::from(([127, 0, 0, 1], 7000)),
-            shards: 1,
-        };
         let mut a = Membership::new(identity(1), Rng::new(1));
         let mut b = Membership::new(identity(2), Rng::new(2));
         let mut to_b: Vec<Vec<u8>> = packets(a.announce(identity(2), Mono(0)));
@@ -403,13 +401,6 @@ mod tests {
 
     #[test]
     fn restored_members_are_up_and_no_news_for_others_and_a_silent_one_is_suspected_once() {
-        let identity = |node: u128| Identity {
-            node: NodeId(node),
-            incarnation: Hlc(5),
-            renewal: 0,
-            address: SocketAddr::from(([127, 0, 0, 1], 7000)),
-            shards: 1,
-        };
         let mut membership = Membership::new(identity(1), Rng::new(7));
         let restored = membership.restore((2..=3).map(identity), Mono(0));
         assert!(restored.packets.is_empty());
@@ -430,13 +421,6 @@ mod tests {
     /// Found by `scale`: three seconds after one false suspicion others suspected the same node, which had a new identity.
     #[test]
     fn a_member_that_refutes_a_suspicion_keeps_its_identity() {
-        let identity = |node: u128| Identity {
-            node: NodeId(node),
-            incarnation: Hlc(5),
-            renewal: 0,
-            address: SocketAddr::from(([127, 0, 0, 1], 7000)),
-            shards: 1,
-        };
         let (mut a, mut b) = (Membership::new(identity(1), Rng::new(1)), Membership::new(identity(2), Rng::new(2)));
         let mut sent = packets(a.restore(std::iter::once(identity(2)), Mono(0)));
         sent.extend(packets(b.restore(std::iter::once(identity(1)), Mono(0))));
@@ -458,9 +442,7 @@ mod tests {
 
     #[test]
     fn noise_is_counted_and_changes_nothing() {
-        let address = SocketAddr::from(([127, 0, 0, 1], 7000));
-        let me = Identity { node: NodeId(1), incarnation: Hlc(5), renewal: 0, address, shards: 1 };
-        let mut membership = Membership::new(me, Rng::new(3));
+        let mut membership = Membership::new(identity(1), Rng::new(3));
         let mut noise = Rng::new(9);
         for length in 0..1_300usize {
             let packet: Vec<u8> = (0..length).map(|_| noise.next().to_le_bytes()[0]).collect();

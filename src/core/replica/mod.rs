@@ -36,7 +36,7 @@ impl Shard {
     }
 
     /// This node's state as a replica of the key.
-    fn state_for(&self, key: &KeyRef<'_>) -> ReplicaState {
+    pub(crate) fn state_for(&self, key: &KeyRef<'_>) -> ReplicaState {
         let Some(ring) = self.view.ring.as_ref() else { return ReplicaState::Fallback };
         let copies = self.rules.get(&key.namespace).map_or(0, |rules| rules.n);
         let partition = key.hash.partition(ring.partitions());

@@ -28,6 +28,7 @@ enum Change {
     Put { value: Vec<u8>, ttl: Ttl, condition: Condition },
     Delete { condition: Condition },
     Touch { ttl: Ttl },
+    Inspect,
 }
 
 impl Call {
@@ -55,6 +56,11 @@ impl Call {
     /// Gives a new expiry.
     pub fn touch(key: impl AsRef<[u8]>, ttl: Ttl) -> Self {
         Self::new(key.as_ref(), Change::Touch { ttl })
+    }
+
+    /// Asks the node what it holds itself.
+    pub fn inspect(key: impl AsRef<[u8]>) -> Self {
+        Self::new(key.as_ref(), Change::Inspect)
     }
 
     /// Only Ready owners vote.
@@ -122,6 +128,7 @@ impl Call {
             Change::Put { value, ttl, condition } => Op::Put { value, ttl: *ttl, condition: *condition },
             Change::Delete { condition } => Op::Delete { condition: *condition },
             Change::Touch { ttl } => Op::Touch { ttl: *ttl },
+            Change::Inspect => Op::Inspect,
         };
         let (deadline_ms, consistency) = (self.deadline_ms, self.consistency);
         Request { id, deadline_ms, sent: 0, consistency, namespace: self.namespace, key: &self.key, op }
