@@ -24,7 +24,7 @@ use support::{
     mesh::{Mesh, Plan},
     raw,
     relay::{Relay, Weather},
-    traffic::{TABLES, Traffic},
+    traffic::{TABLES, Traffic, all_is_readable, readable},
     wait::wait_until,
 };
 
@@ -61,25 +61,6 @@ fn all_reach_all(mesh: &Mesh) {
         let put = || raw::put(node.address, &mesh.client, "unjudged", "x", ALL_VOTES).status;
         wait_until(&format!("{} to reach all", node.name), || put() == Status::Ok);
     }
-}
-
-/// Of the keys that nobody deletes and that do not expire: how many had a write acknowledged, and how many of those a sloppy
-/// read at the end found.
-fn readable(history: &History) -> (usize, usize) {
-    let ops = history.ops();
-    let lasting = |key: &str| key.starts_with("cold") || key.starts_with("kept");
-    let done = ops.iter().filter(|op| lasting(&op.invoke.key) && op.ok().is_some());
-    let written: BTreeSet<&str> = done.clone().filter(|op| op.writes()).map(|op| op.invoke.key.as_str()).collect();
-    let read = done.filter(|op| op.invoke.session == 0 && !op.invoke.strict);
-    let found = read.filter(|op| op.ok().is_some_and(|end| end.value.is_some()));
-    let found: BTreeSet<&str> = found.map(|op| op.invoke.key.as_str()).collect();
-    (written.len(), written.intersection(&found).count())
-}
-
-/// Where no memory was lost, everything acknowledged is there.
-fn all_is_readable(history: &History) {
-    let (written, found) = readable(history);
-    assert!(written > 0 && found == written, "{found} of {written} acknowledged keys can be read");
 }
 
 /// No write gave up for want of nodes where enough of them lived and the test said so. The checker `writable` sees writes

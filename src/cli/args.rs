@@ -256,6 +256,9 @@ pub(crate) enum NodeCommand {
     Remove {
         /// Its name or id
         node: String,
+        /// Wait until others hold its copies
+        #[arg(long)]
+        wait: bool,
         #[command(flatten)]
         client: ClientArgs,
     },
@@ -265,6 +268,9 @@ pub(crate) enum NodeCommand {
         old: String,
         /// The name or id of the new one
         new: String,
+        /// Wait until the new one holds the copies
+        #[arg(long)]
+        wait: bool,
         #[command(flatten)]
         client: ClientArgs,
     },

@@ -40,14 +40,21 @@ pub(crate) async fn plan(command: PlanCommand, output: Output) -> Result<(), Fai
 pub(crate) async fn node(command: NodeCommand, output: Output) -> Result<(), Failure> {
     match command {
         NodeCommand::Leave { node, wait, client } => {
-            change(&client, &node, LayoutChange::Leave, wait.then_some("leaving"), output).await
+            change(&client, &node, LayoutChange::Leave, wait.then_some("it owns nothing any more: stop it"), output)
+                .await
         }
-        NodeCommand::Remove { node, client } => change(&client, &node, LayoutChange::Remove, None, output).await,
-        NodeCommand::Replace { old, new, client } => {
+        NodeCommand::Remove { node, wait, client } => {
+            change(&client, &node, LayoutChange::Remove, wait.then_some("others hold its copies"), output).await
+        }
+        NodeCommand::Replace { old, new, wait, client } => {
             let mesh = mesh::connect(&client).await?;
             let status = ask_status(&mesh).await?;
             let (old, new) = (find(&status, &old)?, find(&status, &new)?);
-            send(&mesh, LayoutChange::Replace { old, new }, output).await
+            send(&mesh, LayoutChange::Replace { old, new }, output).await?;
+            if wait {
+                wait_until_gone(&mesh, old, "the new node holds its copies", output).await?;
+            }
+            Ok(())
         }
     }
 }
@@ -73,8 +80,8 @@ async fn change(
     let mesh = mesh::connect(client).await?;
     let node = find(&ask_status(&mesh).await?, node)?;
     send(&mesh, change(node), output).await?;
-    if wait.is_some() {
-        wait_until_gone(&mesh, node, output).await?;
+    if let Some(end) = wait {
+        wait_until_gone(&mesh, node, end, output).await?;
     }
     Ok(())
 }
@@ -90,14 +97,14 @@ async fn send(mesh: &Mesh, change: LayoutChange, output: Output) -> Result<(), F
     Ok(())
 }
 
-/// Waits until a node owns nothing in any active layout.
-async fn wait_until_gone(mesh: &Mesh, node: NodeId, output: Output) -> Result<(), Failure> {
+/// Waits until a node owns nothing in any active layout, and says `end` then.
+async fn wait_until_gone(mesh: &Mesh, node: NodeId, end: &str, output: Output) -> Result<(), Failure> {
     let mut told = String::new();
     loop {
         let (status, plan) = (ask_status(mesh).await?, ask_plan(mesh).await?);
         let owns = status.members.iter().any(|member| member.node == node && member.partitions > 0);
         if plan.active.len() == 1 && !owns {
-            output.say("it owns nothing any more: stop it".to_owned());
+            output.say(end.to_owned());
             return Ok(());
         }
         if plan.waits != told {

@@ -280,6 +280,28 @@ impl InFlight {
     }
 }
 
+impl Operation {
+    /// Bytes it owns beside its slot.
+    pub(super) fn heap_bytes(&self) -> u64 {
+        let key = self.subject.key.len();
+        let phase = match &self.phase {
+            Phase::Read { body, guarded, .. } => {
+                let body = body.as_ref().and_then(|entry| entry.value.as_ref()).map_or(0, |value| value.len());
+                let guarded = match guarded.as_ref().map(|guarded| &guarded.change) {
+                    Some(Change::Put { value, .. }) => value.len(),
+                    Some(Change::Delete | Change::Touch { .. }) | None => 0,
+                };
+                body + guarded
+            }
+            Phase::Write { kept, .. } => {
+                kept.as_ref().and_then(|entry| entry.value.as_ref()).map_or(0, |value| value.len())
+            }
+            Phase::Forwarded { .. } => 0,
+        };
+        (key + phase) as u64
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,98 @@
+//! The set of members changes under traffic: real processes join, leave, die and are given up, as an operator would do it.
+//!
+//! Issue 4, item 6. What clients were told meanwhile goes through the simulator's checkers of histories, and every key
+//! with an acknowledged write is read at the end.
+
+mod support;
+
+use meshwork_core::namespace::Mode;
+use serde_json::Value;
+use support::{
+    history::judge,
+    mesh::{Mesh, Plan},
+    traffic::{TABLES, Traffic, all_is_readable},
+    wait::wait_until,
+};
+
+/// What the checkers must have had to judge.
+const ASKED: [&str; 7] = ["quorum", "durability", "last-writer", "expiry", "deadline", "resurrection", "worth"];
+
+fn plan() -> Plan {
+    Plan { kept: true, sets: vec!["node.warming_max=1s"], tables: TABLES, ..Plan::default() }
+}
+
+/// Partitions that a member owns, as a node says.
+fn partitions(status: &Value, name: &str) -> u64 {
+    let members = status["members"].as_array().cloned().unwrap_or_default();
+    members.iter().find(|member| member["name"] == name).and_then(|own| own["partitions"].as_u64()).unwrap_or(0)
+}
+
+/// Waits until this node owns partitions and no change is under way.
+fn takes_its_share(mesh: &Mesh, number: usize) {
+    let node = &mesh.nodes[number];
+    wait_until(&format!("{} to own partitions in a layout that stands", node.name), || {
+        let status = node.status().unwrap_or_default();
+        partitions(&status, &node.name) > 0 && status["ready"] == true && status["transition"] == ""
+    });
+}
+
+#[test]
+fn nodes_join_leave_and_are_given_up_under_traffic_and_nothing_acknowledged_is_lost() {
+    let mut mesh = Mesh::start(plan());
+    let traffic = Traffic::start(&mesh, "changes", 0x5eed_0006, true, 300);
+    traffic.must_serve(Mode::Sloppy, &[0, 1, 2]);
+    traffic.goes_on(300);
+
+    traffic.recorder().fault("late joins");
+    let late = mesh.add("late");
+    mesh.launch(late);
+    takes_its_share(&mesh, late);
+    traffic.goes_on(300);
+
+    traffic.recorder().fault("node-1 leaves");
+    mesh.admin(&["node", "leave", "node-1", "--wait"]).done().says(&["it owns nothing any more"]);
+    assert_eq!(partitions(&mesh.nodes[0].status().unwrap(), "node-1"), 0);
+    traffic.goes_on(300);
+
+    traffic.recorder().fault("kill -9 of late");
+    mesh.kill(late);
+    mesh.admin(&["node", "remove", "late", "--wait"]).done().says(&["others hold its copies"]);
+    traffic.goes_on(300);
+
+    let history = judge(&traffic.end(), &ASKED);
+    all_is_readable(&history);
+}
+
+#[test]
+fn a_node_takes_the_place_of_a_dead_one_and_a_weight_moves_a_share() {
+    let mut mesh = Mesh::start(plan());
+    for key in 0..30 {
+        mesh.cli(&["set", &format!("k{key}"), "v"]).done();
+    }
+    mesh.kill(2);
+    let heir = mesh.add("heir");
+    mesh.launch(heir);
+    wait_until("the heir to be known", || {
+        let status = mesh.nodes[0].status().unwrap_or_default();
+        let members = status["members"].as_array().cloned().unwrap_or_default();
+        members.iter().any(|member| member["name"] == "heir" && member["health"] == "alive")
+    });
+    mesh.admin(&["node", "replace", "node-2", "heir", "--wait"]).done().says(&["the new node holds its copies"]);
+    takes_its_share(&mesh, heir);
+    let status = mesh.nodes[0].status().unwrap();
+    assert_eq!(partitions(&status, "node-2"), 0, "{status}");
+    for key in 0..30 {
+        let key = format!("k{key}");
+        assert_eq!(mesh.cli_at(heir, &["get", &key]).done().out.trim_end(), "v", "{key}");
+    }
+    // The primary share follows the weight; with three nodes and N = 3 each holds every partition all the same.
+    mesh.admin(&["plan", "weight", "heir", "200"]).done();
+    wait_until("a layout of the new weight", || {
+        let shown = mesh.cli(&["plan", "show", "-o", "json"]).json();
+        shown["active"].as_array().is_some_and(|active| active.len() == 1) && shown["waits"] == "" && {
+            let ring = mesh.cli(&["ring", "show", "-o", "json"]).json();
+            ring["members"].as_array().is_some_and(|all| all.iter().any(|m| m["name"] == "heir" && m["weight"] == 200))
+        }
+    });
+    mesh.admin(&["plan", "weight", "heir", "0"]).ended(2).says(&["0 is not in 1..=1000"]);
+}
