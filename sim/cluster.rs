@@ -117,6 +117,8 @@ pub(crate) struct Cluster<'p> {
     pub(crate) trace: Trace,
     pub(crate) timeline: Option<Timeline>,
     pub(crate) chaos_from: Time,
+    /// Members of the smallest layout so far.
+    fewest_members: usize,
     /// By paused process: what arrived meanwhile.
     held: BTreeMap<u32, Vec<Event>>,
     /// Healing has begun: no fault does anything any more.
@@ -165,6 +167,7 @@ impl<'p> Cluster<'p> {
             trace: Trace::new(window),
             timeline: timeline.then(Timeline::default),
             chaos_from: 0,
+            fewest_members: usize::MAX,
             held: BTreeMap::new(),
             faults_over: false,
             replies: Vec::new(),
@@ -449,6 +452,12 @@ impl<'p> Cluster<'p> {
             NodeEvent::Refused { .. } => "node refused somebody",
             NodeEvent::MustStop { .. } => "node must stop",
         });
+        if let NodeEvent::LayoutAdopted { members, .. } = event
+            && *members < self.fewest_members
+        {
+            self.fewest_members = *members;
+            self.record_fault(format!("layout of {members} members"));
+        }
         if let NodeEvent::MustStop { .. } = event {
             self.processes[process as usize].stopping = true;
         }

@@ -12,7 +12,7 @@ use meshwork_core::canary::Canary;
 use std::path::Path;
 
 /// Seeds that found a bug in core, with what it was.
-const FOUND: [(u64, &str); 11] = [
+const FOUND: [(u64, &str); 12] = [
     (0x1, "S15: what a put with a TTL over a delete had buried came back after its end"),
     (0x74, "S1: a value whose holder could not be asked was called missing, in strict reads too"),
     (0xa7, "L5: a read decided by its timeout asked for the body and waited for ever"),
@@ -23,6 +23,7 @@ const FOUND: [(u64, &str); 11] = [
     (0x20040, "S23: a step of the account, of 16 KiB, went over the limit that the bytes themselves kept"),
     (0x102d0, "S23: so did partitions that warm, listed when nobody can be asked for room"),
     (0x200e4, "L8: a breaker opened in a split let one request a round trip through, a minute after"),
+    (0xb236e, "S6: a miss after the body went meanwhile did not say how few votes were behind it"),
     (0x591, "L6: nobody probed anybody any more after all had renewed their identity"),
 ];
 

@@ -85,8 +85,12 @@ fn a_node_takes_the_place_of_a_dead_one_and_a_weight_moves_a_share() {
         let key = format!("k{key}");
         assert_eq!(mesh.cli_at(heir, &["get", &key]).done().out.trim_end(), "v", "{key}");
     }
+    let stale = mesh.admin(&["plan", "commit", "--version", "1"]);
+    assert_ne!(stale.code(), 0);
+    stale.says(&["so a commit makes"]);
     // The primary share follows the weight; with three nodes and N = 3 each holds every partition all the same.
     mesh.admin(&["plan", "weight", "heir", "200"]).done();
+    mesh.cli(&["plan", "show"]).done();
     wait_until("a layout of the new weight", || {
         let shown = mesh.cli(&["plan", "show", "-o", "json"]).json();
         shown["active"].as_array().is_some_and(|active| active.len() == 1) && shown["waits"] == "" && {

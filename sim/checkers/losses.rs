@@ -5,7 +5,8 @@
 //! was Ready as a whole, or a newcomer's partitions had been moved to it (a copy that warms because a layout brought it lost
 //! nothing: its node opens no loss). An identity that runs twice may have acknowledged in the process that gives way: as good
 //! as one memory lost, and worse, since the other process answers without having warmed: where the two quorums share but one
-//! owner, it may be that one (seed 60226, R = 1, W = N).
+//! owner, it may be that one (seed 60226, R = 1, W = N). A layout of fewer members has fewer copies of what was written
+//! before it: who left gave its own away (seed b21c6, three acknowledged and two held it afterwards).
 
 use crate::history::{Event, History, Op};
 use std::collections::BTreeMap;
@@ -20,12 +21,15 @@ struct Loss {
 pub(super) struct Losses {
     losses: Vec<Loss>,
     twice: usize,
+    /// When a layout of so few members was adopted that none before it had as few.
+    narrowed: Vec<(u64, usize)>,
 }
 
 impl Losses {
     pub(super) fn of(history: &History) -> Self {
         let mut open: BTreeMap<&str, usize> = BTreeMap::new();
         let mut losses: Vec<Loss> = Vec::new();
+        let mut narrowed = Vec::new();
         for event in &history.events {
             let Event::Fault { t, what } = event else { continue };
             let mut words = what.split(' ');
@@ -39,10 +43,13 @@ impl Losses {
                         losses[at].until = *t;
                     }
                 }
+                (Some("layout"), Some("of"), Some(members)) => {
+                    narrowed.extend(members.parse().ok().map(|members| (*t, members)));
+                }
                 _ => {}
             }
         }
-        Self { losses, twice: usize::from(!history.header.identities) }
+        Self { losses, twice: usize::from(!history.header.identities), narrowed }
     }
 
     /// Most machines that were without their memory at one time after `from` and up to `to`, microseconds.
@@ -60,6 +67,8 @@ impl Losses {
             return true;
         }
         let acks = write.ok().map_or(1, |end| end.acks.max(1));
-        self.at_once(write.invoke.t, to) + self.twice >= usize::from(write.invoke.w.min(acks))
+        let narrowed = self.narrowed.iter().filter(|(at, _)| *at <= to).map(|(_, members)| *members).min();
+        let held = usize::from(write.invoke.w.min(acks)).min(narrowed.unwrap_or(usize::MAX));
+        self.at_once(write.invoke.t, to) + self.twice >= held
     }
 }

@@ -216,8 +216,19 @@ pub(crate) enum RingCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PlanCommand {
-    /// Active layouts, who joins and leaves, and what the change waits for
+    /// Active and staged layout, shares, copies and bytes to move, warnings, and what the change waits for
     Show(ClientArgs),
+    /// Make what is staged the next layout
+    ///
+    /// Joins, weights and zones do so by themselves after five quiet seconds, unless the nodes are configured with
+    /// cluster.layout = "manual".
+    Commit {
+        /// The version it becomes, as `plan show` says: another change that came first is not overrun
+        #[arg(long, value_name = "N", id = "layout_version")]
+        version: u64,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Give a node another share of the ring; 100 is one share
     Weight {
         /// Its name or id

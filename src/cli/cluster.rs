@@ -8,6 +8,7 @@ use crate::{
     failure::{Exit, Failure},
     mesh,
     output::{self, Output},
+    units,
 };
 use meshwork_client::{ClientControl, ControlReply, NodeStatus};
 use meshwork_core::namespace::{Eviction, Mode, Namespace};
@@ -61,7 +62,10 @@ fn text_of(status: &NodeStatus, wide: bool) -> String {
     }
     if wide {
         rows.push(("entries", status.stats.entries.to_string()));
-        rows.push(("memory", format!("{} of {} bytes", status.stats.memory_bytes, status.stats.memory_limit_bytes)));
+        rows.push((
+            "memory",
+            format!("{} of {}", units::bytes(status.stats.memory_bytes), units::bytes(status.stats.memory_limit_bytes)),
+        ));
     }
     let mut columns = vec!["node", "health", "role", "replica", "partitions", "zone", "address"];
     if wide {

@@ -8,6 +8,7 @@ use crate::{
     failure::{Exit, Failure},
     mesh,
     output::{self, Output},
+    units,
 };
 use meshwork_client::{ClientControl, ControlReply, Mesh, NodeStatus};
 use meshwork_core::{
@@ -26,6 +27,9 @@ pub(crate) async fn plan(command: PlanCommand, output: Output) -> Result<(), Fai
         PlanCommand::Show(client) => {
             let plan = ask_plan(&mesh::connect(&client).await?).await?;
             output.data(&plan, text_of)
+        }
+        PlanCommand::Commit { version, client } => {
+            send(&mesh::connect(&client).await?, LayoutChange::Commit(version), output).await
         }
         PlanCommand::Weight { node, weight, client } => {
             change(&client, &node, |node| LayoutChange::Weight(node, weight), None, output).await
@@ -150,13 +154,40 @@ fn text_of(plan: &Plan) -> String {
     let or = |text: String, empty: &str| if text.is_empty() { empty.to_owned() } else { text };
     let layouts: Vec<String> = plan.active.iter().map(ToString::to_string).collect();
     let (missing, all) = plan.missing;
-    output::pairs(&[
+    let moving = plan.active.len() > 1;
+    let next = match plan.staged {
+        Some(version) => format!("version {version}, by itself or by `meshwork plan commit --version {version}`"),
+        None if moving => "under way".to_owned(),
+        None => "nothing".to_owned(),
+    };
+    let bytes = plan
+        .move_bytes
+        .map_or_else(|| "unknown from here".to_owned(), |count| format!("about {}", units::bytes(count)));
+    let mut text = output::pairs(&[
         ("active layouts", or(layouts.join(" -> "), "none yet")),
         ("read by", plan.read.map_or_else(String::new, |name| name.to_string())),
+        ("staged", next),
         ("joining", or(plan.joins.join(", "), "nobody")),
         ("leaving", or(plan.leaves.join(", "), "nobody")),
+        ("to move", if plan.moves == 0 { "nothing".to_owned() } else { format!("{} copies, {bytes}", plan.moves) }),
         ("waits", or(plan.waits.clone(), "for nothing")),
         ("partitions here", format!("{} of {all}", all.saturating_sub(missing))),
-        ("moved here", format!("{} bytes", plan.moved_bytes)),
-    ])
+        ("moved here", units::bytes(plan.moved_bytes)),
+        ("warnings", or(plan.warnings.join("; "), "none")),
+    ]);
+    if plan.staged.is_some() || moving {
+        let mut table = output::table(&["node", "zone", "weight", "partitions", "next", "change"]);
+        for share in &plan.shares {
+            table.add_row([
+                share.name.clone(),
+                share.zone.clone(),
+                share.weight.to_string(),
+                share.partitions.to_string(),
+                share.next.to_string(),
+                format!("{:+}", i64::from(share.next) - i64::from(share.partitions)),
+            ]);
+        }
+        text.push_str(&output::text(&table));
+    }
+    text
 }

@@ -66,6 +66,15 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
+/// A number of bytes for people: `17 B`, `1.5 MiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    let units = [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.iter().find(|(size, _)| count >= *size) {
+        Some((size, unit)) => format!("{:.1} {unit}", count as f64 / *size as f64),
+        None => format!("{count} B"),
+    }
+}
+
 /// A consistency: `r=2,w=2`, each optional, `one`, `majority`, `all` or a number; with `strict` or `sloppy`.
 pub(crate) fn consistency(text: &str) -> Result<Consistency, String> {
     let mut consistency = Consistency::default();
@@ -144,6 +153,10 @@ mod tests {
         assert_eq!(size("1.5k").unwrap(), 1536);
         assert_eq!(size("100").unwrap(), 100);
         assert!(size("lots").unwrap_err().contains("256MiB"));
+        assert_eq!(
+            (bytes(17), bytes(1536), bytes(256 << 20)),
+            ("17 B".to_owned(), "1.5 KiB".to_owned(), "256.0 MiB".to_owned())
+        );
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct ClusterConfig {
     pub bootstrap_expect: u16,
     /// Whether a joiner may take the role of a down member of its name; diskless nodes need it to come back.
     pub replace_by_name: bool,
+    /// Joins, weights and zones wait for `plan commit`. A node without this commits by itself: set it on all.
+    pub manual_layout: bool,
 }
 
 /// Settings of one node.
@@ -91,6 +93,7 @@ impl NodeConfig {
                 n: 3,
                 bootstrap_expect: 3,
                 replace_by_name: false,
+                manual_layout: false,
             },
             node,
             known: false,

@@ -143,6 +143,7 @@ fn start(config: Config) -> Result<NodeHandle, StartError> {
         n: config.cluster.n,
         bootstrap_expect: config.cluster.bootstrap_expect,
         replace_by_name: config.cluster.replace_by_name,
+        manual_layout: config.cluster.manual_layout,
     };
     let node_config = NodeConfig {
         cluster: cluster.clone(),

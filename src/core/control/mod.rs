@@ -8,9 +8,11 @@
 //! - `clock_watch`: offsets to the peers, confirmation of the wall, the clock bound on disk
 //! - `standing`: whether this node's copies vote
 //! - `seeds`: whom to dial while nobody answers
+//! - `plan`: where a change of layouts stands, and what the next one would move
 //! - `status`: answers for people and clients
 
 pub mod clock_watch;
+pub mod plan;
 pub mod replicated;
 pub mod seeds;
 pub mod spread;

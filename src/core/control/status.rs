@@ -9,13 +9,13 @@ use crate::{
     id::{KeyHasher, NamespaceId, NodeId},
     membership::{Health, Membership},
     outbox::ShardReport,
-    ring::{Ring, RoleState, Stage},
+    ring::{Ring, RoleState},
     stats::ShardStats,
     time::Mono,
     value::Hlc,
     view::Fence,
     wire::{
-        control::{MemberStatus, NodeStatus, Owners, Plan},
+        control::{MemberStatus, NodeStatus, Owners},
         hello::{NodeHello, Place, Routing},
         peer::ReplicaState,
     },
@@ -112,7 +112,7 @@ impl Facts<'_> {
     }
 
     /// Partitions of the newest layout that this node still lacks, of how many, and the bytes that came.
-    fn progress(&self) -> (u32, u32, u64) {
+    pub(super) fn progress(&self) -> (u32, u32, u64) {
         self.reports.values().fold((0, 0, 0), |(missing, all, bytes), report| {
             (missing + report.missing, all + report.partitions, bytes + report.moved_bytes)
         })
@@ -136,7 +136,8 @@ impl Facts<'_> {
             return "left: it owns nothing any more, stop it or remove it".to_owned();
         }
         let waits = self.waits();
-        let waits = if waits.is_empty() { "waiting for the next layout".to_owned() } else { waits };
+        let next = if self.config.cluster.manual_layout { "`meshwork plan commit`" } else { "the next layout" };
+        let waits = if waits.is_empty() { format!("waiting for {next}") } else { waits };
         if self.config.cluster.replace_by_name {
             format!(
                 "joining: {waits}; as long as a member is called {:?}, for that to be down for 10 s",
@@ -145,93 +146,6 @@ impl Facts<'_> {
         } else {
             format!("joining: {waits}")
         }
-    }
-
-    /// A member that is neither up nor removed: no transition begins without it.
-    pub fn missing_member(&self) -> Option<NodeId> {
-        let roles = self.replicated.roles();
-        let counts = |node: &NodeId| roles.get(*node).is_none_or(|role| role.state != RoleState::Removed);
-        let mut members = self.replicated.layouts().members().into_iter().filter(counts);
-        members.find(|node| !self.is_up(*node))
-    }
-
-    /// What a change of layouts waits for; empty: for nothing but time.
-    fn waits(&self) -> String {
-        let (layouts, roles) = (self.replicated.layouts(), self.replicated.roles());
-        let names =
-            |nodes: Vec<NodeId>| nodes.into_iter().map(|node| self.name_of(node)).collect::<Vec<_>>().join(", ");
-        if layouts.in_transition() {
-            for (stage, what) in [
-                (Stage::Acked, "to write by the new layout"),
-                (Stage::Synced, "to have its partitions"),
-                (Stage::Settled, "to read by the new layout"),
-            ] {
-                let behind = layouts.behind(stage, roles);
-                if !behind.is_empty() {
-                    return format!("waiting for {} {what}", names(behind));
-                }
-            }
-            return String::new();
-        }
-        match self.missing_member() {
-            Some(node) => format!(
-                "waiting for {} to be up: if it is gone for good, `meshwork node remove {node}`",
-                self.name_of(node)
-            ),
-            None => String::new(),
-        }
-    }
-
-    /// Where a change of layouts stands.
-    pub fn plan(&self) -> Plan {
-        let (layouts, roles) = (self.replicated.layouts(), self.replicated.roles());
-        let Some((layout, read)) = layouts.current().zip(layouts.read(roles)) else {
-            let missing = (0, 0);
-            let (active, joins, leaves) = (Vec::new(), Vec::new(), Vec::new());
-            return Plan { active, read: None, joins, leaves, waits: String::new(), missing, moved_bytes: 0 };
-        };
-        let (from, to) = if layouts.in_transition() {
-            (&layouts.active()[0], layout.clone())
-        } else {
-            let by_name = self.config.cluster.replace_by_name;
-            let wanted = succession::wanted(layout, roles, |node| self.is_up(node), by_name);
-            (
-                layout,
-                crate::ring::Layout::derive(layout.epoch + 1, layout.n, layout.partitions, &wanted)
-                    .unwrap_or_else(|| layout.clone()),
-            )
-        };
-        let without = |of: &crate::ring::Layout, other: &crate::ring::Layout| -> Vec<String> {
-            of.members.iter().filter(|it| other.member(it.node).is_none()).map(|it| self.name_of(it.node)).collect()
-        };
-        let (missing, all, moved_bytes) = self.progress();
-        Plan {
-            active: layouts.names().to_vec(),
-            read: layouts.names().iter().copied().find(|name| name.epoch == read.epoch),
-            joins: without(&to, from),
-            leaves: without(from, &to),
-            waits: self.waits(),
-            missing: (missing, all),
-            moved_bytes,
-        }
-    }
-
-    /// One line on a change of layouts, empty when none is under way or due.
-    fn transition(&self) -> String {
-        let plan = self.plan();
-        if plan.active.len() < 2 && plan.joins.is_empty() && plan.leaves.is_empty() {
-            return String::new();
-        }
-        let mut parts = Vec::new();
-        if let [older, newer] = plan.active[..] {
-            parts.push(format!("from {older} to {newer}"));
-        }
-        parts.extend((!plan.joins.is_empty()).then(|| format!("joining: {}", plan.joins.join(", "))));
-        parts.extend((!plan.leaves.is_empty()).then(|| format!("leaving: {}", plan.leaves.join(", "))));
-        let (missing, all) = plan.missing;
-        parts.extend((missing > 0).then(|| format!("{missing} of {all} partitions missing here")));
-        parts.extend((!plan.waits.is_empty()).then_some(plan.waits));
-        parts.join("; ")
     }
 
     /// Whether this node should be sent clients: it is a member that votes, and may stamp.

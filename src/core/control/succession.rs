@@ -61,6 +61,21 @@ pub fn wanted(layout: &Layout, roles: &RoleMap, is_up: impl Fn(NodeId) -> bool, 
     wanted
 }
 
+/// Of `wanted`, what needs no commit where layouts are made by hand: who leaves, was removed or takes another's place.
+/// Joiners wait, and members keep weight and zone.
+pub fn uncommitted(layout: &Layout, wanted: &RoleMap) -> RoleMap {
+    let mut held = RoleMap::new();
+    for (node, role) in wanted.iter() {
+        let role = match layout.member(node) {
+            Some(member) => Role { zone: member.zone.clone(), weight: member.weight, ..role.clone() },
+            None if role.replaces.is_some() => role.clone(),
+            None => continue,
+        };
+        held.set(node, role, wanted.version(node).unwrap_or_default());
+    }
+    held
+}
+
 /// The roles of a first layout: those of the live, once there are `expect` of them.
 pub fn first(roles: &RoleMap, is_live: impl Fn(NodeId) -> bool, expect: u16) -> Option<RoleMap> {
     let live = starters(roles, is_live);

@@ -204,6 +204,63 @@ fn changes_during_a_transition_wait_and_become_one() {
 }
 
 #[test]
+fn by_hand_joins_and_weights_wait_for_a_commit_of_the_next_version_and_leaving_does_not() {
+    let mut rig = ControlRig::new(38);
+    let by_hand = |config: &mut NodeConfig| config.cluster.manual_layout = true;
+    let mut nodes = mesh(&mut rig, by_hand);
+    let commit = |version| LayoutChange::Commit(version);
+    let nothing = change(&mut rig, nodes[0], commit(2));
+    assert!(matches!(nothing, ControlReply::Refused { .. }), "nothing is staged: {nothing:?}");
+    let mut config = rig.config(4);
+    by_hand(&mut config);
+    nodes.push(rig.start(config));
+    assert_eq!(change(&mut rig, nodes[1], LayoutChange::Weight(id(2), 50)), ControlReply::Changed(true));
+    rig.run(seconds(30));
+    assert!(on(&rig, &nodes[..3], 1), "it waits: {:#?}", rig.status(nodes[0]));
+    assert!(rig.status(nodes[3]).state.contains("plan commit"), "{}", rig.status(nodes[3]).state);
+
+    let shown = plan(&mut rig, nodes[0]);
+    assert_eq!((shown.staged, shown.joins.as_slice()), (Some(2), &["node-4".to_owned()][..]));
+    let (had, gets) = shown.shares.iter().fold((0, 0), |(had, gets), it| (had + it.partitions, gets + it.next));
+    assert_eq!((had, gets), (3 * 64, 3 * 64), "all copies before and after");
+    let joins = shown.shares.iter().find(|share| share.node == id(4)).expect("the joiner is listed");
+    assert!(joins.partitions == 0 && joins.next > 0 && shown.moves >= joins.next, "{shown:?}");
+
+    for stale in [1, 3] {
+        let refused = change(&mut rig, nodes[0], commit(stale));
+        assert!(matches!(refused, ControlReply::Refused { denied: false, .. }), "{refused:?}");
+    }
+    assert_eq!(change(&mut rig, nodes[0], commit(2)), ControlReply::Changed(true));
+    assert!(rig.run_until(seconds(60), |rig| on(rig, &nodes, 2)).is_some(), "{:#?}", rig.status(nodes[0]));
+    assert_eq!(members(&rig, nodes[0]), [1, 2, 3, 4]);
+    assert_eq!(rig.node(nodes[0]).routing().unwrap().layout.member(id(2)).unwrap().weight, 50);
+    assert_eq!((plan(&mut rig, nodes[0]).staged, plan(&mut rig, nodes[0]).moves), (None, 0));
+
+    assert_eq!(change(&mut rig, nodes[0], LayoutChange::Leave(id(2))), ControlReply::Changed(true));
+    assert!(rig.run_until(seconds(60), |rig| on(rig, &nodes, 3)).is_some(), "leaving needs no commit");
+    assert_eq!(members(&rig, nodes[0]), [1, 3, 4]);
+}
+
+#[test]
+fn a_commit_waits_for_no_quiet_and_is_refused_where_it_would_stop_half_way() {
+    let mut rig = ControlRig::new(39);
+    let nodes = mesh(&mut rig, |_| {});
+    assert_eq!(change(&mut rig, nodes[0], LayoutChange::Weight(id(2), 50)), ControlReply::Changed(true));
+    assert_eq!(change(&mut rig, nodes[0], LayoutChange::Commit(2)), ControlReply::Changed(true));
+    assert!(rig.run_until(seconds(4), |rig| rig.view(nodes[0]).beside.is_some()).is_some(), "at once");
+    let busy = change(&mut rig, nodes[0], LayoutChange::Commit(3));
+    assert!(matches!(busy, ControlReply::Refused { .. }), "{busy:?}");
+    assert!(rig.run_until(seconds(60), |rig| on(rig, &nodes, 2)).is_some());
+    rig.kill(nodes[2]);
+    rig.run(seconds(15));
+    assert_eq!(change(&mut rig, nodes[0], LayoutChange::Weight(id(2), 70)), ControlReply::Changed(true));
+    let ControlReply::Refused { reason, .. } = change(&mut rig, nodes[0], LayoutChange::Commit(3)) else {
+        panic!("a member is down")
+    };
+    assert!(reason.contains("node-3") && reason.contains("node remove"), "{reason}");
+}
+
+#[test]
 fn an_administrator_puts_a_new_node_in_a_dead_ones_place() {
     let mut rig = ControlRig::new(37);
     let nodes = mesh(&mut rig, |_| {});

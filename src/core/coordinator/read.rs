@@ -344,18 +344,7 @@ impl Shard {
         let view = Rc::clone(&self.view);
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let Phase::Read { votes, body, guarded, .. } = &operation.phase else { return };
-        let outcome = match votes.verdict() {
-            Verdict::Decided(outcome) => outcome,
-            // A fetched body may come after answers were lost: what was decided then still holds.
-            Verdict::Wait | Verdict::AskMore | Verdict::Unavailable { .. } => Outcome {
-                version: votes.newest(),
-                acks: 1,
-                fallbacks: 0,
-                sloppy: true,
-                warming: false,
-                divergent: true,
-            },
-        };
+        let outcome = decided(votes);
         let subject = &operation.subject;
         let worth = worth(&outcome, subject, &view);
         let Some(version) = outcome.version else { return self.end_read(now, id, None, worth, out) };
@@ -421,7 +410,8 @@ impl Shard {
         match next {
             Some(at) => self.fetch(now, &view, id, version, at, out),
             None => {
-                let worth = Worth { epoch: self.epoch(), acks: 1, stale: true, ..Worth::default() };
+                // What was decided stands, though its body went meanwhile: as few votes are behind the miss.
+                let worth = Worth { stale: true, ..worth(&decided(votes), &operation.subject, &view) };
                 self.end_read(now, id, None, worth, out);
             }
         }
@@ -511,6 +501,16 @@ impl Shard {
 fn silent(votes: &Votes) -> Vec<u16> {
     let asked = (0..votes.targets.len()).filter(|at| votes.targets.answer(*at) == Answer::Pending);
     asked.map(|at| votes.targets.member(at)).collect()
+}
+
+/// What the votes said when they were in. A fetched body may come after answers were lost: that still holds then.
+fn decided(votes: &Votes) -> Outcome {
+    match votes.verdict() {
+        Verdict::Decided(outcome) => outcome,
+        Verdict::Wait | Verdict::AskMore | Verdict::Unavailable { .. } => {
+            Outcome { version: votes.newest(), acks: 1, fallbacks: 0, sloppy: true, warming: false, divergent: true }
+        }
+    }
 }
 
 /// Whether the coordinator's own answer is a vote.

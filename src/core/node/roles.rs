@@ -60,6 +60,7 @@ impl Node {
             }
             LayoutChange::Replace { old, new } => self.replace(now, old, new),
             LayoutChange::SkipDead => self.skip_dead(),
+            LayoutChange::Commit(version) => self.commit(version),
         }
     }
 
@@ -112,6 +113,33 @@ impl Node {
         });
         self.unsent |= changed;
         Ok(changed)
+    }
+
+    /// Makes what is staged the next layout, without waiting for more of its kind.
+    fn commit(&mut self, version: u64) -> Result<bool, String> {
+        let (layouts, roles) = (self.replicated.layouts(), self.replicated.roles());
+        let epoch = layouts.current().map_or(0, |layout| layout.epoch);
+        if version != epoch + 1 {
+            return Err(format!(
+                "the layout's version is {epoch}, so a commit makes {}: look at `meshwork plan show` again",
+                epoch + 1
+            ));
+        }
+        if layouts.in_transition() {
+            return Err("a change of layouts is under way: `meshwork plan show` says what it waits for".to_owned());
+        }
+        if !layouts.is_agreed(roles) {
+            return Err("not all members have acknowledged the layout yet: ask again in a moment".to_owned());
+        }
+        let waits = self.facts().waits();
+        if !waits.is_empty() {
+            return Err(format!("the change would stop half way: {waits}"));
+        }
+        let Some(next) = self.facts().staged() else {
+            return Err("nothing is staged: no node joins, leaves, or has another weight or zone".to_owned());
+        };
+        self.propose(Some(next));
+        Ok(true)
     }
 
     fn skip_dead(&mut self) -> Result<bool, String> {

@@ -150,7 +150,10 @@ impl Node {
         let Some(layout) = self.replicated.layout() else { return };
         let (roles, layouts) = (self.replicated.roles(), self.replicated.layouts());
         let is_up = |node| node == self.config.node || self.membership.is_up(node);
-        let wanted = succession::wanted(layout, roles, is_up, self.config.cluster.replace_by_name);
+        let mut wanted = succession::wanted(layout, roles, is_up, self.config.cluster.replace_by_name);
+        if self.config.cluster.manual_layout {
+            wanted = succession::uncommitted(layout, &wanted);
+        }
         if wanted.is_empty() || layout.matches(&wanted) {
             self.differs_since = None;
             return;
@@ -168,7 +171,7 @@ impl Node {
         }
     }
 
-    fn propose(&mut self, layout: Option<Layout>) {
+    pub(super) fn propose(&mut self, layout: Option<Layout>) {
         // A layout may fail its check only at the last epoch, far beyond what an honest mesh reaches.
         if let Some(layout) = layout.filter(|layout| layout.check().is_ok()) {
             self.unsent |= self.replicated.update(|_, layouts| layouts.propose(layout));

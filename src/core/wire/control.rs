@@ -104,10 +104,29 @@ pub enum LayoutChange {
     },
     /// The running transition goes on without its members that are down, and without what only they held.
     SkipDead,
+    /// What is staged becomes the layout of this version, which must be the next one.
+    Commit(u64),
+}
+
+/// What a member holds, and what it would hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Who.
+    pub node: NodeId,
+    /// Its label.
+    pub name: String,
+    /// Its zone in the next layout.
+    pub zone: String,
+    /// Its weight in the next layout.
+    pub weight: u16,
+    /// Partitions it owns.
+    pub partitions: u32,
+    /// Partitions it owns in the next layout.
+    pub next: u32,
 }
 
 /// Where a change of layouts stands.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Active layouts, oldest first.
     pub active: Vec<LayoutName>,
@@ -123,6 +142,21 @@ pub struct Plan {
     pub missing: (u32, u32),
     /// Bytes of entries moved to the answering node since it started.
     pub moved_bytes: u64,
+    /// The version that what is staged becomes; `None`: nothing is.
+    #[serde(default)]
+    pub staged: Option<u64>,
+    /// Every member of the layout and of the next one.
+    #[serde(default)]
+    pub shares: Vec<Share>,
+    /// Copies of partitions that change their node.
+    #[serde(default)]
+    pub moves: u32,
+    /// Bytes in them, as many as the answering node holds on average; `None`: it holds none to tell by.
+    #[serde(default)]
+    pub move_bytes: Option<u64>,
+    /// What to think of before.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// The answer to a `ClientControl`.

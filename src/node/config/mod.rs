@@ -56,6 +56,8 @@ pub struct ClusterSection {
     pub bootstrap_expect: u16,
     /// Whether a newcomer takes the role of a down member of its name.
     pub replace_by_name: bool,
+    /// `cluster.layout = "manual"`: joins, weights and zones wait for `plan commit`.
+    pub manual_layout: bool,
 }
 
 /// `[node]`.
@@ -179,6 +181,11 @@ impl Config {
                 partitions,
                 bootstrap_expect: read.within("cluster.bootstrap_expect", 1..=1024)?,
                 replace_by_name: read.boolean("cluster.replace_by_name"),
+                manual_layout: match read.text("cluster.layout").as_deref() {
+                    Some("manual") => true,
+                    Some("auto") | None => false,
+                    Some(_) => return Err(read.bad("cluster.layout", "take \"auto\" or \"manual\"".to_owned())),
+                },
             },
             node: NodeSection {
                 name: read.name("node.name", "this host has no name to take: set node.name")?,

@@ -98,6 +98,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "",
         "Whether a new node takes the role of a down member of its name. Nodes without a disk need it to come back.",
     ),
+    setting(
+        "cluster.layout",
+        Kind::Text,
+        Some("auto"),
+        "",
+        "auto: joins, weights and zones become a layout by themselves. manual: they wait for `plan commit`; set it on every node.",
+    ),
     setting("node.name", Kind::Text, None, "\"mesh-0\"", "Label of this node. Default: the host's name."),
     setting(
         "node.zone",
