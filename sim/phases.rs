@@ -314,6 +314,15 @@ impl Cluster<'_> {
         }
         let live = self.live();
         let views: Vec<_> = live.iter().map(|process| Arc::clone(&self.processes[*process as usize].view)).collect();
+        // Where nothing may be evicted, what does not fit stays where it is: the status says for whom.
+        let stats = |process: &u32| self.processes[*process as usize].shards.iter().map(|shard| shard.stats());
+        if live
+            .iter()
+            .flat_map(stats)
+            .any(|stats| stats.entries_without_room > 0 && stats.memory_bytes > stats.memory_limit_bytes / 10 * 9)
+        {
+            return None;
+        }
         let status =
             live.first().map(|process| self.processes[*process as usize].node.status(self.now_of(*process)))?;
         let removed = |node| status.members.iter().any(|member| member.node == node && member.role == "removed");

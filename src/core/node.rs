@@ -382,7 +382,7 @@ impl Node {
             ClientControl::Owners { namespace, key } => {
                 self.facts().owners(&self.hasher, &namespace, &key).map_or_else(refused, ControlReply::Owners)
             }
-            ClientControl::Plan => ControlReply::Plan(Box::new(self.facts().plan(self.stats.memory_bytes))),
+            ClientControl::Plan => ControlReply::Plan(Box::new(self.facts().plan(&self.stats))),
             ClientControl::Change(_) if !admin => ControlReply::Refused {
                 reason: "changing the layout needs a certificate of the role admin".to_owned(),
                 denied: true,

@@ -118,6 +118,8 @@ stats! {
     entries_moved,
     /// Bytes of them.
     moved_bytes,
+    /// Entries on their way here that found no room: their part is asked for again.
+    entries_without_room,
     /// Partitions dropped because a new layout assigns them elsewhere.
     partitions_dropped,
     /// Gauge: partitions of the newest layout that are not Ready here.

@@ -7,6 +7,7 @@ use super::{status::Facts, succession};
 use crate::{
     id::NodeId,
     ring::{Layout, Ring, RoleMap, RoleState, Stage},
+    stats::ShardStats,
     wire::control::{Plan, Share},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +48,17 @@ impl Facts<'_> {
         }
     }
 
+    /// `waits`, and what an operator of this node can do for it.
+    fn waits_with(&self, stats: &ShardStats) -> String {
+        let waits = self.waits();
+        let (missing, _, _) = self.progress();
+        let full = stats.entries_without_room > 0 && stats.memory_bytes > stats.memory_limit_bytes / 10 * 9;
+        if !self.replicated.layouts().in_transition() || missing == 0 || !full {
+            return waits;
+        }
+        format!("{waits}; this node has no room for {missing} partitions: raise its memory.limit, or add nodes")
+    }
+
     /// The roles that the next layout would be made of: all that was asked for.
     pub fn wanted(&self) -> RoleMap {
         let roles = self.replicated.roles();
@@ -62,9 +74,9 @@ impl Facts<'_> {
         (!layout.matches(&wanted)).then_some(next)
     }
 
-    /// Where a change of layouts stands. `stored`: bytes that this node holds.
-    pub fn plan(&self, stored: u64) -> Plan {
-        let mut plan = self.outline();
+    /// Where a change of layouts stands, by the figures of this node's shards.
+    pub fn plan(&self, stats: &ShardStats) -> Plan {
+        let mut plan = self.outline(stats);
         let layouts = self.replicated.layouts();
         let Some(layout) = layouts.current() else { return plan };
         let staged = self.staged();
@@ -94,13 +106,13 @@ impl Facts<'_> {
             .collect();
         plan.moves = moves(&before, &after);
         let mine = had.get(&self.config.node).copied().unwrap_or(0);
-        plan.move_bytes = stored.checked_div(u64::from(mine)).map(|each| each * u64::from(plan.moves));
+        plan.move_bytes = stats.memory_bytes.checked_div(u64::from(mine)).map(|each| each * u64::from(plan.moves));
         plan.warnings = warnings(to, &plan.shares);
         plan
     }
 
     /// A plan without shares and what they cost to count.
-    fn outline(&self) -> Plan {
+    fn outline(&self, stats: &ShardStats) -> Plan {
         let (layouts, roles) = (self.replicated.layouts(), self.replicated.roles());
         let Some((layout, read)) = layouts.current().zip(layouts.read(roles)) else { return Plan::default() };
         let staged = self.staged();
@@ -117,7 +129,7 @@ impl Facts<'_> {
             read: layouts.names().iter().copied().find(|name| name.epoch == read.epoch),
             joins: without(to, from),
             leaves: without(from, to),
-            waits: self.waits(),
+            waits: self.waits_with(stats),
             missing: (missing, all),
             moved_bytes,
             ..Plan::default()
@@ -125,8 +137,8 @@ impl Facts<'_> {
     }
 
     /// One line on a change of layouts, empty when none is under way or due.
-    pub(super) fn transition(&self) -> String {
-        let plan = self.outline();
+    pub(super) fn transition(&self, stats: &ShardStats) -> String {
+        let plan = self.outline(stats);
         if plan.active.len() < 2 && plan.joins.is_empty() && plan.leaves.is_empty() {
             return String::new();
         }

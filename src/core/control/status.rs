@@ -169,7 +169,7 @@ impl Facts<'_> {
             ready: self.is_ready(),
             layout: layouts.current_name(),
             layout_agreed: layouts.is_agreed(self.replicated.roles()),
-            transition: self.transition(),
+            transition: self.transition(&stats),
             members: self.members(incarnation),
             fenced: self.fence.map(|fence| fence.to_string()),
             stats,

@@ -266,7 +266,11 @@ impl Shard {
                 true
             }
             Put::Superseded { .. } => true,
-            Put::OutOfMemory | Put::TooLarge => false,
+            Put::OutOfMemory | Put::TooLarge => {
+                self.stats.entries_without_room += 1;
+                self.ownership.on_full(now.mono);
+                false
+            }
         }
     }
 

@@ -41,8 +41,11 @@ use std::{
 const WINDOW: usize = 4;
 /// A part that does not come within this is asked for again, perhaps elsewhere.
 const PART_TIMEOUT: Duration = Duration::from_secs(1);
-/// After a refusal, or without anybody to ask.
+/// After a refusal, or without anybody to ask; doubled with each in a row, three times at most.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+const RETRY_DOUBLED_MAX: u32 = 3;
+/// Where a part found no room, nothing is asked for until others may have made some.
+const ROOM_AFTER: Duration = Duration::from_secs(5);
 /// Sources that were not Ready are asked again after this.
 const START_OVER_AFTER: Duration = Duration::from_secs(5);
 /// While requests of an older layout are in flight, how often to look.
@@ -61,6 +64,8 @@ pub(crate) struct Transfer {
     asked: Option<Mono>,
     /// Not asked again before.
     not_before: Mono,
+    /// Failures since the last part that came.
+    failures: u32,
     /// Who failed last: others are asked first.
     failed: Option<NodeId>,
     /// Complete sources, and whether they were Ready.
@@ -355,7 +360,7 @@ impl Ownership {
         let nanos = bytes.saturating_mul(1_000_000_000 * u64::from(shards)) / TRANSFER_BYTES_PER_SECOND;
         self.free_at = self.free_at.max(now) + Duration::from_nanos(nanos);
         let Some(transfer) = self.wanted.get_mut(&partition) else { return };
-        transfer.asked = None;
+        (transfer.asked, transfer.failures) = (None, 0);
         transfer.source_ready &= state == ReplicaState::Ready;
         match last {
             Some(_) => transfer.after = last,
@@ -373,6 +378,11 @@ impl Ownership {
         if let Some(transfer) = self.wanted.get_mut(&partition).filter(|it| it.source == Some(from)) {
             transfer.fail(now);
         }
+    }
+
+    /// This memory has no room for what comes.
+    pub(crate) fn on_full(&mut self, now: Mono) {
+        self.free_at = self.free_at.max(now + ROOM_AFTER);
     }
 
     /// Everything that waits for `node` asks elsewhere.
@@ -457,6 +467,7 @@ impl Transfer {
     /// Whoever was asked does not answer: another one, or the same again from where it was.
     fn fail(&mut self, now: Mono) {
         (self.asked, self.failed) = (None, self.source);
-        self.not_before = now + RETRY_AFTER;
+        self.not_before = now + RETRY_AFTER * (1 << self.failures.min(RETRY_DOUBLED_MAX));
+        self.failures += 1;
     }
 }

@@ -215,6 +215,32 @@ fn tombstones_expiries_and_large_partitions_are_moved_as_they_are() {
     assert_eq!(rig.call(E, &Call::get("k1").strict()).status, Status::NotFound, "its time was over when it said so");
 }
 
+/// Where nothing may be evicted, a layout of too few nodes cannot take over: it waits, and nothing is lost meanwhile.
+#[test]
+fn a_partition_that_finds_no_room_stays_where_it_is_and_is_asked_for_more_and_more_rarely() {
+    let mut kept = Namespace::new("kept");
+    kept.eviction = Eviction::None;
+    let config = RigConfig { nodes: 6, memory: 2 << 20, namespaces: vec![kept], ..RigConfig::default() };
+    let mut rig = Rig::new(config);
+    found(&mut rig, &[A, B, C, D, E, F]);
+    let put = |key: usize| Call::put(format!("k{key}"), "x".repeat(3_000)).within("kept").w(3);
+    let written: Vec<usize> = (0..900).filter(|key| rig.call(key % 6, &put(*key)).status == Status::Ok).collect();
+    assert!(written.len() > 800, "{} were taken by six nodes", written.len());
+    rig.begin_transition(&[A, B, C]);
+    rig.run_for(Duration::from_secs(1));
+    rig.begin_moving();
+    rig.run_for(Duration::from_secs(60));
+    assert!(!rig.is_moved() && [A, B, C].iter().all(|node| rig.stats(*node).entries_without_room > 0));
+    let asked = |rig: &Rig| [A, B, C, D, E, F].iter().map(|node| rig.stats(*node).parts_sent).sum::<u64>();
+    let before = asked(&rig);
+    rig.run_for(Duration::from_secs(60));
+    assert!(asked(&rig) - before < 3 * 60, "{} parts in a minute", asked(&rig) - before);
+    for key in written {
+        let read = rig.call(key % 6, &Call::get(format!("k{key}")).within("kept").strict());
+        assert_eq!(read.status, Status::Ok, "k{key}");
+    }
+}
+
 #[test]
 fn a_transfer_goes_on_when_its_source_dies_and_parts_are_lost() {
     let mut rig = six();
