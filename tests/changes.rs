@@ -9,17 +9,14 @@ use meshwork_core::namespace::Mode;
 use serde_json::Value;
 use support::{
     history::judge,
-    mesh::{Mesh, Plan},
-    traffic::{TABLES, Traffic, all_is_readable},
+    mesh::Mesh,
+    promises::{COLD, all_is_readable, plan},
+    traffic::Traffic,
     wait::wait_until,
 };
 
 /// What the checkers must have had to judge.
 const ASKED: [&str; 7] = ["quorum", "durability", "last-writer", "expiry", "deadline", "resurrection", "worth"];
-
-fn plan() -> Plan {
-    Plan { kept: true, sets: vec!["node.warming_max=1s"], tables: TABLES, ..Plan::default() }
-}
 
 /// Partitions that a member owns, as a node says.
 fn partitions(status: &Value, name: &str) -> u64 {
@@ -39,7 +36,7 @@ fn takes_its_share(mesh: &Mesh, number: usize) {
 #[test]
 fn nodes_join_leave_and_are_given_up_under_traffic_and_nothing_acknowledged_is_lost() {
     let mut mesh = Mesh::start(plan());
-    let traffic = Traffic::start(&mesh, "changes", 0x5eed_0006, true, 300);
+    let traffic = Traffic::start(&mesh, "changes", 0x5eed_0006, true, COLD);
     traffic.must_serve(Mode::Sloppy, &[0, 1, 2]);
     traffic.goes_on(300);
 

@@ -4,13 +4,19 @@
 
 mod support;
 
-use meshwork_core::wire::client::{Consistency, Quorum, Status};
+use meshwork_core::{
+    id::NodeId,
+    wire::{
+        client::{Consistency, Quorum, Status},
+        control::{ClientControl, ControlReply, LayoutChange},
+    },
+};
 use serde_json::Value;
 use std::{collections::BTreeSet, sync::Arc};
 use support::{
     mesh::{Mesh, Plan, Shared},
-    raw,
-    wait::{LIMIT, wait_for, wait_until},
+    raw::{self, Raw},
+    wait::{LIMIT, run, wait_for, wait_until},
 };
 
 static THREE: Shared = Shared::new();
@@ -175,4 +181,116 @@ fn a_diskless_node_takes_the_place_of_its_dead_namesake() {
     }
     let put = raw::put(mesh.nodes[2].address, &mesh.client, "k2", "v2", quorum());
     assert_eq!(put.status, Status::Ok, "{put:?}");
+}
+
+/// Writes so many keys, through all nodes that run.
+fn written(mesh: &Mesh, keys: usize) {
+    for key in 0..keys {
+        let put = raw::put(mesh.nodes[key % 2].address, &mesh.client, &format!("k{key}"), "v", quorum());
+        assert_eq!(put.status, Status::Ok, "{put:?}");
+    }
+}
+
+/// All of them can be read through each of these nodes.
+fn readable(mesh: &Mesh, keys: usize, through: &[usize]) {
+    for node in through {
+        for key in 0..keys {
+            let read = raw::get(mesh.nodes[*node].address, &mesh.client, &format!("k{key}"), quorum());
+            assert_eq!(read.value.as_deref(), Some(&b"v"[..]), "k{key} through node {node}: {read:?}");
+        }
+    }
+}
+
+#[test]
+fn of_two_processes_with_one_data_directory_or_its_copy_one_goes_on_and_nothing_is_lost() {
+    let mut mesh = Mesh::start(Plan { kept: true, sets: vec!["node.warming_max=1s"], ..Plan::default() });
+    written(&mesh, 30);
+    let before = members(&mesh.nodes[0].status().unwrap());
+    let (original, copy) = (mesh.home().join("data-node-2"), mesh.home().join("data-copy"));
+    let number = mesh.add("copy");
+    let mut command = mesh.serve(number);
+    command.arg("--set").arg(format!("node.data_dir={}", original.display()));
+    let refused = support::command::finish(command, LIMIT);
+    assert_ne!(refused.code(), 0, "{refused:?}");
+    refused.says(&["data-node-2", "in use by another meshwork process"]);
+    std::fs::create_dir(&copy).unwrap();
+    std::fs::copy(original.join("node.json"), copy.join("node.json")).unwrap();
+    mesh.launch(number);
+    let status = mesh.nodes[2].process.as_mut().unwrap().wait(LIMIT);
+    assert_ne!(status.code(), Some(0), "the older one stops, and not as if it had been asked to");
+    mesh.nodes[2].says(&["a newer process with this node's identity is running: stop one of them"]);
+    mesh.nodes[2].process = None;
+    let ids = |all: BTreeSet<(String, String)>| -> BTreeSet<String> { all.into_iter().map(|(_, id)| id).collect() };
+    wait_until("the copy to serve as the member that it was copied from", || {
+        let status = mesh.nodes[number].status().unwrap_or_default();
+        status["ready"] == true && ids(members(&status)) == ids(before.clone())
+    });
+    readable(&mesh, 30, &[0, 1, number]);
+}
+
+#[test]
+fn a_removed_node_that_comes_back_is_told_so_and_changes_nothing() {
+    let mut mesh = Mesh::start(Plan { kept: true, sets: vec!["node.warming_max=1s"], ..Plan::default() });
+    written(&mesh, 30);
+    mesh.kill(2);
+    mesh.admin(&["node", "remove", "node-2"]).done();
+    let two = |mesh: &Mesh| {
+        mesh.nodes[..2].iter().all(|node| {
+            let status = node.status().unwrap_or_default();
+            status["transition"] == "" && status["layout_agreed"] == true && members(&status).len() == 2
+        })
+    };
+    wait_until("a layout of two", || two(&mesh));
+    // What it deleted meanwhile must not come back with it.
+    mesh.cli_at(0, &["del", "k0"]).done();
+    mesh.launch(2);
+    let status = mesh.nodes[2].process.as_mut().unwrap().wait(LIMIT);
+    assert_ne!(status.code(), Some(0), "{}", mesh.nodes[2].said());
+    mesh.nodes[2].says(&["this node was removed from the mesh: start it with a new identity to rejoin"]);
+    mesh.nodes[2].process = None;
+    assert!(two(&mesh), "{}", mesh.nodes[0].status().unwrap());
+    let read = raw::get(mesh.nodes[1].address, &mesh.client, "k0", quorum());
+    assert_eq!(read.status, Status::NotFound, "{read:?}");
+    written(&mesh, 1);
+    readable(&mesh, 30, &[0, 1]);
+    // As it was told.
+    std::fs::remove_dir_all(mesh.home().join("data-node-2")).unwrap();
+    mesh.launch(2);
+    wait_until("it to be a new member", || {
+        let status = mesh.nodes[2].status().unwrap_or_default();
+        status["ready"] == true && status["transition"] == "" && members(&status).len() == 3
+    });
+    readable(&mesh, 30, &[2]);
+}
+
+#[test]
+fn a_weight_of_zero_is_refused_wherever_it_comes_from() {
+    let mesh = three();
+    mesh.admin(&["plan", "weight", "node-0", "0"]).ended(2).says(&["1..=1000"]);
+    let before = mesh.nodes[0].status().unwrap();
+    let node = u128::from_str_radix(before["node"].as_str().unwrap(), 16).unwrap();
+    let told = run("an answer", async {
+        let mut link = Raw::open(mesh.nodes[0].address, &mesh.admin).await.unwrap();
+        let change = ClientControl::Change(LayoutChange::Weight(NodeId(node), 0));
+        link.control(&change).await.unwrap()
+    });
+    let ControlReply::Refused { reason, .. } = told else { panic!("{told:?}") };
+    assert!(reason.contains("weight"), "{reason}");
+    assert_eq!(mesh.nodes[0].status().unwrap()["layout"], before["layout"]);
+}
+
+#[test]
+fn where_there_are_fewer_nodes_than_copies_all_of_them_hold_it_and_replies_say_so() {
+    let sets = vec!["cluster.n=5"];
+    let tables = "[[namespace]]\nname = \"wide\"\nn = 5\nr = 3\nw = 3\n";
+    let mesh = Mesh::start(Plan { nodes: 2, sets, tables, ..Plan::default() });
+    wait_until("the namespace", || mesh.cli(&["namespace", "show", "wide"]).code() == 0);
+    mesh.cli_at(0, &["set", "-n", "wide", "k", "v"]).done();
+    assert_eq!(mesh.cli_at(1, &["get", "-n", "wide", "k"]).done().out.trim_end(), "v");
+    let asked = Consistency { read: Quorum::All, write: Quorum::All, mode: None };
+    let put = raw::put(mesh.nodes[0].address, &mesh.client, "k", "v", asked);
+    assert_eq!((put.status, put.worth.acks, put.worth.degraded), (Status::Ok, 2, true), "{put:?}");
+    // More copies than the cluster ever makes are refused with the number that it makes.
+    mesh.admin(&["namespace", "create", "wider", "-n", "6"]).ended(2).says(&["n = 6", "between 1 and 5", "cluster.n"]);
+    mesh.cli(&["set", "k", "v", "--consistency", "r=9,w=9"]).ended(2).says(&["9"]);
 }

@@ -11,70 +11,21 @@ use meshwork_core::{
     id::ActorId,
     namespace::Mode,
     value::{Hlc, Version},
-    wire::client::{Consistency, Quorum, Status},
 };
 use meshwork_sim::history::{Complete, Event, History, Invoke};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 use support::{
     history::{Judgement, Recorder, judge},
     mesh::{Mesh, Plan},
-    raw,
+    promises::{ALL, ASKED, COLD, all_are_served, all_is_readable, all_reach_all, must_serve, others, plan, readable},
     relay::{Relay, Weather},
-    traffic::{TABLES, Traffic, all_is_readable, readable},
+    traffic::Traffic,
     wait::wait_until,
 };
-
-/// What every test here must have given the checkers to judge. `overload` wants a burst, which is none of these.
-const ASKED: [&str; 8] =
-    ["quorum", "durability", "last-writer", "expiry", "deadline", "resurrection", "writable", "worth"];
-
-const ALL: [usize; 3] = [0, 1, 2];
-
-/// Keys that are written once, before anything is broken.
-const COLD: u64 = 300;
-
-/// Needs everybody.
-const ALL_VOTES: Consistency = Consistency { read: Quorum::All, write: Quorum::All, mode: Some(Mode::Strict) };
-
-/// Three nodes whose memory is all they have; their directories keep who they are.
-fn plan() -> Plan {
-    Plan { kept: true, sets: vec!["node.warming_max=1s"], tables: TABLES, ..Plan::default() }
-}
-
-fn others(number: usize) -> Vec<usize> {
-    ALL.into_iter().filter(|other| *other != number).collect()
-}
-
-/// Both modes.
-fn must_serve(traffic: &Traffic, nodes: &[usize]) {
-    traffic.must_serve(Mode::Strict, nodes);
-    traffic.must_serve(Mode::Sloppy, nodes);
-}
-
-/// Waits until every node gets every other's vote.
-fn all_reach_all(mesh: &Mesh) {
-    for node in &mesh.nodes {
-        let put = || raw::put(node.address, &mesh.client, "unjudged", "x", ALL_VOTES).status;
-        wait_until(&format!("{} to reach all", node.name), || put() == Status::Ok);
-    }
-}
-
-/// No write gave up for want of nodes where enough of them lived and the test said so. The checker `writable` sees writes
-/// that certainly changed nothing; a coordinator that owns the key has written its own copy first, and says `maybe`.
-fn all_are_served(history: &History) {
-    let given_up = |event: &Event| match event {
-        Event::Maybe(end) if end.status == "unavailable" => Some(end.op),
-        Event::Maybe(_) | Event::Ok(_) | Event::Fail(_) | Event::Invoke(_) => None,
-        Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => None,
-    };
-    let given_up: BTreeSet<u64> = history.events.iter().filter_map(given_up).collect();
-    let broken = history.ops().into_iter().find(|op| op.invoke.must && given_up.contains(&op.invoke.op));
-    assert!(broken.is_none(), "it had to be served: {broken:?}");
-}
 
 #[test]
 fn at_rest_clients_are_told_the_truth_and_a_lie_among_it_would_be_found() {

@@ -76,6 +76,38 @@ fn a_certificate_of_another_cluster_is_refused() {
 }
 
 #[test]
+fn a_node_of_another_authority_or_cluster_does_not_join_and_both_sides_say_why() {
+    let mut mesh = Mesh::start(Plan { nodes: 1, ..Plan::default() });
+    mesh.cli(&["set", "k", "v"]).done();
+    let before = mesh.nodes[0].status().unwrap();
+    let place = mesh.home().join("theirs");
+    std::fs::create_dir_all(&place).unwrap();
+    // Of the same name: a second `cert init` where the first authority's files should have been copied.
+    let theirs = Authority::new(CLUSTER).unwrap();
+    theirs.write(&place).unwrap();
+    let papers = Papers::write(&place, "node", &theirs.issue(Role::Node, "*", 30).unwrap());
+    let stranger = mesh.add("stranger");
+    let mut command = mesh.serve(stranger);
+    command.args(["--set", "cluster.bootstrap_expect=2"]);
+    for (name, file) in [("ca", &papers.ca), ("cert", &papers.cert), ("key", &papers.key)] {
+        command.arg("--set").arg(format!("tls.{name}={}", file.display()));
+    }
+    mesh.launch_as(stranger, command);
+    mesh.nodes[stranger].says(&["WARN", "authority"]);
+    mesh.nodes[0].says(&["refused", "authority"]);
+    assert_ne!(mesh.nodes[stranger].state().unwrap(), "ready", "it is alone and waits for those that it was told of");
+    // Of our authority, and of another cluster: it does not even start.
+    let elsewhere = Papers::write(&mesh.pki(), "other", &forged::pair(&mesh.pki(), "elsewhere", Role::Node, "*"));
+    let mut command = mesh.serve(stranger);
+    command.arg("--set").arg(format!("tls.cert={}", elsewhere.cert.display()));
+    command.arg("--set").arg(format!("tls.key={}", elsewhere.key.display()));
+    finish(command, LIMIT).ended(2).says(&["cluster.name", "elsewhere"]);
+    let after = mesh.nodes[0].status().unwrap();
+    assert_eq!((&after["members"], &after["layout"]), (&before["members"], &before["layout"]));
+    assert_eq!(mesh.cli_at(0, &["get", "k"]).done().out.trim_end(), "v");
+}
+
+#[test]
 fn an_expired_certificate_is_refused() {
     let mesh = one();
     let authority = Authority::load(&mesh.pki()).unwrap();

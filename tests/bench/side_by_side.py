@@ -20,17 +20,12 @@ MESHWORK_BIN, a binary to measure instead of building one.
 import argparse
 import json
 import os
-import pathlib
-import platform
-import shutil
 import signal
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 
-from sides import ROOT, Failed, Floor, Meshwork, Missing, Redis, run
+from results import Results, attempt, build, busy, machine, on_the_machine, table
+from sides import ROOT, Failed, Floor, Meshwork, Missing, Redis
 
 WRITES = 5
 EMBEDDED_IN_FLIGHT = 256
@@ -45,109 +40,6 @@ TARGETS = {
 }
 # These are judged by their own value; the other side stands beside it for comparison.
 ABSOLUTE = ("T6", "T7")
-
-
-class Results:
-    """Samples by (target, side), and why a side is missing."""
-
-    def __init__(self):
-        self.samples, self.remarks, self.raw = {}, [], []
-
-    def add(self, target, side, value, raw=None):
-        self.samples.setdefault((target, side), []).append(value)
-        self.raw.append({"target": target, "side": side, "value": value, **({"raw": raw} if raw else {})})
-
-    def remark(self, text):
-        if text not in self.remarks:
-            self.remarks.append(text)
-            print(text, file=sys.stderr)
-
-    def rows(self, items):
-        for target, (what, unit, bar, goal, less) in TARGETS.items():
-            ours, theirs = (self.samples.get((target, side), []) for side in ("ours", "theirs"))
-            row = {"target": target, "what": what.format(items=f"{items:,}"), "unit": unit, "first_bar": bar, "goal": goal, "less_is_better": less}
-            row["ours"], row["theirs"] = spread(ours), spread(theirs)
-            if target in ABSOLUTE:
-                row["judged"] = row["ours"] and row["ours"]["median"]
-            else:
-                row["judged"] = row["ours"]["median"] / row["theirs"]["median"] if ours and theirs else None
-            row["ratio"] = row["ours"]["median"] / row["theirs"]["median"] if ours and theirs else None
-            row["verdict"] = verdict(row["judged"], bar, goal, less)
-            yield row
-
-
-def spread(samples):
-    return {"median": statistics.median(samples), "min": min(samples), "max": max(samples), "runs": len(samples)} if samples else None
-
-
-def verdict(value, bar, goal, less):
-    if value is None:
-        return "not measured"
-    reaches = (lambda mark: value <= mark) if less else (lambda mark: value >= mark)
-    return "goal" if reaches(goal) else "first bar" if reaches(bar) else "below the bar"
-
-
-def number(value):
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
-
-
-def shown(part):
-    if part is None:
-        return "–"
-    if part["runs"] == 1:
-        return number(part["median"])
-    return f"{number(part['median'])} [{number(part['min'])}–{number(part['max'])}]"
-
-
-def table(rows):
-    lines = ["| | what | ours | theirs | ratio | first bar | goal | reached |", "|---|---|---|---|---|---|---|---|"]
-    for row in rows:
-        sign = "≤" if row["less_is_better"] else "≥"
-        unit = f" {row['unit']}" if row["target"] in ABSOLUTE else "×"
-        bars = [f"{sign} {number(row[key]) if row[key] >= 1000 else format(row[key], 'g')}{unit}" for key in ("first_bar", "goal")]
-        ratio = f"{row['ratio']:.2f}×" if row["ratio"] is not None else "–"
-        cells = [row["target"], f"{row['what']} ({row['unit']})", shown(row["ours"]), shown(row["theirs"]), ratio, *bars, row["verdict"]]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def machine(redis):
-    def words(command):
-        return run(command, 10).strip() if shutil.which(command[0]) else "absent"
-
-    cpu = next((line.split(":", 1)[1].strip() for line in read("/proc/cpuinfo").splitlines() if line.startswith("model name")), platform.machine())
-    memory = next((int(line.split()[1]) // 2**20 for line in read("/proc/meminfo").splitlines() if line.startswith("MemTotal")), 0)
-    dirty = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": memory,
-        "kernel": platform.release(),
-        "load_before": os.getloadavg()[0],
-        "rmem_max": int(read("/proc/sys/net/core/rmem_max") or 0),
-        "rustc": words(["rustc", "--version"]),
-        "redis": f"{redis.version}, {redis.tls}" if redis else "absent",
-        "commit": (commit or "unknown") + (" with changes" if dirty else ""),
-    }
-
-
-def read(path):
-    try:
-        return pathlib.Path(path).read_text()
-    except OSError:
-        return ""
-
-
-def attempt(results, what, work):
-    """A side that fails takes its own rows with it, and no others."""
-    print(f"bench: {what}", file=sys.stderr, flush=True)
-    try:
-        return work()
-    except (Failed, Missing, KeyError, TypeError, ValueError, OSError, subprocess.SubprocessError) as error:
-        results.remark(f"FAILED: {what}: {type(error).__name__}: {error}")
-        return None
 
 
 def present(results, what, make):
@@ -211,12 +103,6 @@ def memory_run(results, mesh, redis, items):
             results.remark(f"NOTE: T6: Redis's own count (used_memory) says {reply['own_count']:.1f} B an item")
 
 
-def build():
-    print("bench: cargo build --release", file=sys.stderr, flush=True)
-    run(["cargo", "build", "--quiet", "--release", "--locked", "--bin", "meshwork"], 3600, cwd=ROOT)
-    return ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/meshwork"
-
-
 def arguments():
     parser = argparse.ArgumentParser(prog="tests/bench/run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="repetitions of each side (default 3)")
@@ -235,7 +121,7 @@ def main():
     given = arguments()
     # An ordinary exception, so that every `finally` on the way out ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    results, sides = Results(), given.sides.split(",")
+    results, sides = Results(TARGETS, ABSOLUTE), given.sides.split(",")
     items = 10_000_000 if given.full else 1_000_000
     (ROOT / "target/bench").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / "target/bench") as folder:
@@ -248,9 +134,9 @@ def main():
             attempt(results, "Redis starts, TLS proved", lambda: (redis.start(), redis.close()))
             if not hasattr(redis, "tls"):
                 redis = None
-        facts = machine(redis)
-        if facts["load_before"] > facts["cores"] / 2:
-            results.remark(f"NOTE: the machine was busy before the start (load {facts['load_before']:.1f} on {facts['cores']} cores): repeat when it is quiet")
+        facts = machine()
+        facts["redis"] = f"{redis.version}, {redis.tls}" if redis else "absent"
+        busy(results, facts)
         for index in range(given.runs):
             work = []
             if redis:
@@ -264,17 +150,16 @@ def main():
                 attempt(results, f"run {index + 1} of {given.runs}, {name}", measure)
         memory_run(results, mesh, redis, items)
         facts["load_after"] = os.getloadavg()[0]
-    rows = list(results.rows(items))
+    rows = list(results.rows(items=f"{items:,}"))
     if given.json:
         print(json.dumps({"schema_version": 1, "machine": facts, "rows": rows, "remarks": results.remarks, "samples": results.raw}, indent=1))
     else:
         print(table(rows) + "\n")
-        print(f"{facts['date']}, {facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB, Linux {facts['kernel']}, {facts['rustc']}, "
-              f"Redis {facts['redis']}, meshwork {facts['commit']}, {given.runs} runs of {given.seconds} s, loopback (no NIC), "
-              f"client and servers on the same cores, load {facts['load_before']:.1f} before.")
+        print(f"{on_the_machine(facts)}, Redis {facts['redis']}, {given.runs} runs of {given.seconds} s, loopback (no NIC), "
+              "client and servers on the same cores.")
         for remark in results.remarks:
             print(f"- {remark}")
-    return 1 if any(remark.startswith("FAILED") for remark in results.remarks) else 0
+    return 1 if results.failed() else 0
 
 
 if __name__ == "__main__":

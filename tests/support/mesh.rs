@@ -6,6 +6,7 @@
 use super::{
     command::{Ran, finish},
     http,
+    netns::{Network, Space},
     process::{Process, binary},
     relay::Relay,
     wait::{LIMIT, wait_for},
@@ -58,11 +59,14 @@ pub(crate) struct Plan {
     pub(crate) tables: &'static str,
     /// Whether nodes reach each other through a relay; then each has one shard, and only those planned take part.
     pub(crate) relayed: bool,
+    /// Where nodes live apart, each in a network namespace of its own; clients must be in the network's.
+    pub(crate) network: Option<Arc<Network>>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { nodes: 3, shards: 1, memory: "64MiB", kept: false, sets: Vec::new(), tables: "", relayed: false }
+        let (sets, tables) = (Vec::new(), "");
+        Self { nodes: 3, shards: 1, memory: "64MiB", kept: false, sets, tables, relayed: false, network: None }
     }
 }
 
@@ -75,6 +79,8 @@ pub(crate) struct Node {
     pub(crate) http: SocketAddr,
     pub(crate) config: PathBuf,
     pub(crate) process: Option<Process>,
+    /// Where it lives, if apart; its HTTP address is there.
+    space: Option<Arc<Space>>,
 }
 
 impl Node {
@@ -99,7 +105,8 @@ impl Node {
 
     /// `/v1/status`.
     pub(crate) fn status(&self) -> Result<Value, String> {
-        match http::get(self.http, "/v1/status")? {
+        let get = || http::get(self.http, "/v1/status");
+        match self.space.as_ref().map_or_else(get, |space| space.within(get))? {
             (200, body) => serde_json::from_str(&body).map_err(|error| format!("{error}: {body}")),
             (code, body) => Err(format!("{code}: {body}")),
         }
@@ -195,12 +202,15 @@ impl Mesh {
 
     /// Adds a node that is not started; its number.
     pub(crate) fn add(&mut self, name: &str) -> usize {
-        let (port, http) = (udp_block(self.plan.shards), tcp_port());
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let http = SocketAddr::from((Ipv4Addr::LOCALHOST, http));
-        let config = self.home().join(format!("{name}-{port}.toml"));
-        self.nodes.push(Node { name: name.to_owned(), address, reached: address, http, config, process: None });
-        self.nodes.len() - 1
+        let number = self.nodes.len();
+        let apart = self.plan.network.as_ref();
+        let space = apart.map(|network| network.space(number));
+        let here = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let address = apart.map_or_else(|| here(udp_block(self.plan.shards)), |network| network.address(number));
+        let http = here(if apart.is_some() { 7480 } else { tcp_port() });
+        let config = self.home().join(format!("{name}-{number}.toml"));
+        self.nodes.push(Node { name: name.to_owned(), address, reached: address, http, config, process: None, space });
+        number
     }
 
     fn write_config(&self, number: usize) {
@@ -250,7 +260,11 @@ impl Mesh {
     pub(crate) fn launch_as(&mut self, number: usize, command: Command) {
         let log = self.home().join(format!("{}.log", self.nodes[number].name));
         let node = &mut self.nodes[number];
-        node.process = Some(Process::start(&node.name, command, log));
+        let start = || Process::start(&node.name, command, log);
+        node.process = Some(match &node.space {
+            Some(space) => space.within(start),
+            None => start(),
+        });
     }
 
     /// Kills a node as `kill -9` does; the others that run have seen it.

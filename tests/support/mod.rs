@@ -8,7 +8,9 @@
 //! - `http`: one GET of a node's admin address.
 //! - `forged`: certificates that our own authority would not issue.
 //! - `relay`: what nodes send each other passes through it, and suffers as a test says.
-//! - `history`, `traffic`: what clients asked and were told while it was broken, written down and judged.
+//! - `netns`: a network of the kernel's own, a namespace for each node, with faults in it.
+//! - `history`, `traffic`: what clients asked and were told while it was broken, written down and judged; `promises`: what all
+//!   of them may rely on.
 //!
 //! No test here asserts how long something took; limits are only there so that a broken build ends.
 
@@ -19,7 +21,9 @@ pub(crate) mod forged;
 pub(crate) mod history;
 pub(crate) mod http;
 pub(crate) mod mesh;
+pub(crate) mod netns;
 pub(crate) mod process;
+pub(crate) mod promises;
 pub(crate) mod raw;
 pub(crate) mod relay;
 pub(crate) mod traffic;

@@ -78,7 +78,8 @@ pub(crate) async fn dial_with(
         .expect("a pair");
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("has the initial suite")));
-    let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a UDP socket");
+    let from = if address.ip().is_loopback() { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+    let endpoint = quinn::Endpoint::client((from, 0).into()).expect("a UDP socket");
     let connecting = endpoint.connect_with(config, address, "meshwork").expect("a valid address");
     match soon("dialling", connecting).await {
         Ok(connection) => Ok((endpoint, connection)),

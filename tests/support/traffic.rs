@@ -21,7 +21,6 @@ use meshwork_core::{
 };
 use meshwork_sim::history::{Complete, History, Invoke, Outcome, SpaceRules};
 use std::{
-    collections::BTreeSet,
     net::SocketAddr,
     sync::{
         Arc,
@@ -235,25 +234,6 @@ impl Drop for Traffic {
             let _ = thread.join();
         }
     }
-}
-
-/// Of the keys that nobody deletes and that do not expire: how many had a write acknowledged, and how many of those a sloppy
-/// read at the end found.
-pub(crate) fn readable(history: &History) -> (usize, usize) {
-    let ops = history.ops();
-    let lasting = |key: &str| key.starts_with("cold") || key.starts_with("kept");
-    let done = ops.iter().filter(|op| lasting(&op.invoke.key) && op.ok().is_some());
-    let written: BTreeSet<&str> = done.clone().filter(|op| op.writes()).map(|op| op.invoke.key.as_str()).collect();
-    let read = done.filter(|op| op.invoke.session == 0 && !op.invoke.strict);
-    let found = read.filter(|op| op.ok().is_some_and(|end| end.value.is_some()));
-    let found: BTreeSet<&str> = found.map(|op| op.invoke.key.as_str()).collect();
-    (written.len(), written.intersection(&found).count())
-}
-
-/// Where no memory was lost, everything acknowledged is there.
-pub(crate) fn all_is_readable(history: &History) {
-    let (written, found) = readable(history);
-    assert!(written > 0 && found == written, "{found} of {written} acknowledged keys can be read");
 }
 
 fn on_runtime(work: impl Future<Output = ()>) {
