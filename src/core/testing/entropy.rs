@@ -381,6 +381,25 @@ fn a_tombstone_stays_while_one_owner_is_away_or_lacks_it() {
 }
 
 #[test]
+fn a_stand_in_that_slept_through_the_collection_brings_nothing_back_with_its_hint() {
+    let mut rig = Rig::new(RigConfig { nodes: 5, ..RigConfig::default() });
+    let (owners, stand_in) = (rig.owners(&get()), rig.fallbacks(&get())[0]);
+    isolate(&mut rig, owners[2]);
+    assert_written(&rig.call(owners[0], &Call::put("k", "v").w(3)));
+    assert_eq!(rig.stats(stand_in).hints, 1);
+    rejoin(&mut rig, owners[2]);
+    isolate(&mut rig, stand_in);
+    assert_written(&rig.call(owners[0], &Call::delete("k").strict().w(3)));
+    rig.run_for(COLLECTED);
+    assert!(owners.iter().all(|node| rig.stats(*node).tombstones == 0), "collected without it");
+    rejoin(&mut rig, stand_in);
+    rig.run_for(ROUNDS * 2);
+    for node in owners {
+        assert_eq!(own(&mut rig, node, "k"), None, "{node}");
+    }
+}
+
+#[test]
 fn a_push_that_a_collection_overtook_brings_nothing_back() {
     let mut rig = Rig::three();
     // What A sends C of v is on its way for minutes; C learns of the delete meanwhile.

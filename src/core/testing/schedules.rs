@@ -382,3 +382,21 @@ fn a_replica_that_forgot_supersedes_what_is_not_above_it() {
     assert_eq!(outcomes.get(), 1);
     assert!(rig.wall(A) > Wall(0));
 }
+
+// --- 13: EXPIRE through a stale owner ---
+
+#[test]
+fn a_touch_through_an_owner_that_missed_the_newest_write_extends_that_and_not_its_own() {
+    let mut rig = Rig::three();
+    assert_written(&rig.call(A, &put("v1").w(3)));
+    rig.set_fate(|_, to, _| if to == C { Fate::Drop } else { Fate::Deliver });
+    assert_written(&rig.call(A, &put("v2")));
+    rig.clear_fate();
+    rig.set_fate(no_exchange);
+    assert_written(&rig.call(C, &Call::touch("k", Ttl::Millis(60_000)).strict()));
+    for node in [A, B, C] {
+        let read = rig.call(node, &get());
+        assert_eq!(value(&read), Some("v2"), "{node}");
+        assert!(read.expires_at.is_some(), "{node}");
+    }
+}
