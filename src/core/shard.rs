@@ -11,7 +11,7 @@ use crate::{
     clock::Clock,
     config::ShardConfig,
     coordinator::{Budget, InFlight, OperationId, Peers},
-    handoff::{HintStore, Hinted, Ownership, Part},
+    handoff::{HintStore, Hinted, Leaving, Ownership, Part},
     id::{KeyHash, NamespaceId, NodeId},
     input::ShardInput,
     limits,
@@ -73,6 +73,7 @@ pub struct Shard {
     pub(crate) repair_budget: Budget,
     pub(crate) anti_entropy: AntiEntropy,
     pub(crate) ownership: Ownership,
+    pub(crate) leaving: Leaving,
     pub(crate) in_flight: InFlight,
     /// Bytes that requests in flight own beside the table of them: keys and waiting values.
     pub(crate) in_flight_bytes: u64,
@@ -116,6 +117,7 @@ impl Shard {
             hinted,
             repair_budget: Budget::default(),
             ownership: Ownership::default(),
+            leaving: Leaving::default(),
             in_flight: InFlight::new(config.memory / IN_FLIGHT_SHARE / 2, process),
             in_flight_bytes: 0,
             peers: Peers::default(),
@@ -200,6 +202,7 @@ impl Shard {
         if self.ownership.poll_timeout().is_some_and(|at| at <= now.mono) {
             self.work_on_ownership(now, None, out);
         }
+        self.forget_next(now);
         if now.mono >= self.maintain_at {
             let more = self.table.work(self.clock.wall(now), MAINTENANCE_RECORDS);
             let pause = if more { MAINTENANCE_EVERY / 50 } else { MAINTENANCE_EVERY };
@@ -226,6 +229,7 @@ impl Shard {
             Some(self.maintain_at),
             Some(self.anti_entropy.next_due()),
             self.ownership.poll_timeout(),
+            self.leaving.poll_timeout(),
         ];
         queues.into_iter().flatten().min()
     }
@@ -335,6 +339,7 @@ impl Shard {
         if view.clock_confirmations > self.view.clock_confirmations {
             self.clock.confirm(now);
         }
+        self.empty_assigned(view);
         let old = std::mem::replace(&mut self.view, Rc::new(View::clone(view)));
         self.learn_namespaces();
         let names = |view: &View| (view.newest().map(|ring| ring.name()), view.oldest().map(|ring| ring.name()));

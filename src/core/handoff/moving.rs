@@ -50,10 +50,7 @@ impl Shard {
         let (shards, shard) = (self.config.shards, self.config.shard.0);
         let mine = (0..self.config.partitions).filter(|at| at % shards == shard).map(PartitionId);
         let cleanup = self.ownership.on_view(now.mono, view, mine, &self.anti_entropy.readiness);
-        for partition in cleanup.dropped {
-            self.table.remove_partition(partition);
-            self.stats.partitions_dropped += 1;
-        }
+        self.let_go(now.mono, cleanup);
         self.work_on_ownership(now, None, out);
     }
 

@@ -16,7 +16,8 @@
 //!   nothing more from a coordinator of an older one: what was acknowledged under it is in the parts, the rest is refused
 //!   (*derived*; the acks alone do not stop a node that was removed and does not know);
 //! - a partition is Ready here when its parts are complete, with their forget floors, and never before;
-//! - nothing is dropped here while an active layout assigns it: only a transition that is over (`View::complete`) lets go.
+//! - nothing is dropped here while an active layout assigns it: only a transition that is over (`View::complete`) lets go,
+//!   and `leaving` forgets.
 //!
 //! What it is not: comparison. Replicas that differ for other reasons are `anti_entropy`'s.
 
@@ -104,6 +105,8 @@ pub(crate) struct Ownership {
 pub(crate) struct Cleanup {
     /// Partitions of this shard that nobody assigns here any more.
     pub(crate) dropped: Vec<PartitionId>,
+    /// Partitions of a node that was given up for gone: what they held is old, whoever owns them now.
+    pub(crate) emptied: Vec<PartitionId>,
 }
 
 impl Ownership {
@@ -178,11 +181,12 @@ impl Ownership {
         }
         let Some(me) = newest.index_of(view.me) else {
             // A member of no active layout: all that it had is others'.
-            let dropped = if self.clean(view, lapsed) { mine.collect() } else { Vec::new() };
+            let all = if self.clean(view, lapsed) { mine.collect() } else { Vec::new() };
             self.owned = 0;
             self.wanted.clear();
             self.unsure.clear();
-            return Cleanup { dropped };
+            let (dropped, emptied) = if lapsed { (Vec::new(), all) } else { (all, Vec::new()) };
+            return Cleanup { dropped, emptied };
         };
         let clean = self.clean(view, lapsed);
         let mut cleanup = Cleanup::default();
@@ -197,7 +201,9 @@ impl Ownership {
             if !is {
                 self.wanted.remove(&partition);
             }
-            if clean && (lapsed || !is) {
+            if lapsed {
+                cleanup.emptied.push(partition);
+            } else if clean && !is {
                 cleanup.dropped.push(partition);
             }
             if is && view.beside.is_some() {

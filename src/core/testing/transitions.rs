@@ -188,10 +188,31 @@ fn a_range_is_dropped_when_the_old_layout_retired_and_not_before() {
     rig.run_for(Duration::from_secs(5));
     assert_eq!(rig.stats(A).entries, 40);
     rig.retire();
+    // One partition after the other, so that requests are served in between.
+    rig.run_for(Duration::from_millis(3));
+    let left = rig.stats(A).entries;
+    assert!((1..40).contains(&left), "{left} entries after 3 ms");
+    rig.run_for(Duration::from_millis(50));
     assert_eq!((rig.stats(A).entries, rig.stats(B).entries, rig.stats(A).partitions_dropped), (0, 40, 16));
     for key in 0..40 {
         assert_eq!(value(&rig.call(A, &Call::get(format!("k{key}")).strict())), Some("v"), "an old client's node");
     }
+}
+
+#[test]
+fn what_was_let_go_and_is_assigned_again_comes_from_its_owners_and_not_from_what_was_still_there() {
+    let mut rig = six();
+    for key in 0..40 {
+        assert_written(&rig.call(A, &Call::put(format!("k{key}"), "v").strict().w(3)));
+    }
+    rig.begin_transition(&[B, C, D]);
+    rig.begin_moving();
+    rig.wait_until_moved();
+    rig.flip();
+    rig.retire();
+    assert!(rig.stats(A).entries > 0, "nothing was left to come back");
+    rig.begin_transition(&[A, B, C]);
+    assert_eq!(rig.stats(A).entries, 0, "old copies under a layout that assigns them here");
 }
 
 #[test]
