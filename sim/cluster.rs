@@ -446,6 +446,7 @@ impl<'p> Cluster<'p> {
             NodeEvent::LayoutRetired { .. } => "layout retired",
             NodeEvent::Fenced(Some(_)) => "node fenced",
             NodeEvent::Fenced(None) => "node unfenced",
+            NodeEvent::RestoredTooOld { .. } => "an older disk was dropped",
             NodeEvent::Refused { .. } => "node refused somebody",
             NodeEvent::MustStop { .. } => "node must stop",
         });

@@ -11,7 +11,7 @@ use meshwork_core::{
     id::{ActorId, NodeId, ShardId},
     input::{Caller, PeerShard},
     node::Node,
-    outbox::{NodeEvent, NodeOutbox, ShardOutbox, ShardReport},
+    outbox::{NodeEvent, NodeOutbox, ShardOutbox, ShardReport, StoreWrite},
     shard::Shard,
     time::Now,
     value::Hlc,
@@ -146,6 +146,8 @@ impl ShardOutbox for ShardOut<'_> {
     fn report(&mut self, report: ShardReport) {
         self.effects.push(Effect::Report(report));
     }
+
+    fn store(&mut self, _write: &StoreWrite<'_>) {}
 }
 
 /// Outbox of a node.
@@ -183,6 +185,8 @@ impl NodeOutbox for NodeOut<'_> {
         self.effects.push(Effect::Store(bound));
     }
 
+    fn store_meta(&mut self, _number: u64, _bytes: &[u8]) {}
+
     fn event(&mut self, event: NodeEvent) {
         self.effects.push(Effect::Event(event));
     }
@@ -218,6 +222,7 @@ impl Process {
                 actor: config.actor,
                 memory,
                 clock_floor: config.clock_floor,
+                disk: config.disk,
                 seed: config.seed.rotate_left(u32::from(shard) + 1),
             })
         });

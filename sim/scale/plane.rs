@@ -338,6 +338,7 @@ impl Plane {
                     NodeEvent::LayoutAdopted { .. }
                     | NodeEvent::LayoutRetired { .. }
                     | NodeEvent::Fenced(_)
+                    | NodeEvent::RestoredTooOld { .. }
                     | NodeEvent::Refused { .. }
                     | NodeEvent::MustStop { .. },
                 )

@@ -196,6 +196,7 @@ impl Node {
                 self.reports.insert(report.shard, report);
             }
             NodeInput::ClockStored(bound) => self.watch.on_stored(bound),
+            NodeInput::MetaStored(_) => {}
         }
         self.settle(now, out);
     }

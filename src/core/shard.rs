@@ -11,6 +11,7 @@ use crate::{
     clock::Clock,
     config::ShardConfig,
     coordinator::{Budget, InFlight, OperationId, Peers},
+    durable::Durable,
     handoff::{HintStore, Hinted, Ownership, Part},
     id::{KeyHash, NamespaceId, NodeId},
     input::ShardInput,
@@ -73,6 +74,7 @@ pub struct Shard {
     pub(crate) repair_budget: Budget,
     pub(crate) anti_entropy: AntiEntropy,
     pub(crate) ownership: Ownership,
+    pub(crate) durable: Durable,
     pub(crate) in_flight: InFlight,
     /// Bytes that requests in flight own beside the table of them: keys and waiting values.
     pub(crate) in_flight_bytes: u64,
@@ -116,6 +118,7 @@ impl Shard {
             hinted,
             repair_budget: Budget::default(),
             ownership: Ownership::default(),
+            durable: Durable::new(config.memory),
             in_flight: InFlight::new(config.memory / IN_FLIGHT_SHARE / 2, process),
             in_flight_bytes: 0,
             peers: Peers::default(),
@@ -170,6 +173,8 @@ impl Shard {
             ShardInput::View(view) => self.on_view(now, &view, out),
             ShardInput::PeerLost(node) => self.on_peer_lost(now, node, out),
             ShardInput::CallerLost { link } => self.on_caller_lost(link),
+            ShardInput::Stored { through } => self.on_stored(now, through, out),
+            ShardInput::StoreFailed { from } => self.on_store_failed(now, from, out),
         }
         self.watch_hints(now);
         self.reserve();
@@ -309,7 +314,7 @@ impl Shard {
             + 4 * self.own_deadline.len();
         let hints = if canary!(K35) { 0 } else { self.hints.bytes() };
         let background = self.background().max(self.config.memory / BACKGROUND_SHARE) + self.listed_partitions();
-        hints + background + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
+        hints + self.durable.bytes() + background + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
     }
 
     /// Tells the memtable what the shard holds beside it, so that one limit covers all.

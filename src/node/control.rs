@@ -83,6 +83,10 @@ impl NodeOutbox for Effects {
         self.list.push(Effect::StoreClock(bound));
     }
 
+    fn store_meta(&mut self, _number: u64, _bytes: &[u8]) {
+        unreachable!("nodes without a disk store nothing");
+    }
+
     fn event(&mut self, event: NodeEvent) {
         crate::telemetry::node_event(&event);
         if let NodeEvent::MustStop { reason } = event {

@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use meshwork_core::{
     id::NodeId,
     input::{Caller, PeerShard},
-    outbox::{ShardOutbox, ShardReport},
+    outbox::{ShardOutbox, ShardReport, StoreWrite},
     time::Mono,
     wire::{
         client::{Reply, ReplyBody, Status},
@@ -311,6 +311,10 @@ impl ShardOutbox for Outbox {
     fn report(&mut self, report: ShardReport) {
         // Also of shard 0: its control plane may be in the middle of a call.
         self.shared.tell(0, Letter::Report(report));
+    }
+
+    fn store(&mut self, _write: &StoreWrite<'_>) {
+        unreachable!("shards without a disk store nothing");
     }
 }
 

@@ -157,6 +157,8 @@ fn start(config: Config) -> Result<NodeHandle, StartError> {
         seeds: seeds.clone(),
         clock_floor: identity.clock_bound,
         warming_max: config.node.warming_max,
+        disk: false,
+        restored: None,
         seed,
     };
     let clocks = Clocks::start();
@@ -191,6 +193,7 @@ fn start(config: Config) -> Result<NodeHandle, StartError> {
             actor,
             memory: memory / u64::from(config.node.shards),
             clock_floor: identity.clock_bound,
+            disk: false,
             seed: seed.wrapping_add(u64::from(number) + 1),
         };
         let go = Go {

@@ -100,6 +100,7 @@ impl NodeOutbox for Collected {
     fn store_clock(&mut self, bound: Hlc) {
         self.0.push(Effect::Store(bound));
     }
+    fn store_meta(&mut self, _number: u64, _bytes: &[u8]) {}
     fn event(&mut self, event: NodeEvent) {
         self.0.push(Effect::Event(event));
     }

@@ -15,7 +15,7 @@ use crate::{
     input::{Caller, PeerShard, ShardInput},
     limits,
     namespace::{Namespace, NamespaceTable},
-    outbox::{ShardOutbox, ShardReport},
+    outbox::{ShardOutbox, ShardReport, StoreWrite},
     ring::{Layout, LayoutMember, Ring},
     rng::Rng,
     shard::Shard,
@@ -127,6 +127,8 @@ impl ShardOutbox for Effects {
     fn report(&mut self, report: ShardReport) {
         self.report = Some(report);
     }
+
+    fn store(&mut self, _write: &StoreWrite<'_>) {}
 }
 
 pub(super) enum Asked {
@@ -250,6 +252,7 @@ impl Rig {
             actor: ActorId(100 * (node as u64 + 1) + u64::from(life)),
             memory: self.config.memory,
             clock_floor: Hlc::default(),
+            disk: false,
             seed: self.config.seed ^ ((node as u64) << 8) ^ u64::from(life),
         })
     }
