@@ -259,6 +259,7 @@ impl Facts<'_> {
             members: self.members(incarnation),
             fenced: self.fence.map(|fence| fence.to_string()),
             stats,
+            disk: None,
         }
     }
 

@@ -51,6 +51,8 @@ figures! {
     set_aside,
     /// Gauge: bytes that wait for the disk.
     waiting,
+    /// Gauge: 1 while something that was written is not synced.
+    unsynced,
     /// Gauge: bytes on disk.
     disk_bytes,
 }
@@ -105,6 +107,7 @@ impl Disk {
             syncs: get(figures.syncs()),
             failures: get(figures.failures()),
             disk_bytes: get(figures.disk_bytes()),
+            idle: get(figures.waiting()) == 0 && get(figures.unsynced()) == 0,
         }
     }
 }

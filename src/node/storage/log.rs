@@ -190,6 +190,11 @@ impl Log {
         self.mark.write(self.synced);
     }
 
+    /// Whether it still takes writes: fjall's own threads may have failed meanwhile.
+    pub(crate) fn check(&self) -> Result<(), LogError> {
+        guarded(|| self.database.persist(PersistMode::Buffer).map_err(failure))
+    }
+
     /// Bytes it takes on disk.
     pub(crate) fn disk_bytes(&self) -> u64 {
         self.database.disk_space().unwrap_or(0)
@@ -250,9 +255,10 @@ pub(crate) fn core_key(key: &Slice) -> &[u8] {
     key.get(1..).unwrap_or_default()
 }
 
-/// Closes a log that may be broken; `false`: it could not be closed, and its files stay locked until the process ends.
-pub(crate) fn close(log: Log) -> bool {
-    catch_unwind(AssertUnwindSafe(|| drop(log))).is_ok()
+/// Closes a log that may be broken. One that panics at that stays locked until the process ends, and says so when it is
+/// opened anew.
+pub(crate) fn close(log: Log) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(log)));
 }
 
 /// Removes the note of what was synced: the database beside it is about to be another.

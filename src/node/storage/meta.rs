@@ -1,12 +1,11 @@
 //! `mesh.meta`: what the control plane wants to find again (namespaces, roles, layouts, incarnation), as core gives it.
 //!
-//! Replaced whole: written beside, synced, renamed, directory synced; with a check sum, since a layout with a flipped bit
-//! would be worse than none. A damaged file is set aside and the node starts as if there were none. What the bytes mean
-//! is core's business.
+//! Replaced whole, with a check sum, since a layout with a flipped bit would be worse than none. A damaged file is set
+//! aside and the node starts as if there were none. What the bytes mean is core's business.
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
@@ -62,15 +61,8 @@ impl MetaFile {
     pub(crate) fn store(&self, number: u64, bytes: &[u8]) -> io::Result<u64> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if number > *written {
-            let (path, beside) = (self.path(), self.directory.join("mesh.meta.new"));
-            let mut file = File::create(&beside)?;
-            file.write_all(MAGIC)?;
-            file.write_all(blake3::hash(bytes).as_bytes())?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            std::fs::rename(&beside, &path)?;
-            // The rename itself is durable once the directory is.
-            File::open(&self.directory)?.sync_all()?;
+            let whole = [MAGIC, &blake3::hash(bytes).as_bytes()[..], bytes].concat();
+            crate::replace::replace(&self.directory, "mesh.meta", &whole)?;
             *written = number;
         }
         Ok(*written)
