@@ -205,6 +205,16 @@ impl Log {
         Scan(self.records.iter())
     }
 
+    /// Waits until tables hold all that buffers held.
+    #[cfg(test)]
+    pub(super) fn wait_until_written_out(&self) {
+        let limit = Instant::now() + Duration::from_secs(60);
+        while self.records.sealed_memtable_count() > 0 || self.records.table_count() == 0 {
+            assert!(Instant::now() < limit, "no table was written");
+            std::thread::yield_now();
+        }
+    }
+
     fn wait_for_room(&self) -> Result<(), LogError> {
         let begun = Instant::now();
         while self.records.sealed_memtable_count() >= WAITING_BUFFERS_MAX
