@@ -16,7 +16,7 @@ use crate::{
     id::{KeyHash, NamespaceId, NodeId},
     input::ShardInput,
     limits,
-    namespace::{Eviction, Mode, NamespaceTable},
+    namespace::{Ack, Eviction, Mode, NamespaceTable},
     outbox::ShardOutbox,
     rng::{Rng, SeededMap},
     stats::ShardStats,
@@ -43,6 +43,9 @@ const BACKGROUND_SHARE: u64 = 128;
 const REQUEST_TIMERS: u64 = 256;
 /// Hints get this share of the memory, one in …
 const HINTS_SHARE: u64 = 20;
+/// This share of the memory is kept free of restored records that wait, one in …, and at least so many bytes.
+const RESTORE_HEADROOM_SHARE: u64 = 16;
+const RESTORE_HEADROOM_MIN: u64 = 1 << 20;
 /// Requests in flight get this share of the memory, one in …
 const IN_FLIGHT_SHARE: u64 = 8;
 
@@ -58,6 +61,7 @@ pub(crate) struct Rules {
     pub(crate) ttl_max: Option<u64>,
     pub(crate) value_max: u32,
     pub(crate) evictable: bool,
+    pub(crate) ack: Ack,
 }
 
 /// One shard. See the crate's front page for how it is driven.
@@ -104,8 +108,15 @@ impl Shard {
             shard: config.shard,
             seed: config.seed,
         });
+        // What is restored waits beside an empty memtable, and leaves it room to take it over.
+        let room = config.memory.saturating_sub(table.accounted());
+        let for_restored = room.saturating_sub((config.memory / RESTORE_HEADROOM_SHARE).max(RESTORE_HEADROOM_MIN));
         let process = Rng::fork(config.seed, &format!("requests in flight of {}", config.actor.0)).next();
         let hinted = Hinted::new(Rng::fork(config.seed, &format!("hints in flight of {}", config.actor.0)).next());
+        let mut hints = HintStore::new(config.memory / HINTS_SHARE);
+        if config.disk {
+            hints.note_changes();
+        }
         let view = View::empty(config.node, Arc::new(NamespaceTable::default()));
         Self {
             clock: Clock::new(config.clock_floor),
@@ -114,11 +125,11 @@ impl Shard {
             spaces: Vec::new(),
             table,
             anti_entropy: AntiEntropy::new(Rng::fork(config.seed, &format!("anti-entropy of {}", config.actor.0))),
-            hints: HintStore::new(config.memory / HINTS_SHARE),
+            hints,
             hinted,
             repair_budget: Budget::default(),
             ownership: Ownership::default(),
-            durable: Durable::new(config.memory),
+            durable: Durable::new(for_restored),
             in_flight: InFlight::new(config.memory / IN_FLIGHT_SHARE / 2, process),
             in_flight_bytes: 0,
             peers: Peers::default(),
@@ -176,6 +187,7 @@ impl Shard {
             ShardInput::Stored { through } => self.on_stored(now, through, out),
             ShardInput::StoreFailed { from } => self.on_store_failed(now, from, out),
         }
+        self.settle_disk(out);
         self.watch_hints(now);
         self.reserve();
     }
@@ -213,7 +225,9 @@ impl Shard {
                 self.expire_hints(now);
                 self.hints_expire_at = now.mono + HINTS_EXPIRE_EVERY;
             }
+            self.maintain_disk(now, out);
         }
+        self.settle_disk(out);
         self.watch_hints(now);
         self.reserve();
     }
@@ -244,6 +258,7 @@ impl Shard {
             hint_bytes: self.hints.bytes(),
             hints_dropped: self.hints.dropped(),
             partitions_urgent: self.anti_entropy.urgent.len() as u64,
+            stores_waiting: self.durable.waiting_stores(),
             in_flight: self.in_flight.len() as u64,
             entries: table.entries + table.tombstones,
             tombstones: table.tombstones,
@@ -318,7 +333,7 @@ impl Shard {
     }
 
     /// Tells the memtable what the shard holds beside it, so that one limit covers all.
-    fn reserve(&mut self) {
+    pub(crate) fn reserve(&mut self) {
         self.set_aside(self.held());
     }
 
@@ -342,6 +357,10 @@ impl Shard {
         }
         let old = std::mem::replace(&mut self.view, Rc::new(View::clone(view)));
         self.learn_namespaces();
+        if self.view.lapses > old.lapses {
+            self.forget_restored();
+        }
+        self.take_restored(now);
         let names = |view: &View| (view.newest().map(|ring| ring.name()), view.oldest().map(|ring| ring.name()));
         let new_ring = names(&old) != names(&self.view);
         // Which copies vote is known before any request goes on under the new layouts.
@@ -381,7 +400,9 @@ impl Shard {
                 ttl_max: namespace.ttl_max,
                 value_max: namespace.value_max,
                 evictable: namespace.eviction == Eviction::On,
+                ack: namespace.ack,
             };
+            self.table.set_stored(slot, self.config.disk && namespace.ack.is_durable());
             if usize::from(slot.0) == self.spaces.len() {
                 self.spaces.push(id);
             }

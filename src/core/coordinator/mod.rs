@@ -384,7 +384,15 @@ impl Shard {
         }
     }
 
-    fn answer_failure(&mut self, origin: Origin, status: Status, maybe_applied: bool, out: &mut dyn ShardOutbox) {
+    /// Ends a request that was begun: with `words`, where the status does not say enough.
+    fn answer_failure(
+        &mut self,
+        origin: Origin,
+        status: Status,
+        words: Option<&str>,
+        maybe_applied: bool,
+        out: &mut dyn ShardOutbox,
+    ) {
         if origin == Origin::Nobody {
             return;
         }
@@ -395,7 +403,8 @@ impl Shard {
             _ => {}
         }
         let worth = Worth { epoch: self.epoch(), ..Worth::default() };
-        self.answer(origin, Reply { maybe_applied, worth, ..Reply::status(0, status) }, out);
+        let reply = words.map_or_else(|| Reply::status(0, status), |words| Reply::text(0, status, words));
+        self.answer(origin, Reply { maybe_applied, worth, ..reply }, out);
     }
 
     /// Puts a request among those in flight, with the times at which it is looked at again.
@@ -488,7 +497,7 @@ impl Shard {
                 if *to == member {
                     let (origin, maybe) = (operation.origin, *writes);
                     self.take(id);
-                    self.answer_failure(origin, Status::Unavailable { need: 1, have: 0 }, maybe, out);
+                    self.answer_failure(origin, Status::Unavailable { need: 1, have: 0 }, None, maybe, out);
                 }
             }
         }

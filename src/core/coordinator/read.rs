@@ -323,7 +323,7 @@ impl Shard {
                 Verdict::Unavailable { have } => {
                     let need = votes.need();
                     if let Some(operation) = self.take(id) {
-                        self.answer_failure(operation.origin, Status::Unavailable { need, have }, false, out);
+                        self.answer_failure(operation.origin, Status::Unavailable { need, have }, None, false, out);
                     }
                     return;
                 }
@@ -502,7 +502,7 @@ impl Shard {
         let starts_again = self.in_flight.get_mut(id).is_some();
         if starts_again {
             let Some(operation) = self.take(id) else { return };
-            self.answer_failure(operation.origin, Status::Unavailable { need, have }, false, out);
+            self.answer_failure(operation.origin, Status::Unavailable { need, have }, None, false, out);
         }
     }
 }

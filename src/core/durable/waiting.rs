@@ -62,6 +62,11 @@ impl Waiting {
         self.terms.insert(partition, term);
     }
 
+    /// Forgets the records; the terms hold.
+    pub(super) fn forget(&mut self) {
+        (self.records, self.bytes) = (VecDeque::new(), 0);
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.records.len()

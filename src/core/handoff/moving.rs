@@ -51,6 +51,7 @@ impl Shard {
         let mine = (0..self.config.partitions).filter(|at| at % shards == shard).map(PartitionId);
         let cleanup = self.ownership.on_view(now.mono, view, mine, &self.anti_entropy.readiness);
         for partition in cleanup.dropped {
+            self.void_partition(now, partition, out);
             self.table.remove_partition(partition);
             self.stats.partitions_dropped += 1;
         }
@@ -86,7 +87,8 @@ impl Shard {
         {
             self.ownership.on_drained();
         }
-        if let Some(report) = self.ownership.report(self.config.shard.0, self.stats.moved_bytes) {
+        let synced = self.ownership.missing() > 0 || self.is_moved_synced(out);
+        if let Some(report) = self.ownership.report(self.config.shard.0, self.stats.moved_bytes, synced) {
             out.report(report);
         }
     }

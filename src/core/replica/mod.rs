@@ -6,8 +6,10 @@
 //! anybody; who counts its answer, and for what, is the coordinator's business (`coordinator::put`, `coordinator::get`).
 
 use crate::{
+    anti_entropy::REPAIR_ID,
     canary::canary,
     clock::Skew,
+    durable::Standing,
     input::PeerShard,
     outbox::ShardOutbox,
     shard::Shard,
@@ -59,9 +61,18 @@ impl Shard {
         kind: ReplicationKind,
         out: &mut dyn ShardOutbox,
     ) {
-        let (state, outcome) = match self.admit_peer(now, header, key) {
+        let ack = self.ack_of(key.namespace);
+        let (mut state, mut outcome) = match self.admit_peer(now, header, key) {
             Err(refusal) => (ReplicaState::Fallback, Replicated::Refused(refusal)),
+            // Whoever is behind takes nothing more: not even in memory, where it would have to be written later.
+            Ok(_) if ack.is_durable() && self.config.disk && self.is_disk_behind() => {
+                self.stats.votes_not_stored += 1;
+                (ReplicaState::Fallback, Replicated::Refused(Refusal::NotStored))
+            }
             Ok(slot) => match (stands_for, self.state_for(key)) {
+                (Some(_), _) if ack.is_durable() && !self.config.disk => {
+                    (ReplicaState::Fallback, Replicated::Refused(Refusal::NoDisk))
+                }
                 (Some(target), _) => {
                     let kept = self.keep_hint_for(self.clock.wall(now), target, key, entry);
                     let outcome = if kept { Replicated::Applied } else { Replicated::Refused(Refusal::OutOfMemory) };
@@ -74,6 +85,22 @@ impl Shard {
                 }
             },
         };
+        // Nobody waits for the answer to a repair.
+        if ack.is_durable() && id != REPAIR_ID && !matches!(outcome, Replicated::Refused(_)) {
+            let standing = match stands_for {
+                Some(target) => self.standing_of_hint(ack, target, key, out),
+                None => self.standing_of_entry(ack, key, out),
+            };
+            match standing {
+                Standing::Now => {}
+                Standing::After(ticket) => {
+                    return self.park_reply(ticket, key, (from, id), stands_for.is_some(), outcome);
+                }
+                Standing::Never(refusal) => {
+                    (state, outcome) = (ReplicaState::Fallback, Replicated::Refused(refusal));
+                }
+            }
+        }
         self.stats.replica_writes += u64::from(outcome == Replicated::Applied);
         let hlc = self.clock.reading(now);
         out.send(from, &PeerMessage::Replicated { id, hlc, state, outcome });

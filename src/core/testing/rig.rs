@@ -8,7 +8,10 @@
 //! What it is not: it knows no membership. Who is up, who is Ready and which layout holds is said by the test, and
 //! `publish` tells the nodes. Links are faithful with a fixed latency; with a drawn one they also reorder.
 
-use super::call::{Answer, Call, Ticket};
+use super::{
+    call::{Answer, Call, Ticket},
+    disk::{Content, NodeDisk},
+};
 use crate::{
     config::ShardConfig,
     id::{ActorId, ClusterId, KeyHasher, NodeId, ShardId},
@@ -52,6 +55,8 @@ pub struct RigConfig {
     pub memory: u64,
     /// Shortest and longest time on the way; equal: nothing overtakes.
     pub latency: (Duration, Duration),
+    /// Nodes that have a disk, from the first on.
+    pub disks: usize,
     /// Namespaces beside `default`.
     pub namespaces: Vec<Namespace>,
     /// Every draw comes from here.
@@ -62,7 +67,16 @@ impl Default for RigConfig {
     fn default() -> Self {
         let latency = Duration::from_micros(200);
         let memory = 16 << 20;
-        Self { nodes: 3, n: 3, partitions: 16, memory, latency: (latency, latency), namespaces: Vec::new(), seed: 1 }
+        Self {
+            nodes: 3,
+            n: 3,
+            partitions: 16,
+            memory,
+            latency: (latency, latency),
+            disks: 0,
+            namespaces: Vec::new(),
+            seed: 1,
+        }
     }
 }
 
@@ -109,6 +123,15 @@ pub(super) struct Effects {
     sends: Vec<(PeerShard, Vec<u8>)>,
     replies: Vec<(Caller, Vec<u8>)>,
     report: Option<ShardReport>,
+    stores: Vec<Stored>,
+}
+
+/// A `StoreWrite` that owns its bytes.
+struct Stored {
+    ticket: u64,
+    sync: bool,
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
 }
 
 impl ShardOutbox for Effects {
@@ -128,7 +151,10 @@ impl ShardOutbox for Effects {
         self.report = Some(report);
     }
 
-    fn store(&mut self, _write: &StoreWrite<'_>) {}
+    fn store(&mut self, write: &StoreWrite<'_>) {
+        let (key, value) = (write.key.to_vec(), write.value.map(<[u8]>::to_vec));
+        self.stores.push(Stored { ticket: write.ticket, sync: write.sync, key, value });
+    }
 }
 
 pub(super) enum Asked {
@@ -162,6 +188,10 @@ pub struct Rig {
     /// Pairs (who, whom): who believes whom down.
     pub(super) down: BTreeSet<(usize, usize)>,
     pub(super) held: Vec<Flight>,
+    /// Parallel to the nodes.
+    pub(super) disks: Vec<NodeDisk>,
+    /// What a node that starts finds on its disk.
+    pub(super) restored: Vec<Option<Content>>,
     pub(super) fate: Option<FateOf>,
     exchanges: bool,
     pub(super) asked: Vec<Asked>,
@@ -210,6 +240,8 @@ impl Rig {
             cuts: BTreeSet::new(),
             down: BTreeSet::new(),
             held: Vec::new(),
+            disks: (0..config.nodes).map(|_| NodeDisk::default()).collect(),
+            restored: vec![None; config.nodes],
             fate: None,
             exchanges: true,
             asked: Vec::new(),
@@ -242,7 +274,18 @@ impl Rig {
         Self::new(RigConfig::default())
     }
 
-    pub(super) fn make_shard(&self, node: usize, life: u32) -> Shard {
+    pub(super) fn make_shard(&mut self, node: usize, life: u32) -> Shard {
+        let content = self.restored.get_mut(node).and_then(Option::take).unwrap_or_default();
+        let now = Now { mono: Mono(0), wall: self.true_wall() };
+        let mut shard = self.empty_shard(node, life);
+        for (key, value) in content {
+            // What cannot be used is counted by the shard.
+            let _ = shard.restore(now, &key, &value);
+        }
+        shard
+    }
+
+    fn empty_shard(&self, node: usize, life: u32) -> Shard {
         Shard::new(ShardConfig {
             node: node_id(node),
             shard: ShardId(0),
@@ -252,7 +295,7 @@ impl Rig {
             actor: ActorId(100 * (node as u64 + 1) + u64::from(life)),
             memory: self.config.memory,
             clock_floor: Hlc::default(),
-            disk: false,
+            disk: node < self.config.disks,
             seed: self.config.seed ^ ((node as u64) << 8) ^ u64::from(life),
         })
     }
@@ -262,9 +305,13 @@ impl Rig {
         self.now
     }
 
+    fn true_wall(&self) -> Wall {
+        Wall(START + self.now.millis())
+    }
+
     /// The wall of `node`, as it believes it.
     pub fn wall(&self, node: usize) -> Wall {
-        let true_wall = i64::try_from(START + self.now.millis()).expect("a rig lives for days, not ages");
+        let true_wall = i64::try_from(self.true_wall().0).expect("a rig lives for days, not ages");
         Wall(u64::try_from(true_wall + self.nodes[node].skew).expect("skews are within the epoch"))
     }
 
@@ -459,6 +506,16 @@ impl Rig {
     pub fn step(&mut self, until: Mono) -> bool {
         let arrival = self.flights.first_key_value().map(|(key, _)| key.0);
         let timer = (0..self.nodes.len()).filter_map(|node| Some((self.due(node)?, node))).min();
+        let disk = self.disks.iter().enumerate().filter_map(|(node, disk)| Some((disk.due()?, node))).min();
+        if let Some((at, node)) = disk
+            && at <= until
+            && arrival.is_none_or(|arrival| at <= arrival)
+            && timer.is_none_or(|(due, _)| at <= due)
+        {
+            self.now = self.now.max(at);
+            self.run_disk(node);
+            return true;
+        }
         match (arrival, timer) {
             (Some(at), _) if at <= until && timer.is_none_or(|(due, _)| at <= due) => {
                 self.now = self.now.max(at);
@@ -523,6 +580,10 @@ impl Rig {
             let asked = &mut self.asked[usize::try_from(caller.id).expect("tickets are small")];
             assert!(matches!(asked, Asked::At(at) if *at == node), "a caller gets one reply");
             *asked = Asked::Answered(Answer::from(&reply));
+        }
+        for Stored { ticket, sync, key, value } in effects.stores {
+            let write = StoreWrite { ticket, sync, key: &key, value: value.as_deref() };
+            self.disks[node].give(self.now, &write);
         }
         for (to, frame) in effects.sends {
             self.note(node, &frame);
