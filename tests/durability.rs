@@ -346,6 +346,59 @@ fn fill(path: &Path) {
     }
 }
 
+/// How large a process' files may become: beyond it its writes fail.
+fn limit_files(node: &Node, bytes: &str) {
+    let pid = node.process().pid().to_string();
+    let limit = format!("--fsize={bytes}:unlimited");
+    let status = Command::new("prlimit").args(["--pid", &pid, &limit]).status().expect("prlimit, of util-linux");
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_disk_that_fails_is_opened_anew_until_it_works() {
+    let mut mesh = Mesh::planned(plan());
+    mesh.launch(0);
+    mesh.launch(1);
+    let plain = mesh.serve(2);
+    let mut command = Command::new("sh");
+    // A write beyond the limit is then an error and not the end of the process.
+    command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]).arg(plain.get_program()).args(plain.get_args());
+    command.env_clear().current_dir(mesh.home());
+    mesh.launch_as(2, command);
+    mesh.settle();
+    wait_until("the namespaces", || mesh.cli(&["namespace", "show", "fsync"]).code() == 0);
+    let mut ledger = Ledger::of("log");
+    ledger.write(&mesh, 100, "before");
+    limit_files(&mesh.nodes[2], "150000");
+    ledger.write(&mesh, 3000, "failing");
+    wait_until("the node to notice", || {
+        let disk = disk(&mesh.nodes[2]);
+        disk["failures"].as_u64() > Some(0) && disk["trouble"].is_string()
+    });
+    // Its peers' votes suffice, and it serves what it has in memory.
+    ledger.check(&mesh, &[2]);
+    mesh.cli_at(2, &["set", "-n", "mem", "key", "1"]).done();
+    limit_files(&mesh.nodes[2], "unlimited");
+    wait_until("the disk to be well", || disk(&mesh.nodes[2])["trouble"].is_null());
+    let all = ["set", "-n", "log", "x", "1", "--consistency", "r=1,w=3"];
+    wait_until("its vote", || mesh.cli_at(2, &all).code() == 0);
+    assert!(metric(&mesh.nodes[2], "meshwork_store_reopened_total ") > 0.0);
+    // What failed was written again: it is there without any peer's help.
+    wait_until("the rest to be written", || disk(&mesh.nodes[2])["idle"] == true && waiting(&mesh.nodes[2]) == 0);
+    kill(&mut mesh, 2);
+    mesh.launch(2);
+    mesh.settle();
+    ledger.check(&mesh, &[2]);
+    let restored = disk(&mesh.nodes[2])["restored"].as_u64().expect("a number");
+    assert!(restored > 3000, "{restored} records");
+    assert_eq!(set_aside(&mesh, 2), 0);
+}
+
+/// Changes that a node's shards still want stored.
+fn waiting(node: &Node) -> u64 {
+    node.status().ok().and_then(|status| status["stats"]["stores_waiting"].as_u64()).unwrap_or(u64::MAX)
+}
+
 #[test]
 fn a_disk_spares_its_node_and_its_peers_the_transfer() {
     let mut mesh = start();
