@@ -143,7 +143,7 @@ impl ControlPlane {
 
     fn show(&self, now: Now, shared: &Shared) {
         shared.routing.store(self.node.routing().map(Arc::new));
-        let disk = shared.store.as_ref().map(|store| store.disk.status());
+        let disk = shared.store.as_ref().map(|store| store.status());
         shared.set_status(NodeStatus { disk, ..self.node.status(now) });
     }
 }
@@ -241,7 +241,7 @@ impl Worker {
             },
             Effect::Reply(caller, mut reply) => {
                 if let ControlReply::Status(status) = &mut reply {
-                    status.disk = self.out.shared.store.as_ref().map(|store| store.disk.status());
+                    status.disk = self.out.shared.store.as_ref().map(|store| store.status());
                 }
                 self.out.answer(caller.link, |buffer| control::encode(buffer, caller.id, &reply));
             }

@@ -49,10 +49,8 @@ figures! {
     skipped,
     /// Stores set aside at the start because they were damaged or another's.
     set_aside,
-    /// Gauge: bytes that wait for the disk.
-    waiting,
-    /// Gauge: 1 while something that was written is not synced.
-    unsynced,
+    /// Gauge: 1 while something that was written is not synced, or not noted so.
+    unsettled,
     /// Gauge: bytes on disk.
     disk_bytes,
 }
@@ -95,8 +93,8 @@ impl Disk {
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
     }
 
-    /// For `status`.
-    pub(crate) fn status(&self) -> DiskStatus {
+    /// For `status`; `waiting`: bytes that wait for the disk.
+    pub(crate) fn status(&self, waiting: usize) -> DiskStatus {
         let figures = &self.figures;
         DiskStatus {
             trouble: self.trouble(),
@@ -107,7 +105,7 @@ impl Disk {
             syncs: get(figures.syncs()),
             failures: get(figures.failures()),
             disk_bytes: get(figures.disk_bytes()),
-            idle: get(figures.waiting()) == 0 && get(figures.unsynced()) == 0,
+            idle: waiting == 0 && get(figures.unsettled()) == 0,
         }
     }
 }

@@ -86,6 +86,8 @@ pub(crate) struct Log {
     number: u64,
     /// Of the last batch synced.
     synced: u64,
+    /// The number that stands beside the database.
+    noted: u64,
     mark: SyncMark,
     // Last: its workers end when it goes.
     database: Database,
@@ -109,7 +111,7 @@ impl Log {
             .map_err(failure)?;
         journals.check()?;
         let records = database.keyspace("records", settings).map_err(failure)?;
-        let mut log = Self { records, owner, number: 0, synced: 0, mark, database };
+        let mut log = Self { records, owner, number: 0, synced: 0, noted: 0, mark, database };
         match log.records.get(MARK).map_err(failure)? {
             Some(stored) => {
                 let (number, stored) = read_mark(&stored)?;
@@ -130,7 +132,7 @@ impl Log {
         }
         log.synced = log.number;
         log.database.persist(PersistMode::SyncAll).map_err(failure)?;
-        log.mark.write(log.synced);
+        log.note_synced();
         Ok(log)
     }
 
@@ -142,6 +144,11 @@ impl Log {
     /// Whether something is not synced yet.
     pub(crate) fn is_unsynced(&self) -> bool {
         self.synced < self.number
+    }
+
+    /// Whether all is synced and noted so: were it damaged now, that would be noticed.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.noted == self.number
     }
 
     /// Keeps a batch, whole or not at all; `sync`: on disk when this returns, else in the system's hands. No key may come
@@ -187,7 +194,10 @@ impl Log {
 
     /// Notes beside the database what is synced. Cheap; worth it now and then.
     pub(crate) fn note_synced(&mut self) {
-        self.mark.write(self.synced);
+        if self.noted < self.synced {
+            self.mark.write(self.synced);
+            self.noted = self.synced;
+        }
     }
 
     /// Whether it still takes writes: fjall's own threads may have failed meanwhile.

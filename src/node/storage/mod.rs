@@ -25,6 +25,7 @@ pub(crate) use queue::Writes;
 pub(crate) use recovery::{Feed, Fed, Recovery, fill};
 pub(crate) use writer::Writer;
 
+use meshwork_core::wire::control::DiskStatus;
 use queue::{Handover, Queue};
 use std::{
     path::PathBuf,
@@ -64,11 +65,20 @@ pub(crate) struct Store {
     queue: Queue,
     /// Shards that may still hand over.
     shards: AtomicUsize,
+    /// Writes wait while it is set.
+    #[cfg(test)]
+    pub(crate) stalled: std::sync::atomic::AtomicBool,
 }
 
 impl Store {
     pub(crate) fn new(options: &StoreOptions, shards: u16) -> Self {
-        Self { disk: Disk::default(), queue: Queue::new(options.queue), shards: AtomicUsize::new(shards.into()) }
+        Self {
+            disk: Disk::default(),
+            queue: Queue::new(options.queue),
+            shards: AtomicUsize::new(shards.into()),
+            #[cfg(test)]
+            stalled: std::sync::atomic::AtomicBool::new(false),
+        }
     }
 
     /// Leaves a shard's writes for the disk; never waits.
@@ -92,6 +102,11 @@ impl Store {
     /// Bytes that wait for the disk.
     pub(crate) fn waiting(&self) -> usize {
         self.queue.bytes()
+    }
+
+    /// For `status`.
+    pub(crate) fn status(&self) -> DiskStatus {
+        self.disk.status(self.queue.bytes())
     }
 
     /// A shard's thread has ended; after the last, the writer keeps what waits and ends too.

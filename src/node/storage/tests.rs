@@ -91,7 +91,7 @@ fn every_record_reaches_its_shard_and_those_of_no_use_are_removed_for_good() {
     let counts = restore(&mut recovery, &disk);
     let of = |shard: u16| entries.iter().filter(|(.., theirs)| *theirs == shard).count() as u64;
     assert_eq!(counts, [of(0), of(1)]);
-    let status = disk.status();
+    let status = disk.status(0);
     assert_eq!((status.restored, status.skipped, status.trouble.clone()), (500, 3, None));
     assert!(status.found.contains("3 stored records could not be used"), "{status:?}");
 
@@ -99,7 +99,7 @@ fn every_record_reaches_its_shard_and_those_of_no_use_are_removed_for_good() {
     let disk = Disk::default();
     let mut recovery = Recovery::open(place(dir.path()), &disk, None);
     assert_eq!(restore(&mut recovery, &disk), counts);
-    let status = disk.status();
+    let status = disk.status(0);
     assert_eq!((status.restored, status.skipped, status.found), (500, 0, String::new()));
 }
 
@@ -118,7 +118,7 @@ fn a_damaged_store_is_set_aside_whole_and_the_node_starts_with_a_new_one() {
     let disk = Disk::default();
     let mut recovery = Recovery::open(place(dir.path()), &disk, None);
     assert_eq!(restore(&mut recovery, &disk), [0, 0]);
-    let status = disk.status();
+    let status = disk.status(0);
     assert_eq!((status.restored, status.trouble.clone()), (0, None), "{status:?}");
     assert!(status.found.contains("warms from its peers"), "{status:?}");
     let there = stores(dir.path());
@@ -158,7 +158,7 @@ fn damage_met_half_way_empties_the_shards_again() {
     let mut recovery = Recovery::open(place(dir.path()), &disk, None);
     assert!(recovery.log.is_some(), "blocks of values are looked at only when they are read");
     assert_eq!(restore(&mut recovery, &disk), [0, 0], "what was read before counts no more");
-    assert_eq!((disk.status().restored, stores(dir.path()).len()), (0, 2));
+    assert_eq!((disk.status(0).restored, stores(dir.path()).len()), (0, 2));
 }
 
 fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
@@ -179,7 +179,7 @@ fn a_store_that_is_known_to_be_wrong_is_not_even_opened() {
     let disk = Disk::default();
     let mut recovery = Recovery::open(place(dir.path()), &disk, Some("mesh.meta is damaged"));
     assert_eq!(restore(&mut recovery, &disk), [0, 0]);
-    assert!(disk.status().found.contains("mesh.meta is damaged"));
+    assert!(disk.status(0).found.contains("mesh.meta is damaged"));
     // Without a store there is nothing to distrust.
     let fresh = tempfile::tempdir().unwrap();
     let recovery = Recovery::open(place(fresh.path()), &Disk::default(), Some("mesh.meta is damaged"));
@@ -196,7 +196,7 @@ fn a_disk_that_refuses_keeps_nobody_from_starting() {
     let mut recovery = Recovery::open(place(dir.path()), &disk, None);
     assert_eq!(restore(&mut recovery, &disk), [0, 0]);
     assert!(recovery.log.is_none() && recovery.unread);
-    assert!(disk.status().trouble.unwrap().contains("cannot be opened"));
+    assert!(disk.status(0).trouble.unwrap().contains("cannot be opened"));
     assert_eq!(stores(dir.path()), ["store"], "nothing is set aside that may be well");
     close(held);
 }

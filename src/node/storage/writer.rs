@@ -98,7 +98,6 @@ impl Writer {
             if self.looked.elapsed() >= LOOK_EVERY {
                 self.look();
             }
-            set(self.store.disk.figures.waiting(), self.store.waiting() as u64);
             if over {
                 break;
             }
@@ -113,6 +112,10 @@ impl Writer {
 
     /// Keeps what was taken, or says that it was not.
     fn keep(&mut self, taken: Vec<Handover>) {
+        #[cfg(test)]
+        while self.store.stalled.load(std::sync::atomic::Ordering::Acquire) {
+            thread::yield_now();
+        }
         let bytes = taken.iter().map(|handover| handover.writes.bytes()).sum();
         match (&self.state, &mut self.recovery.log) {
             (State::Well, Some(log)) => {
@@ -128,7 +131,7 @@ impl Writer {
                 match kept {
                     Ok(()) => {
                         self.number = log.number();
-                        set(figures.unsynced(), u64::from(log.is_unsynced()));
+                        set(figures.unsettled(), u64::from(!log.is_settled()));
                         add(figures.commits(), 1);
                         add(figures.writes(), writes as u64);
                         add(figures.bytes(), bytes as u64);
@@ -192,7 +195,7 @@ impl Writer {
             log.note_synced();
             log.check()
         };
-        set(self.store.disk.figures.unsynced(), u64::from(log.is_unsynced()));
+        set(self.store.disk.figures.unsettled(), u64::from(!log.is_settled()));
         if let Err(error) = checked {
             self.fail(&error);
         }
