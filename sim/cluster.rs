@@ -11,12 +11,13 @@ use crate::{
     },
     clients::Clients,
     clock::{MS, MachineClock, Time},
+    disk::Disk,
     history::Event as Recorded,
     keyed::{Purpose, below, draw},
     nemesis::Ledger,
     network::{Network, Site},
     plan::Plan,
-    process::{Disk, Effect, NodeOut, Process, ShardOut, address_of},
+    process::{Effect, NodeOut, Process, ShardOut, address_of},
     queue::Queue,
     timeline::Timeline,
     trace::Trace,
@@ -71,6 +72,10 @@ pub(crate) enum Event {
     Report { process: u32, report: ShardReport },
     /// A clock bound is durable.
     Stored { process: u32, machine: u16, bound: Hlc },
+    /// The disk gets to what a shard gave it first.
+    Written { site: Site },
+    /// The control plane's state is durable.
+    MetaStored { process: u32, number: u64, bytes: Vec<u8> },
     /// A client begins an operation: its number.
     Ask { op: u64 },
     /// A client's frame arrives.
@@ -98,6 +103,8 @@ pub(crate) struct Machine {
     pub(crate) whole: bool,
     /// It writes nothing durably.
     pub(crate) stalled: u32,
+    /// It keeps nothing more of what shards store.
+    pub(crate) full: u32,
     /// Whose node it runs: of a clone, the original's.
     pub(crate) of: u16,
 }
@@ -138,13 +145,14 @@ impl<'p> Cluster<'p> {
         let owners: Vec<u16> = (0..config.nodes).chain(clones).collect();
         let machines = owners.iter().map(|of| Machine {
             clock: MachineClock::new(config.clocks[usize::from(*of)].clone()),
-            disk: Disk { node: None, bound: Hlc(0) },
-            old_disk: Disk { node: None, bound: Hlc(0) },
+            disk: Disk::default(),
+            old_disk: Disk::default(),
             process: None,
             identities: 0,
             starts: 0,
             whole: true,
             stalled: 0,
+            full: 0,
             of: *of,
         });
         let machines: Vec<Machine> = machines.collect();
@@ -212,7 +220,8 @@ impl<'p> Cluster<'p> {
                 self.machines[usize::from(self.network.links[*link as usize].machines[1])].process
             }
             Event::Stray { to, .. } => Some(to.process),
-            Event::View { site, .. } => Some(site.process),
+            Event::View { site, .. } | Event::Written { site } => Some(site.process),
+            Event::MetaStored { process, .. } => Some(*process),
             Event::Stored { .. }
             | Event::DialFailed { .. }
             | Event::IdleCheck { .. }
@@ -272,6 +281,8 @@ impl<'p> Cluster<'p> {
                     self.node_input(process, NodeInput::ClockStored(bound));
                 }
             }
+            Event::Written { site } => self.on_written(site),
+            Event::MetaStored { process, number, bytes } => self.on_meta_stored(process, number, bytes),
             Event::Ask { op } => self.on_ask(op),
             Event::Request { process, link, frame } => self.on_request(process, link, &frame),
             Event::Reply { op, frame } => self.on_client_reply(op, &frame),
@@ -384,6 +395,8 @@ impl<'p> Cluster<'p> {
                 }
                 Effect::Publish(view) => self.publish(process, view),
                 Effect::Store(bound) => self.store(process, bound),
+                Effect::Write { shard, write } => self.write(Site { process, shard }, write),
+                Effect::StoreMeta { number, bytes } => self.store_meta(process, number, bytes),
                 Effect::Event(event) => self.on_news(process, &event),
             }
         }
@@ -401,7 +414,12 @@ impl<'p> Cluster<'p> {
             self.sight.probe("mesh founded anew");
             self.recorded.push(Recorded::Founded { t: self.at / 1_000 });
         }
+        let dropped = view.lapses > running.view.lapses;
+        let machine = running.machine;
         self.note_view(process, &view);
+        if dropped {
+            self.record_fault(format!("disk of machine {machine} is lost by p{process}"));
+        }
         // Clients derive the ring from this layout: it must be the one that the node itself goes by.
         let routing = self.processes[process as usize].node.routing().map(|routing| routing.layout.name());
         if let (Some(ring), Some(layout)) = (view.ring.as_ref(), routing)
@@ -498,12 +516,19 @@ impl<'p> Cluster<'p> {
         settings.clock_floor = bound;
         settings.warming_max = Duration::from_millis(config.warming_max_ms);
         settings.seed = draw(seed, Purpose::Process, &key(4));
+        settings.disk = config.durable;
+        settings.restored = on.disk.meta.clone();
         let shards = settings.shards;
         let now = on.clock.now(self.at, self.at);
         on.process = Some(process);
         let continues = std::mem::replace(&mut on.whole, true) && config.disks;
         self.sight.on_start(node, actor, bound, shards, continues);
-        self.processes.push(Process::start(machine, settings, config.memory, now, self.at));
+        let mut started = Process::start(machine, settings, config.memory, now, self.at);
+        let skipped = on.disk.restore(&mut started, config.partitions, now);
+        self.processes.push(started);
+        if skipped > 0 {
+            self.sight.probe("a damaged record was skipped");
+        }
         let at = self.at;
         if let Some(timeline) = &mut self.timeline {
             timeline.start(at, machine, process);

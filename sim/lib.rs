@@ -22,6 +22,7 @@ pub mod checkers;
 mod clients;
 pub mod clock;
 mod cluster;
+pub mod disk;
 mod finale;
 pub mod history;
 mod injury;

@@ -45,6 +45,41 @@ impl Losses {
         Self { losses, twice: usize::from(!history.header.identities) }
     }
 
+    /// Every disk of a history that was lost, with what only it held: wiped, damaged, an older copy; without power, too, if
+    /// `power` counts. The machine is whole again when a process on it has compared itself.
+    pub(super) fn of_disks(history: &History, power: bool) -> Self {
+        let mut down: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut open: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut losses: Vec<Loss> = Vec::new();
+        for event in &history.events {
+            let Event::Fault { t, what } = event else { continue };
+            let words: Vec<&str> = what.split(' ').collect();
+            match words[..] {
+                [kind @ ("disk" | "power"), "of", "machine", machine, "is", "lost", ref rest @ ..] => {
+                    if kind == "disk" || power {
+                        match rest {
+                            ["by", process] => open.insert(process, losses.len()),
+                            _ => down.insert(machine, losses.len()),
+                        };
+                        losses.push(Loss { from: *t, until: u64::MAX });
+                    }
+                }
+                ["start", "of", process, "on", "machine", machine, ..] => {
+                    if let Some(at) = down.remove(machine) {
+                        open.insert(process, at);
+                    }
+                }
+                ["ready", "is", process, ..] => {
+                    if let Some(at) = open.remove(process) {
+                        losses[at].until = *t;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Self { losses, twice: usize::from(!history.header.identities) }
+    }
+
     /// Most machines that were without their memory at one time after `from` and up to `to`, microseconds.
     fn at_once(&self, from: u64, to: u64) -> usize {
         let within: Vec<&Loss> = self.losses.iter().filter(|loss| loss.from > from && loss.from <= to).collect();

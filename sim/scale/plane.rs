@@ -344,6 +344,8 @@ impl Plane {
                 )
                 | Effect::Publish(_)
                 | Effect::Store(_)
+                | Effect::Write { .. }
+                | Effect::StoreMeta { .. }
                 | Effect::ControlReply(_)
                 | Effect::Reply { .. }
                 | Effect::Report(_)

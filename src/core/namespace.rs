@@ -251,6 +251,12 @@ impl NamespaceTable {
         self.by_id.iter().map(|(id, stamped)| (*id, &stamped.namespace))
     }
 
+    /// Those that `keep` names.
+    pub(crate) fn only(&self, keep: impl Fn(NamespaceId, &Namespace) -> bool) -> Self {
+        let kept = self.by_id.iter().filter(|(id, stamped)| keep(**id, &stamped.namespace));
+        Self { by_id: kept.map(|(id, stamped)| (*id, stamped.clone())).collect() }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.by_id.len()

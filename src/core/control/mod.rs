@@ -6,11 +6,13 @@
 //! - `spread`: who is owed that state, and when
 //! - `succession`: which roles make the next layout; the first layout; taking a dead member's place
 //! - `clock_watch`: offsets to the peers, confirmation of the wall, the clock bound on disk
+//! - `disk`: what is stored, and whether what was restored may be used
 //! - `standing`: whether this node's copies vote
 //! - `seeds`: whom to dial while nobody answers
 //! - `status`: answers for people and clients
 
 pub mod clock_watch;
+pub mod disk;
 pub mod replicated;
 pub mod seeds;
 pub mod spread;
@@ -18,6 +20,8 @@ pub mod standing;
 pub mod status;
 pub mod succession;
 
+#[cfg(test)]
+mod disk_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::{
 };
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 /// Between nodes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,9 @@ pub struct Meta {
     pub n: u8,
     /// Partitions: must agree.
     pub partitions: u16,
+    /// Up to when the disks of nodes go that have one, as far as they said so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lives: BTreeMap<NodeId, Hlc>,
 }
 
 /// From a client or an administrator.
