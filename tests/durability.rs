@@ -150,6 +150,10 @@ fn journals(dir: &Path) -> Vec<PathBuf> {
 #[test]
 fn all_killed_at_once_keep_every_acknowledged_write_and_no_deleted_one() {
     let mut mesh = start();
+    // Not of the configuration: the nodes must find it again by themselves.
+    mesh.admin(&["namespace", "create", "made", "--ack", "log", "--mode", "strict"]).done();
+    let mut made = Ledger::of("made");
+    made.write(&mesh, 100, "first");
     let mut ledgers = [Ledger::of("log"), Ledger::of("fsync"), Ledger::of("mem")];
     ledgers[0].write(&mesh, 1000, "first");
     ledgers[0].write(&mesh, 600, "second");
@@ -160,6 +164,7 @@ fn all_killed_at_once_keep_every_acknowledged_write_and_no_deleted_one() {
     mesh.settle();
     ledgers[0].check(&mesh, &[0, 1, 2]);
     ledgers[1].check(&mesh, &[0, 1, 2]);
+    made.check(&mesh, &[0, 1, 2]);
     assert!(disk(&mesh.nodes[0])["restored"].as_u64() > Some(0), "{}", disk(&mesh.nodes[0]));
     assert!(metric(&mesh.nodes[0], "meshwork_store_restored_records ") > 0.0);
     assert_eq!((metric(&mesh.nodes[0], "meshwork_store_up "), set_aside(&mesh, 0)), (1.0, 0));
@@ -235,7 +240,10 @@ fn a_damaged_store_is_set_aside_and_its_node_is_filled_by_its_peers() {
         mesh.settle();
         ledger.check(&mesh, &[2]);
         let found = disk(&mesh.nodes[2]);
-        assert!(found["found"].as_str().is_some_and(|words| words.contains("warms from its peers")), "{round}: {found}");
+        assert!(
+            found["found"].as_str().is_some_and(|words| words.contains("warms from its peers")),
+            "{round}: {found}"
+        );
         assert_eq!((found["restored"].as_u64(), set_aside(&mesh, 2)), (Some(0), round + 1), "{found}");
         // Repaired: without one of those who had it, all is there, on the mended node too.
         mesh.cli(&["check", "rollout", "--wait", "60s"]).done();

@@ -213,7 +213,8 @@ async fn create(args: NamespaceCreateArgs, output: Output) -> Result<(), Failure
         return Err(mesh::strange());
     };
     if output.is_json() {
-        return output.data(&json!({ "created": created, "namespace": namespace_object(&namespace) }), |_| String::new());
+        return output
+            .data(&json!({ "created": created, "namespace": namespace_object(&namespace) }), |_| String::new());
     }
     output.say(if created {
         format!("created {}", args.name)

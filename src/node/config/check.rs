@@ -36,7 +36,10 @@ fn unusable(dir: &Path) -> Option<String> {
     }
     let writable = rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK);
     let error = writable.err()?;
-    Some(format!("{} cannot be written by this user: {error}; the node keeps its identity and store there", there.display()))
+    Some(format!(
+        "{} cannot be written by this user: {error}; the node keeps its identity and store there",
+        there.display()
+    ))
 }
 
 impl Config {

@@ -398,11 +398,7 @@ impl Reader<'_> {
         matches!(self.layers.values.get(name), Some((Value::Boolean(true), _)))
     }
 
-    fn within<T: TryFrom<i64>>(
-        &self,
-        name: &'static str,
-        range: RangeInclusive<i64>,
-    ) -> Result<T, ConfigError> {
+    fn within<T: TryFrom<i64>>(&self, name: &'static str, range: RangeInclusive<i64>) -> Result<T, ConfigError> {
         let integer = match &self.layers.values[name].0 {
             Value::Integer(integer) => *integer,
             Value::Text(_) | Value::Boolean(_) | Value::Texts(_) => unreachable!("{name} was read as an integer"),

@@ -192,7 +192,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Text,
         Some("\"4MiB\""),
         "",
-        "Blocks of the store kept in memory. With write buffers of 40 MiB at most, beside memory.limit.",
+        "Blocks of the store kept in memory. Count 128MiB for the whole store, beside memory.limit.",
     ),
     setting(
         "http.listen",

@@ -23,7 +23,7 @@ use std::{
 };
 
 /// Bytes of a write buffer. Up to five live at once: one is filled, four wait to be written out.
-pub(super) const BUFFER_BYTES: u64 = 8 << 20;
+pub(super) const BUFFER_BYTES: u64 = 4 << 20;
 /// Journals of written-out buffers are removed; more than this on disk forces buffers out. fjall takes no less.
 const JOURNAL_BYTES: u64 = 64 << 20;
 /// One writes buffers out, the other merges tables.
@@ -36,6 +36,8 @@ const WAITING_BUFFERS_MAX: usize = 3;
 const WAITING_TABLES_MAX: usize = 28;
 /// A disk that cannot write one buffer in so long counts as failing.
 const STALL_MAX: Duration = Duration::from_secs(20);
+/// What a record costs in a write buffer beside its bytes.
+const ENTRY_BYTES: usize = 100;
 const STALL_LOOK: Duration = Duration::from_millis(5);
 
 /// First byte of the keys of core's records.
@@ -88,6 +90,8 @@ pub(crate) struct Log {
     synced: u64,
     /// The number that stands beside the database.
     noted: u64,
+    /// Bytes in the write buffer that is being filled, about.
+    filled: u64,
     mark: SyncMark,
     // Last: its workers end when it goes.
     database: Database,
@@ -111,12 +115,15 @@ impl Log {
             .map_err(failure)?;
         journals.check()?;
         let records = database.keyspace("records", settings).map_err(failure)?;
-        let mut log = Self { records, owner, number: 0, synced: 0, noted: 0, mark, database };
+        let mut log = Self { records, owner, number: 0, synced: 0, noted: 0, filled: 0, mark, database };
         match log.records.get(MARK).map_err(failure)? {
             Some(stored) => {
                 let (number, stored) = read_mark(&stored)?;
                 if stored != owner {
-                    return Err(LogError::Foreign(format!("node {} of cluster {:032x}", stored.node, stored.cluster.0)));
+                    return Err(LogError::Foreign(format!(
+                        "node {} of cluster {:032x}",
+                        stored.node, stored.cluster.0
+                    )));
                 }
                 log.number = number;
             }
@@ -130,6 +137,8 @@ impl Log {
             let lost = promised - log.number;
             return Err(LogError::Damaged(format!("the last {lost} of {promised} synced batches are missing")));
         }
+        // What was replayed is in a buffer of unknown size: the next write begins a new one.
+        log.filled = if log.number > 0 { BUFFER_BYTES } else { 0 };
         log.synced = log.number;
         log.database.persist(PersistMode::SyncAll).map_err(failure)?;
         log.note_synced();
@@ -160,12 +169,18 @@ impl Log {
     ) -> Result<(), LogError> {
         guarded(|| {
             self.wait_for_room()?;
+            if self.filled >= BUFFER_BYTES {
+                // fjall would do so by itself, when its threads come to it: under load the buffer is several by then.
+                self.records.rotate_memtable().map_err(failure)?;
+                self.filled = 0;
+            }
             let number = self.number + 1;
             let mut batch = self.database.batch();
             if sync {
                 batch = batch.durability(Some(PersistMode::SyncData));
             }
             for (key, value) in writes {
+                self.filled += (key.len() + value.as_ref().map_or(0, |value| value.len()) + ENTRY_BYTES) as u64;
                 match value {
                     Some(value) => batch.insert(&self.records, key, value),
                     None => batch.remove(&self.records, key),
@@ -296,7 +311,8 @@ fn mark_path(directory: &Path) -> PathBuf {
 /// Values may be large and are never looked up: plain blocks, no filters.
 fn settings() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
-        .max_memtable_size(BUFFER_BYTES)
+        // Never by itself: see `commit`.
+        .max_memtable_size(1 << 40)
         .data_block_size_policy(config::BlockSizePolicy::all(16 << 10))
         .filter_policy(config::FilterPolicy::disabled())
         .expect_point_read_hits(true)

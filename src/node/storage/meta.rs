@@ -85,7 +85,9 @@ fn read(file: File) -> io::Result<Result<Vec<u8>, String>> {
     if bytes.len() as u64 > META_BYTES_MAX {
         return Ok(Err(format!("it is longer than {META_BYTES_MAX} bytes")));
     }
-    let Some(rest) = bytes.strip_prefix(MAGIC) else { return Ok(Err("it does not begin as such a file does".to_owned())) };
+    let Some(rest) = bytes.strip_prefix(MAGIC) else {
+        return Ok(Err("it does not begin as such a file does".to_owned()));
+    };
     let Some((check, meta)) = rest.split_first_chunk::<CHECK_BYTES>() else {
         return Ok(Err("it is cut off".to_owned()));
     };
@@ -128,9 +130,10 @@ mod tests {
                 std::fs::write(dir.path().join("mesh.meta"), bytes).unwrap();
                 assert!(matches!(MetaFile::open(dir.path()).unwrap().1, Found::Damaged(_)), "{at}");
                 assert!(!dir.path().join("mesh.meta").exists());
-                let kept = std::fs::read_dir(dir.path()).unwrap().flatten().find(|entry| {
-                    entry.file_name().to_string_lossy().starts_with("mesh.meta.damaged-")
-                });
+                let kept = std::fs::read_dir(dir.path())
+                    .unwrap()
+                    .flatten()
+                    .find(|entry| entry.file_name().to_string_lossy().starts_with("mesh.meta.damaged-"));
                 assert_eq!(std::fs::read(kept.unwrap().path()).unwrap(), bytes, "for whoever wants to look");
             }
         }

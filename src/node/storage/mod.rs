@@ -8,8 +8,9 @@
 //! A cache's disk is never a reason not to start: what is damaged is set aside, whole (`recovery` says why whole), and
 //! the node warms from its peers. Nothing set aside is ever deleted.
 //!
-//! Memory beside `memory.limit`: `storage.cache`, twice `storage.queue` (what waits and what is being written), and up to
-//! five write buffers of 8 MiB.
+//! Memory beside `memory.limit`: `storage.cache`, twice `storage.queue` (what waits and what is being written), up to five
+//! write buffers of 4 MiB and the last ones written out, which fjall keeps a while, blocks under merge, and what the
+//! allocator keeps for three more threads. Measured with the defaults: below 110 MiB under minutes of full load; count 128.
 
 mod disk;
 mod log;
@@ -22,7 +23,7 @@ pub(crate) use disk::{Disk, get};
 pub(crate) use log::Owner;
 pub(crate) use meta::{Found, MetaFile};
 pub(crate) use queue::Writes;
-pub(crate) use recovery::{Feed, Fed, Recovery, fill};
+pub(crate) use recovery::{Fed, Feed, Recovery, fill};
 pub(crate) use writer::Writer;
 
 use meshwork_core::wire::control::DiskStatus;

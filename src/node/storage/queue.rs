@@ -194,7 +194,12 @@ mod tests {
     fn handover(shard: u16, tickets: std::ops::Range<u64>) -> Handover {
         let mut writes = Writes::default();
         for ticket in tickets {
-            writes.push(&StoreWrite { ticket, sync: ticket == 7, key: &[1, shard as u8], value: Some(&[ticket as u8; 100]) });
+            writes.push(&StoreWrite {
+                ticket,
+                sync: ticket == 7,
+                key: &[1, shard as u8],
+                value: Some(&[ticket as u8; 100]),
+            });
         }
         Handover { shard, writes }
     }

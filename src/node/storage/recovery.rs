@@ -195,11 +195,18 @@ impl Recovery {
         tally.show(disk);
         if tally.restored > 0 || tally.skipped > 0 {
             let (records, bytes) = (tally.restored, tally.bytes);
-            tracing::info!(records, bytes, skipped = tally.skipped, seconds = begun.elapsed().as_secs_f64(), "store read");
+            tracing::info!(
+                records,
+                bytes,
+                skipped = tally.skipped,
+                seconds = begun.elapsed().as_secs_f64(),
+                "store read"
+            );
         }
         if tally.skipped > 0 {
             let (skipped, reason) = (tally.skipped, &tally.reason);
-            let words = format!("{skipped} stored records could not be used and were dropped; the last because: {reason}");
+            let words =
+                format!("{skipped} stored records could not be used and were dropped; the last because: {reason}");
             tracing::warn!("{words}");
             disk.set_found(words);
         }

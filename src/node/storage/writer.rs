@@ -30,7 +30,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// A store that went well for so long after a failure begins with the first pause again.
 const WELL_AFTER: Duration = Duration::from_secs(60);
 /// With less room than this on the disk nothing is written: two journals' ends, a few buffers and a merge need so much.
-const FREE_BYTES_MIN: u64 = 4 * log::BUFFER_BYTES;
+const FREE_BYTES_MIN: u64 = 8 * log::BUFFER_BYTES;
 /// With so much it goes on.
 const FREE_BYTES_AGAIN: u64 = FREE_BYTES_MIN + log::BUFFER_BYTES;
 
@@ -41,7 +41,9 @@ enum State {
     /// It is open, and too little room is left.
     Low,
     /// It is closed; to be opened anew then, or never by this process.
-    Broken { again: Option<Instant> },
+    Broken {
+        again: Option<Instant>,
+    },
 }
 
 /// See the module.
@@ -287,7 +289,10 @@ impl Writer {
             Err(LogError::Damaged(_) | LogError::Foreign(_)) => {}
         }
         let to = self.recovery.place.set_aside().map_err(|error| LogError::Refused(error.to_string()))?;
-        tracing::warn!("the store that could not be read at the start is now {}: this node begins a new one", to.display());
+        tracing::warn!(
+            "the store that could not be read at the start is now {}: this node begins a new one",
+            to.display()
+        );
         add(self.store.disk.figures.set_aside(), 1);
         self.recovery.place.open()
     }
