@@ -443,19 +443,6 @@ impl<'p> Cluster<'p> {
         }
     }
 
-    fn store(&mut self, process: u32, bound: Hlc) {
-        let machine = self.processes[process as usize].machine;
-        if !self.plan.config.disks {
-            return self.push(self.at, Event::Stored { process, machine, bound });
-        }
-        if self.machines[usize::from(machine)].stalled > 0 {
-            self.sight.probe("clock bound lost to a stalled disk");
-            return;
-        }
-        let latency = 50_000 + below(draw(self.plan.seed, Purpose::Disk, &[u64::from(machine), bound.0]), 20 * MS);
-        self.push(self.at + latency, Event::Stored { process, machine, bound });
-    }
-
     fn on_news(&mut self, process: u32, event: &NodeEvent) {
         self.sight.probe(match event {
             NodeEvent::MemberUp { .. } => "member up",

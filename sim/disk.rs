@@ -2,8 +2,8 @@
 //!
 //! A shard's writes reach its log in the order given, each some time after it was given; a disk that stalls lets them wait, a full one keeps
 //! none and says so. What is in the log survives a crash of the process; a loss of power keeps what was synced and a drawn
-//! part, from the front, of the rest. Damage cuts one record short: the real driver would drop it by its checksum or hand it
-//! over; here core is handed it, and must skip it. Each draw is keyed, so that a fault left out moves no other.
+//! part, from the front, of the rest. Damage cuts one record short, within its header: one that is whole but wrong the driver
+//! drops by its checksum; this one core is handed, and must skip. Each draw is keyed, so that a fault left out moves no other.
 
 use crate::{
     clock::MS,
@@ -106,6 +106,20 @@ impl Disk {
 }
 
 impl Cluster<'_> {
+    /// A clock bound is given to the disk.
+    pub(crate) fn store(&mut self, process: u32, bound: Hlc) {
+        let machine = self.processes[process as usize].machine;
+        if !self.plan.config.disks {
+            return self.push(self.at, Event::Stored { process, machine, bound });
+        }
+        if self.machines[usize::from(machine)].stalled > 0 {
+            self.sight.probe("clock bound lost to a stalled disk");
+            return;
+        }
+        let latency = 50_000 + below(draw(self.plan.seed, Purpose::Disk, &[u64::from(machine), bound.0]), 20 * MS);
+        self.push(self.at + latency, Event::Stored { process, machine, bound });
+    }
+
     /// A shard gives a change to its disk.
     pub(crate) fn write(&mut self, site: Site, write: Write) {
         let machine = self.processes[site.process as usize].machine;
@@ -189,8 +203,7 @@ impl Cluster<'_> {
             let key = [u64::MAX - 1, u64::from(machine), shard as u64, fault as u64];
             let at = below(draw(seed, Purpose::Durable, &key), content.len() as u64) as usize;
             if let Some(value) = content.values_mut().nth(at) {
-                let kept = value.len() / 3;
-                value.truncate(kept);
+                value.truncate(value.len().min(12));
             }
         }
         self.record_fault(format!("disk of machine {machine} is lost"));

@@ -32,7 +32,7 @@ use crate::{
     input::{Caller, NodeInput},
     membership::{Change, Effects, Identity, Membership},
     outbox::{NodeEvent, NodeOutbox, ShardReport},
-    ring::{LayoutName, Ring, Role, RoleState, Stage},
+    ring::{LayoutName, Ring, RoleState, Stage},
     rng::Rng,
     stats::ShardStats,
     time::{Mono, Now},
@@ -43,6 +43,7 @@ use crate::{
         hello::{NodeHello, Routing},
     },
 };
+use roles::{own_role, role_of};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -570,19 +571,6 @@ impl Node {
     }
 }
 
-fn own_role(config: &NodeConfig) -> Role {
-    Role {
-        token_id: config.node,
-        zone: config.zone.clone(),
-        weight: config.weight,
-        state: RoleState::Active,
-        name: config.name.clone(),
-        address: config.address,
-        shards: config.shards,
-        replaces: None,
-    }
-}
-
 /// The process that a `Hello` tells of.
 fn identity_of(hello: &NodeHello) -> Identity {
     Identity {
@@ -591,19 +579,5 @@ fn identity_of(hello: &NodeHello) -> Identity {
         renewal: 0,
         address: hello.address,
         shards: hello.shards,
-    }
-}
-
-/// The role that a `Hello` implies, to check its bounds.
-fn role_of(hello: &NodeHello) -> Role {
-    Role {
-        token_id: hello.node,
-        zone: hello.zone.clone(),
-        weight: 1,
-        state: RoleState::Active,
-        name: hello.name.clone(),
-        address: hello.address,
-        shards: hello.shards,
-        replaces: None,
     }
 }

@@ -43,9 +43,9 @@ const BACKGROUND_SHARE: u64 = 128;
 const REQUEST_TIMERS: u64 = 256;
 /// Hints get this share of the memory, one in …
 const HINTS_SHARE: u64 = 20;
-/// This share of the memory is kept free of restored records that wait, one in …, and at least so many bytes.
+/// This share of the memory is kept free of restored records that wait, one in …, and so many bytes or half of what there is.
 const RESTORE_HEADROOM_SHARE: u64 = 16;
-const RESTORE_HEADROOM_MIN: u64 = 1 << 20;
+const RESTORE_HEADROOM: u64 = 1 << 20;
 /// Requests in flight get this share of the memory, one in …
 const IN_FLIGHT_SHARE: u64 = 8;
 
@@ -110,7 +110,8 @@ impl Shard {
         });
         // What is restored waits beside an empty memtable, and leaves it room to take it over.
         let room = config.memory.saturating_sub(table.accounted());
-        let for_restored = room.saturating_sub((config.memory / RESTORE_HEADROOM_SHARE).max(RESTORE_HEADROOM_MIN));
+        let headroom = (config.memory / RESTORE_HEADROOM_SHARE).max(RESTORE_HEADROOM.min(room / 2));
+        let for_restored = room.saturating_sub(headroom);
         let process = Rng::fork(config.seed, &format!("requests in flight of {}", config.actor.0)).next();
         let hinted = Hinted::new(Rng::fork(config.seed, &format!("hints in flight of {}", config.actor.0)).next());
         let mut hints = HintStore::new(config.memory / HINTS_SHARE);

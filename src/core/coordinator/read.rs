@@ -6,7 +6,8 @@
 //! the body fetched, from its holders in turn; gone everywhere is a miss.
 
 use super::{
-    Guarded, Operation, OperationId, Origin, Phase, Refused, Subject, deliver_read,
+    Guarded, Operation, OperationId, Origin, Phase, Refused, Subject,
+    answer::deliver_read,
     get::{Answer, Outcome, Verdict, Votes},
 };
 use crate::{

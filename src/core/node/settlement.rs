@@ -4,7 +4,7 @@
 //! claimed before a layout passes it on, a layout is acked before it is told, and the view comes last. Every step is
 //! idempotent: settling twice does nothing the second time, and that is why inputs need not say what they changed.
 
-use super::{Node, own_role};
+use super::{Node, roles::own_role};
 use crate::{
     canary::canary,
     control::succession,

@@ -5,13 +5,26 @@
 use super::{
     Call, Rig, RigConfig,
     disk::{Disk, DiskMode},
+    rig::{Effects, node_id},
     schedules::{A, B, C, MILLI, assert_written, value},
 };
 use crate::{
+    config::ShardConfig,
+    durable::{RestoreError, stored_shard},
+    id::{ActorId, ClusterId, KeyHash, PartitionId, ShardId},
+    input::ShardInput,
     namespace::{Ack, Namespace},
-    wire::{client::Status, peer::ReplicaState},
+    rng::Rng,
+    shard::Shard,
+    time::{Mono, Now},
+    value::{Hlc, Version},
+    view::View,
+    wire::{
+        client::{Status, Ttl},
+        peer::ReplicaState,
+    },
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Owners that restarted together have compared by then.
 const ROUNDS: Duration = Duration::from_secs(45);
@@ -209,4 +222,149 @@ fn a_tombstone_is_not_promised_for_collection_before_it_is_synced() {
     for node in [A, B, C] {
         assert_eq!(read(&mut rig, node, "k"), None, "{node}");
     }
+}
+
+/// What a shard holds, by key hash.
+fn held(shard: &Shard, partitions: u16, shards: u16) -> BTreeMap<KeyHash, Version> {
+    let mut held = BTreeMap::new();
+    let mine = (0..partitions).filter(|at| at % shards == shard.config.shard.0).map(PartitionId);
+    for partition in mine {
+        for copies in 1..=3 {
+            shard.holdings(copies, partition, |item| {
+                if !item.ghost {
+                    held.insert(item.hash, item.version);
+                }
+            });
+        }
+    }
+    held
+}
+
+/// Puts, deletes and ends at random, in memory that is too small for them, over restarts and changes of layouts.
+#[test]
+fn what_is_restored_is_what_was_held_whatever_happened() {
+    let (mut compared, mut evicted) = (0, 0);
+    for seed in 1..=6 {
+        let mut rng = Rng::fork(seed, "stored");
+        let namespaces = vec![Namespace { ack: Ack::Log, ..Namespace::new("kept") }];
+        let (memory, longest) = if seed % 2 == 0 { (20 << 20, 150_000) } else { (8 << 20, 6_000) };
+        let mut rig = Rig::new(RigConfig { nodes: 4, disks: 4, memory, namespaces, seed, ..RigConfig::default() });
+        for step in 0..900 {
+            let key = format!("key {}", rng.below(400));
+            let value = vec![7; usize::try_from(rng.below(longest)).expect("small")];
+            let call = match rng.below(10) {
+                0..7 => Call::put(&key, value),
+                7 => Call::put(&key, value).ttl(Ttl::Millis(1 + rng.below(20_000))),
+                _ => Call::delete(&key),
+            };
+            let node = usize::try_from(rng.below(4)).expect("few");
+            rig.ask(node, &call.within("kept"));
+            rig.run_for(MILLI * u32::try_from(rng.below(60)).expect("small"));
+            match step {
+                300 => rig.transition(&[A, B, C]),
+                500 => rig.set_disk(B, DiskMode::Full),
+                520 => rig.set_disk(B, DiskMode::Good),
+                600 => rig.transition(&[A, B, C, 3]),
+                _ => {}
+            }
+        }
+        rig.run_for(Duration::from_secs(100));
+        for node in 0..4 {
+            assert_eq!(rig.stats(node).stores_waiting, 0, "seed {seed}");
+            evicted += rig.stats(node).evictions;
+            let of = |rig: &Rig| held(rig.nodes[node].shard.as_ref().expect("it runs"), 16, 1);
+            let before = of(&rig);
+            rig.kill(node);
+            assert_eq!(rig.restart_from_disk(node), 0, "seed {seed}");
+            let after = of(&rig);
+            let lost: Vec<&KeyHash> = before.keys().filter(|hash| after.get(hash) != before.get(hash)).collect();
+            let more: Vec<&KeyHash> = after.keys().filter(|hash| !before.contains_key(hash)).collect();
+            assert!(lost.is_empty(), "seed {seed}, node {node}: {lost:?}");
+            // Removals that a full disk did not keep are not made up for: what was evicted there may come back.
+            assert!(more.is_empty() || node == B, "seed {seed}, node {node}: {more:?}");
+            compared += before.len();
+        }
+    }
+    assert!(compared > 3_000 && evicted > 100, "{compared} {evicted}");
+}
+
+#[test]
+fn a_small_memory_takes_up_what_it_stored() {
+    let namespaces = vec![Namespace { ack: Ack::Log, n: 1, r: 1, w: 1, ..Namespace::new("kept") }];
+    let config = RigConfig { nodes: 1, n: 1, disks: 1, memory: 384 << 10, namespaces, ..RigConfig::default() };
+    let mut rig = Rig::new(config);
+    assert_written(&rig.call(A, &put("k", "v")));
+    rig.kill(A);
+    assert_eq!(rig.restart_from_disk(A), 0);
+    assert_eq!(read(&mut rig, A, "k").as_deref(), Some("v"));
+}
+
+/// A node of so many shards that starts with this content; how many records each refused because they are another's.
+fn shards_of(rig: &mut Rig, shards: u16, view: &Arc<View>) -> (usize, BTreeMap<KeyHash, Version>) {
+    let (mut foreign, mut all) = (0, BTreeMap::new());
+    let now = Now { mono: Mono(0), wall: rig.wall(A) };
+    for shard in 0..shards {
+        let mut made = Shard::new(ShardConfig {
+            node: node_id(A),
+            shard: ShardId(shard),
+            shards,
+            cluster: ClusterId(7),
+            partitions: 16,
+            actor: ActorId(9),
+            memory: 8 << 20,
+            clock_floor: Hlc::default(),
+            disk: true,
+            seed: 1,
+        });
+        for (key, value) in rig.disk(A).content() {
+            match made.restore(now, &key, &value) {
+                Ok(()) => assert_eq!(stored_shard(&key, shards, 16), Some(shard)),
+                Err(error) => {
+                    assert_eq!(error, RestoreError::Shard);
+                    foreign += 1;
+                }
+            }
+        }
+        made.handle(now, ShardInput::View(Arc::clone(view)), &mut Effects::default());
+        all.append(&mut held(&made, 16, shards));
+    }
+    (foreign, all)
+}
+
+#[test]
+fn records_find_their_shards_when_the_number_of_shards_changed() {
+    let mut rig = rig_of(Ack::Log, 3);
+    for key in 0..60 {
+        assert_written(&rig.call(A, &put(&format!("key {key}"), "v").w(3)));
+    }
+    rig.run_for(Duration::from_secs(1));
+    let before = held(rig.nodes[A].shard.as_ref().expect("it runs"), 16, 1);
+    let view = Arc::clone(rig.nodes[A].view.as_ref().expect("it was told"));
+    assert_eq!(before.len(), 60);
+    assert_eq!(shards_of(&mut rig, 2, &view), (60, before.clone()));
+    assert_eq!(shards_of(&mut rig, 3, &view), (120, before));
+}
+
+/// What the control plane of a node whose disk is older than its peers remember tells its shards.
+#[test]
+fn a_shard_whose_node_lapsed_starts_empty_on_its_disk_too() {
+    let mut rig = rig_of(Ack::Log, 3);
+    for key in 0..20 {
+        assert_written(&rig.call(A, &put(&format!("key {key}"), "v").w(3)));
+    }
+    rig.run_for(Duration::from_secs(1));
+    rig.kill(A);
+    rig.lapses[A] = 1;
+    assert_eq!(rig.restart_from_disk(A), 0);
+    assert_eq!(held(rig.nodes[A].shard.as_ref().expect("it runs"), 16, 1), BTreeMap::new());
+    rig.cut(A, B);
+    rig.cut(A, C);
+    rig.run_for(Duration::from_secs(1));
+    rig.kill(A);
+    rig.lapses[A] = 0;
+    rig.restart_from_disk(A);
+    assert_eq!(held(rig.nodes[A].shard.as_ref().expect("it runs"), 16, 1), BTreeMap::new(), "it was void");
+    rig.heal();
+    rig.run_for(ROUNDS);
+    assert_eq!((rig.warming(A), held(rig.nodes[A].shard.as_ref().expect("it runs"), 16, 1).len()), (0, 20));
 }

@@ -9,7 +9,7 @@
 //! `publish` tells the nodes. Links are faithful with a fixed latency; with a drawn one they also reorder.
 
 use super::{
-    call::{Answer, Call, Ticket},
+    call::{Answer, Call},
     disk::{Content, NodeDisk},
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     value::{Hlc, Version},
     view::{Fence, MemberView, View},
     wire::{
-        client::{Reply, Request},
+        client::Reply,
         frame::{Decoder, FrameType},
         peer::{PeerMessage, ReplicaState},
     },
@@ -190,6 +190,8 @@ pub struct Rig {
     pub(super) held: Vec<Flight>,
     /// Parallel to the nodes.
     pub(super) disks: Vec<NodeDisk>,
+    /// How often each node was passed by.
+    pub(super) lapses: Vec<u64>,
     /// What a node that starts finds on its disk.
     pub(super) restored: Vec<Option<Content>>,
     pub(super) fate: Option<FateOf>,
@@ -241,6 +243,7 @@ impl Rig {
             down: BTreeSet::new(),
             held: Vec::new(),
             disks: (0..config.nodes).map(|_| NodeDisk::default()).collect(),
+            lapses: vec![0; config.nodes],
             restored: vec![None; config.nodes],
             fate: None,
             exchanges: true,
@@ -424,72 +427,13 @@ impl Rig {
             moving: self.moving,
             complete: self.complete,
             skipped: Vec::new(),
-            lapses: 0,
+            lapses: self.lapses[node],
             members: self.ring.members().iter().map(member).collect(),
             agreed: self.agreed,
             namespaces: Arc::clone(&self.namespaces),
             state: if is_member { known.state } else { ReplicaState::Fallback },
             fence: known.fence,
             clock_confirmations: known.confirmations,
-        }
-    }
-
-    // --- clients ---
-
-    /// Asks `node`; the reply is found under the ticket.
-    ///
-    /// # Panics
-    /// If the node was killed.
-    pub fn ask(&mut self, node: usize, call: &Call) -> Ticket {
-        let ticket = Ticket(self.asked.len() as u64);
-        self.asked.push(Asked::At(node));
-        let mut frame = BytesMut::new();
-        call.request(ticket.0).encode(&mut frame);
-        let hasher = self.hasher.clone();
-        self.input(node, &frame, |shard, now, out| {
-            let (frame_type, id, mut decoder) = Decoder::start(&frame).expect("our own codec's frame");
-            assert_eq!(frame_type, FrameType::Request);
-            let request = Request::decode(id, &mut decoder).expect("our own codec's request");
-            let hash = hasher.hash(request.namespace, request.key);
-            shard.handle(now, ShardInput::Client { caller: Caller { link: 0, id }, hash, request }, out);
-        });
-        ticket
-    }
-
-    /// The reply, if it has come.
-    pub fn reply(&self, ticket: Ticket) -> Option<&Answer> {
-        match &self.asked[usize::try_from(ticket.0).expect("tickets are small")] {
-            Asked::Answered(answer) => Some(answer),
-            Asked::At(_) | Asked::Gone => None,
-        }
-    }
-
-    /// Whether the node that was asked died before it replied.
-    pub fn is_gone(&self, ticket: Ticket) -> bool {
-        matches!(self.asked[usize::try_from(ticket.0).expect("tickets are small")], Asked::Gone)
-    }
-
-    /// Asks and waits.
-    ///
-    /// # Panics
-    /// If no reply comes within the longest deadline.
-    pub fn call(&mut self, node: usize, call: &Call) -> Answer {
-        let ticket = self.ask(node, call);
-        self.wait(ticket)
-    }
-
-    /// Runs until the reply is there.
-    ///
-    /// # Panics
-    /// If no reply comes within a second over the longest time a request may take.
-    pub fn wait(&mut self, ticket: Ticket) -> Answer {
-        let limit = self.now + limits::WRITE_TIMEOUT + Duration::from_secs(1);
-        loop {
-            if let Some(answer) = self.reply(ticket) {
-                return answer.clone();
-            }
-            assert!(!self.is_gone(ticket), "the node that was asked was killed");
-            assert!(self.step(limit), "a request was not answered within its time");
         }
     }
 
