@@ -324,6 +324,8 @@ fn a_full_disk_costs_a_node_its_durable_votes_and_nothing_else_and_heals() {
     fill(&filler);
     wait_until("the node to notice", || disk(&mesh.nodes[2])["trouble"].is_string());
     assert_eq!(metric(&mesh.nodes[2], "meshwork_store_up "), 0.0);
+    let (code, words) = http::get(mesh.nodes[2].http, "/readyz").expect("it answers");
+    assert!(code == 200 && words.contains("durable writes are refused"), "{code}: {words}");
     // Two others suffice; all three do not, and the answer says why.
     ledger.write(&mesh, 200, "full");
     let all = ["set", "-n", "log", "x", "1", "--consistency", "r=1,w=3"];
@@ -439,7 +441,7 @@ fn a_disk_spares_its_node_and_its_peers_the_transfer() {
 fn what_cannot_be_is_refused_with_words() {
     let mesh = Mesh::start(Plan { nodes: 1, ..Plan::default() });
     let create = ["namespace", "create", "books", "--ack", "log", "-n", "1", "-r", "1", "-w", "1"];
-    mesh.admin(&create).ended(5).says(&["books", "data_dir"]);
+    mesh.admin(&create).ended(2).says(&["books", "data_dir"]);
     mesh.admin(&["namespace", "create", "books", "--ack", "disk"]).ended(2).says(&["mem", "log", "fsync"]);
     let serve = |sets: &[&str]| {
         let mut command = mesh.serve(0);

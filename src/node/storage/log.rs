@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes of a write buffer. Up to five live at once: one is filled, four wait to be written out.
+/// Bytes of a write buffer. Up to four live at once: one is filled, the others wait to be written out.
 pub(super) const BUFFER_BYTES: u64 = 4 << 20;
 /// Journals of written-out buffers are removed; more than this on disk forces buffers out. fjall takes no less.
 const JOURNAL_BYTES: u64 = 64 << 20;
@@ -30,10 +30,11 @@ const JOURNAL_BYTES: u64 = 64 << 20;
 const WORKERS: usize = 2;
 /// Files kept open.
 const FILES: usize = 64;
-/// fjall sleeps inside a commit, deaf to everything, while four buffers wait: we stop before that.
-const WAITING_BUFFERS_MAX: usize = 3;
-/// The same for tables that wait to be merged: it sleeps at 30.
-const WAITING_TABLES_MAX: usize = 28;
+/// fjall sleeps inside a commit, deaf to everything, while four buffers wait. We wait outside before that: one more comes
+/// of our own commit, and one of fjall's, for the sake of its journals.
+const WAITING_BUFFERS_MAX: usize = 2;
+/// The same for tables that wait to be merged: it sleeps at 30, and each waiting buffer becomes one.
+const WAITING_TABLES_MAX: usize = 24;
 /// A disk that cannot write one buffer in so long counts as failing.
 const STALL_MAX: Duration = Duration::from_secs(20);
 /// What a record costs in a write buffer beside its bytes.

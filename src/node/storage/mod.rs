@@ -8,7 +8,7 @@
 //! A cache's disk is never a reason not to start: what is damaged is set aside, whole (`recovery` says why whole), and
 //! the node warms from its peers. Nothing set aside is ever deleted.
 //!
-//! Memory beside `memory.limit`: `storage.cache`, twice `storage.queue` (what waits and what is being written), up to five
+//! Memory beside `memory.limit`: `storage.cache`, twice `storage.queue` (what waits and what is being written), up to four
 //! write buffers of 4 MiB and the last ones written out, which fjall keeps a while, blocks under merge, and what the
 //! allocator keeps for three more threads. Measured with the defaults: below 110 MiB under minutes of full load; count 128.
 

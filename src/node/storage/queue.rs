@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_batch_has_the_last_word_on_each_key() {
         let merged = merged(vec![handover(0, 1..4), handover(1, 1..2), handover(0, 4..6)]);
-        let mut values: Vec<u8> = merged.into_iter().map(|(_, value)| value.unwrap()[0]).collect();
+        let mut values: Vec<u8> = merged.into_values().map(|value| value.unwrap()[0]).collect();
         values.sort_unstable();
         assert_eq!(values, [1, 5]);
     }
