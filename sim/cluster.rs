@@ -10,7 +10,7 @@ use crate::{
         sight::{Given, Sight},
     },
     clients::Clients,
-    clock::{MS, MachineClock, Time},
+    clock::{MachineClock, Time},
     disk::Disk,
     history::Event as Recorded,
     keyed::{Purpose, below, draw},

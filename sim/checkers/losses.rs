@@ -55,14 +55,14 @@ impl Losses {
             let Event::Fault { t, what } = event else { continue };
             let words: Vec<&str> = what.split(' ').collect();
             match words[..] {
-                [kind @ ("disk" | "power"), "of", "machine", machine, "is", "lost", ref rest @ ..] => {
-                    if kind == "disk" || power {
-                        match rest {
-                            ["by", process] => open.insert(process, losses.len()),
-                            _ => down.insert(machine, losses.len()),
-                        };
-                        losses.push(Loss { from: *t, until: u64::MAX });
-                    }
+                [kind @ ("disk" | "power"), "of", "machine", machine, "is", "lost", ref rest @ ..]
+                    if kind == "disk" || power =>
+                {
+                    match rest {
+                        ["by", process] => open.insert(process, losses.len()),
+                        _ => down.insert(machine, losses.len()),
+                    };
+                    losses.push(Loss { from: *t, until: u64::MAX });
                 }
                 ["start", "of", process, "on", "machine", machine, ..] => {
                     if let Some(at) = down.remove(machine) {

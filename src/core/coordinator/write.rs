@@ -16,6 +16,7 @@ use crate::{
     durable::Standing,
     handoff::{HintStore, Replay},
     id::{NamespaceId, NodeId},
+    namespace::Ack,
     outbox::ShardOutbox,
     ring::Ring,
     shard::Shard,
@@ -69,8 +70,8 @@ impl Shard {
         deadline: Mono,
         out: &mut dyn ShardOutbox,
     ) -> Result<(), Refused> {
-        let copies = self.rules.get(&subject.namespace).map_or(0, |rules| rules.n);
-        let ack = self.ack_of(subject.namespace);
+        let rules = self.rules.get(&subject.namespace);
+        let (copies, ack) = rules.map_or((0, Ack::Mem), |rules| (rules.n, rules.ack));
         if ack.is_durable() && self.config.disk && self.is_disk_behind() {
             return Err(refused(
                 Status::Overloaded { retry_after_ms: 100 },

@@ -53,6 +53,8 @@ pub(crate) struct Durable {
     retry_at: Mono,
     /// What came to this node for the newest layout is synced once this barrier is.
     moved: Option<(LayoutName, u64)>,
+    /// The control plane was told that what came is not synced.
+    unsynced: bool,
     /// Restored records that are of no use: to be removed.
     unused: Vec<Place>,
     key: Vec<u8>,
@@ -262,7 +264,10 @@ impl Shard {
         while let Some(parked) = self.durable.votes.pop(self.durable.log.stored()) {
             self.give(now, parked, true, out);
         }
-        if self.durable.moved.is_some_and(|(_, barrier)| self.durable.log.is_synced(barrier)) {
+        // A barrier that failed is written anew once all that failed is.
+        let log = &self.durable.log;
+        let due = self.durable.moved.map_or(log.failed() == 0, |(_, barrier)| log.is_synced(barrier));
+        if self.durable.unsynced && due {
             self.work_on_ownership(now, None, out);
         }
     }
@@ -347,6 +352,12 @@ impl Shard {
     /// Whether all that was moved here for the newest layout is synced: whoever lets go of it relies on that. Asked once nothing
     /// is missing; the first time it writes a barrier.
     pub(crate) fn is_moved_synced(&mut self, out: &mut dyn ShardOutbox) -> bool {
+        let synced = self.judge_moved(out);
+        self.durable.unsynced = !synced;
+        synced
+    }
+
+    fn judge_moved(&mut self, out: &mut dyn ShardOutbox) -> bool {
         let Some(newest) = self.view.newest().map(|ring| ring.name()) else { return true };
         let stores = self.config.disk && self.rules.values().any(|rules| rules.ack.is_durable());
         if !stores || self.view.beside.is_none() {

@@ -13,10 +13,13 @@ const RECORD_OVERHEAD: u64 = 2 * size_of::<Box<[u8]>>() as u64;
 /// What keeping a term costs: a map node's share, generous.
 const TERM_OVERHEAD: u64 = 32;
 
+/// A record's key and value.
+type Stored = (Box<[u8]>, Box<[u8]>);
+
 /// The records.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    records: VecDeque<(Box<[u8]>, Box<[u8]>)>,
+    records: VecDeque<Stored>,
     terms: BTreeMap<PartitionId, u32>,
     bytes: u64,
     bytes_max: u64,
@@ -78,7 +81,7 @@ impl Waiting {
     }
 
     /// Takes the oldest record; those whose namespace nobody knows yet are to be given back.
-    pub(super) fn pop(&mut self) -> Option<(Box<[u8]>, Box<[u8]>)> {
+    pub(super) fn pop(&mut self) -> Option<Stored> {
         let (key, value) = self.records.pop_front()?;
         self.bytes -= RECORD_OVERHEAD + key.len() as u64 + value.len() as u64;
         if self.records.is_empty() {

@@ -368,3 +368,36 @@ fn a_shard_whose_node_lapsed_starts_empty_on_its_disk_too() {
     rig.run_for(ROUNDS);
     assert_eq!((rig.warming(A), held(rig.nodes[A].shard.as_ref().expect("it runs"), 16, 1).len()), (0, 20));
 }
+
+/// Found by the simulator's seed 12c of F21: nobody asked again, and the transition never ended.
+#[test]
+fn what_moved_here_counts_once_a_disk_that_was_full_has_it() {
+    let namespaces = vec![Namespace { ack: Ack::Log, ..Namespace::new("kept") }];
+    let mut rig = Rig::new(RigConfig { nodes: 4, disks: 4, namespaces, ..RigConfig::default() });
+    rig.relayout(&[A, B, C]);
+    for key in 0..20 {
+        assert_written(&rig.call(A, &put(&format!("key {key}"), "v")));
+    }
+    rig.begin_transition(&[A, B, C, 3]);
+    rig.run_for(Duration::from_secs(1));
+    rig.set_disk(3, DiskMode::Full);
+    rig.begin_moving();
+    rig.run_for(Duration::from_secs(10));
+    assert!(!rig.is_moved(), "what only its memory has may be lost with it");
+    rig.set_disk(3, DiskMode::Good);
+    rig.wait_until_moved();
+    rig.flip();
+    rig.run_for(Duration::from_secs(1));
+    rig.retire();
+    for node in [A, B, C, 3] {
+        rig.kill(node);
+    }
+    for node in [A, B, C, 3] {
+        rig.disk(node).lose_power(0);
+        rig.restart_from_disk(node);
+    }
+    rig.run_for(ROUNDS);
+    for key in 0..20 {
+        assert_eq!(read(&mut rig, 3, &format!("key {key}")).as_deref(), Some("v"), "{key}");
+    }
+}
