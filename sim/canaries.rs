@@ -14,10 +14,13 @@ use meshwork_core::canary::Canary;
 
 /// Which invariants may tell of a planted bug, and what its seeds lean on.
 pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
-    use Invariant::{L2, L4, L5, L6, S1, S2, S3, S6, S7, S9, S13, S14, S15, S18, S19, S20, S21, S22, S23, S24, S25};
+    use Invariant::{
+        L2, L4, L5, L6, S1, S2, S3, S4, S6, S7, S9, S13, S14, S15, S18, S19, S20, S21, S22, S23, S24, S25,
+    };
     match canary {
         Canary::K2 => (&[S6, S2], Some(Mix::F9)),
         Canary::K3 => (&[S6, S3, S9, S7, S2, S1], Some(Mix::F9)),
+        Canary::K4 => (&[S4], Some(Mix::F21)),
         Canary::K6 => (&[S6], Some(Mix::F9)),
         Canary::K7 => (&[S7, S1], Some(Mix::F2)),
         Canary::K15 => (&[S13], Some(Mix::F5)),

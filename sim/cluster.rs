@@ -10,13 +10,14 @@ use crate::{
         sight::{Given, Sight},
     },
     clients::Clients,
-    clock::{MS, MachineClock, Time},
+    clock::{MachineClock, Time},
+    disk::Disk,
     history::Event as Recorded,
     keyed::{Purpose, below, draw},
     nemesis::Ledger,
     network::{Network, Site},
     plan::Plan,
-    process::{Disk, Effect, NodeOut, Process, ShardOut, address_of},
+    process::{Effect, NodeOut, Process, ShardOut, address_of},
     queue::Queue,
     timeline::Timeline,
     trace::Trace,
@@ -27,7 +28,7 @@ use meshwork_core::{
     id::{ActorId, ClusterId, KeyHasher, NamespaceId, NodeId},
     input::{NodeInput, PeerShard, ShardInput},
     node::Node,
-    outbox::{NodeEvent, ShardReport},
+    outbox::ShardReport,
     shard::Shard,
     stats::ShardStats,
     time::Now,
@@ -36,7 +37,7 @@ use meshwork_core::{
     wire::{
         control::{self, ControlReply, PeerControl},
         frame::{DecodeError, Decoder, FrameType},
-        peer::{PeerMessage, ReplicaState},
+        peer::PeerMessage,
     },
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -71,6 +72,10 @@ pub(crate) enum Event {
     Report { process: u32, report: ShardReport },
     /// A clock bound is durable.
     Stored { process: u32, machine: u16, bound: Hlc },
+    /// The disk gets to what a shard gave it first.
+    Written { site: Site },
+    /// The control plane's state is durable.
+    MetaStored { process: u32, number: u64, bytes: Vec<u8> },
     /// A client begins an operation: its number.
     Ask { op: u64 },
     /// A client's frame arrives.
@@ -98,6 +103,8 @@ pub(crate) struct Machine {
     pub(crate) whole: bool,
     /// It writes nothing durably.
     pub(crate) stalled: u32,
+    /// It keeps nothing more of what shards store.
+    pub(crate) full: u32,
     /// Whose node it runs: of a clone, the original's.
     pub(crate) of: u16,
 }
@@ -118,7 +125,7 @@ pub(crate) struct Cluster<'p> {
     pub(crate) timeline: Option<Timeline>,
     pub(crate) chaos_from: Time,
     /// Members of the smallest layout so far.
-    fewest_members: usize,
+    pub(crate) fewest_members: usize,
     /// By paused process: what arrived meanwhile.
     held: BTreeMap<u32, Vec<Event>>,
     /// Healing has begun: no fault does anything any more.
@@ -140,13 +147,14 @@ impl<'p> Cluster<'p> {
         let owners: Vec<u16> = (0..config.nodes).chain(clones).collect();
         let machines = owners.iter().map(|of| Machine {
             clock: MachineClock::new(config.clocks[usize::from(*of)].clone()),
-            disk: Disk { node: None, bound: Hlc(0) },
-            old_disk: Disk { node: None, bound: Hlc(0) },
+            disk: Disk::default(),
+            old_disk: Disk::default(),
             process: None,
             identities: 0,
             starts: 0,
             whole: true,
             stalled: 0,
+            full: 0,
             of: *of,
         });
         let machines: Vec<Machine> = machines.collect();
@@ -215,7 +223,8 @@ impl<'p> Cluster<'p> {
                 self.machines[usize::from(self.network.links[*link as usize].machines[1])].process
             }
             Event::Stray { to, .. } => Some(to.process),
-            Event::View { site, .. } => Some(site.process),
+            Event::View { site, .. } | Event::Written { site } => Some(site.process),
+            Event::MetaStored { process, .. } => Some(*process),
             Event::Stored { .. }
             | Event::DialFailed { .. }
             | Event::IdleCheck { .. }
@@ -275,6 +284,8 @@ impl<'p> Cluster<'p> {
                     self.node_input(process, NodeInput::ClockStored(bound));
                 }
             }
+            Event::Written { site } => self.on_written(site),
+            Event::MetaStored { process, number, bytes } => self.on_meta_stored(process, number, bytes),
             Event::Ask { op } => self.on_ask(op),
             Event::Request { process, link, frame } => self.on_request(process, link, &frame),
             Event::Reply { op, frame } => self.on_client_reply(op, &frame),
@@ -387,84 +398,12 @@ impl<'p> Cluster<'p> {
                 }
                 Effect::Publish(view) => self.publish(process, view),
                 Effect::Store(bound) => self.store(process, bound),
+                Effect::Write { shard, write } => self.write(Site { process, shard }, write),
+                Effect::StoreMeta { number, bytes } => self.store_meta(process, number, bytes),
                 Effect::Event(event) => self.on_news(process, &event),
             }
         }
         self.effects = effects;
-    }
-
-    fn publish(&mut self, process: u32, view: Arc<View>) {
-        // Ready at once in a first layout, and after the boot: whoever made it had forgotten what was before.
-        let running = &self.processes[process as usize];
-        if running.view.ring.is_none()
-            && view.ring.as_ref().is_some_and(|ring| ring.name().epoch == 1)
-            && view.state == ReplicaState::Ready
-            && self.chaos_from > 0
-        {
-            self.sight.probe("mesh founded anew");
-            self.recorded.push(Recorded::Founded { t: self.at / 1_000 });
-        }
-        self.note_view(process, &view);
-        // Clients derive the ring from this layout: it must be the one that the node itself goes by.
-        let routing = self.processes[process as usize].node.routing().map(|routing| routing.layout.name());
-        if let (Some(ring), Some(layout)) = (view.ring.as_ref(), routing)
-            && ring.name() != layout
-        {
-            let (at, name) = (self.at, ring.name());
-            self.sight.blame(Invariant::S20, at, format!("p{process} routes by {name} and tells clients {layout}"));
-        }
-        let shards = self.processes[process as usize].shards.len() as u16;
-        for shard in 0..shards {
-            let most = self.plan.config.view_delay_us * 1_000;
-            let delay = below(
-                draw(self.plan.seed, Purpose::Process, &[u64::from(process), u64::from(shard), self.at]),
-                most + 1,
-            );
-            // Snapshots reach a shard in order.
-            let last = &mut self.processes[process as usize].views_at[usize::from(shard)];
-            *last = (self.at + delay).max(*last + 1);
-            let at = *last;
-            self.push(at, Event::View { site: Site { process, shard }, view: Arc::clone(&view) });
-        }
-    }
-
-    fn store(&mut self, process: u32, bound: Hlc) {
-        let machine = self.processes[process as usize].machine;
-        if !self.plan.config.disks {
-            return self.push(self.at, Event::Stored { process, machine, bound });
-        }
-        if self.machines[usize::from(machine)].stalled > 0 {
-            self.sight.probe("clock bound lost to a stalled disk");
-            return;
-        }
-        let latency = 50_000 + below(draw(self.plan.seed, Purpose::Disk, &[u64::from(machine), bound.0]), 20 * MS);
-        self.push(self.at + latency, Event::Stored { process, machine, bound });
-    }
-
-    fn on_news(&mut self, process: u32, event: &NodeEvent) {
-        self.sight.probe(match event {
-            NodeEvent::MemberUp { .. } => "member up",
-            NodeEvent::MemberDown { .. } => "member down",
-            NodeEvent::LayoutAdopted { .. } => "layout adopted",
-            NodeEvent::LayoutRetired { .. } => "layout retired",
-            NodeEvent::Fenced(Some(_)) => "node fenced",
-            NodeEvent::Fenced(None) => "node unfenced",
-            NodeEvent::Refused { .. } => "node refused somebody",
-            NodeEvent::MustStop { .. } => "node must stop",
-        });
-        if let NodeEvent::LayoutAdopted { members, .. } = event
-            && *members < self.fewest_members
-        {
-            self.fewest_members = *members;
-            self.record_fault(format!("layout of {members} members"));
-        }
-        if let NodeEvent::MustStop { .. } = event {
-            self.processes[process as usize].stopping = true;
-        }
-        let (machine, at) = (self.processes[process as usize].machine, self.at);
-        if let Some(timeline) = &mut self.timeline {
-            timeline.note(at, Some(machine), &format!("{event:?}"));
-        }
     }
 
     /// Starts a process on a machine, on the disk it has.
@@ -506,12 +445,19 @@ impl<'p> Cluster<'p> {
         settings.clock_floor = bound;
         settings.warming_max = Duration::from_millis(config.warming_max_ms);
         settings.seed = draw(seed, Purpose::Process, &key(4));
+        settings.disk = config.durable;
+        settings.restored = on.disk.meta.clone();
         let shards = settings.shards;
         let now = on.clock.now(self.at, self.at);
         on.process = Some(process);
         let continues = std::mem::replace(&mut on.whole, true) && config.disks;
         self.sight.on_start(node, actor, bound, shards, continues);
-        self.processes.push(Process::start(machine, settings, config.memory, now, self.at));
+        let mut started = Process::start(machine, settings, config.memory, now, self.at);
+        let skipped = on.disk.restore(&mut started, config.partitions, now);
+        self.processes.push(started);
+        if skipped > 0 {
+            self.sight.probe("a damaged record was skipped");
+        }
         let at = self.at;
         if let Some(timeline) = &mut self.timeline {
             timeline.start(at, machine, process);

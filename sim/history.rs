@@ -8,6 +8,7 @@
 use crate::nemesis::Ledger;
 use meshwork_core::{
     id::ActorId,
+    namespace::Ack,
     value::{Hlc, Version},
     wire::client::{Reply, ReplyBody, Status},
 };
@@ -52,6 +53,9 @@ pub struct SpaceRules {
     pub eviction: bool,
     /// Expiry of writes that name none, ms.
     pub ttl_default_ms: Option<u64>,
+    /// What a vote for a write means.
+    #[serde(default)]
+    pub ack: Ack,
 }
 
 /// One event.

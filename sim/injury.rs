@@ -12,7 +12,6 @@ use crate::{
 };
 use meshwork_core::{
     input::{Caller, NodeInput},
-    value::Hlc,
     wire::control::{ClientControl, ControlReply, LayoutChange},
 };
 
@@ -115,7 +114,8 @@ impl Cluster<'_> {
             (FaultKind::CrashOld { machine }, Step::Begin) => {
                 self.kill(*machine);
                 let on = &mut self.machines[usize::from(*machine)];
-                (on.disk, on.whole) = (on.old_disk, false);
+                (on.disk, on.whole) = (on.old_disk.clone(), false);
+                self.record_fault(format!("disk of machine {machine} is lost"));
             }
             (FaultKind::Clone { machine }, Step::Begin) => {
                 let clones = self.plan.faults[..index]
@@ -123,7 +123,7 @@ impl Cluster<'_> {
                     .filter(|fault| matches!(fault.kind, FaultKind::Clone { .. }))
                     .count();
                 let place = self.plan.config.nodes + clones as u16;
-                let disk = self.machines[usize::from(*machine)].disk;
+                let disk = self.machines[usize::from(*machine)].disk.clone();
                 if disk.node.is_some() && self.plan.config.disks {
                     self.sight.probe("a disk image runs twice");
                     let on = &mut self.machines[usize::from(place)];
@@ -160,6 +160,33 @@ impl Cluster<'_> {
             (FaultKind::DiskStall { machine }, Step::End) => {
                 let stalled = &mut self.machines[usize::from(*machine)].stalled;
                 *stalled = stalled.saturating_sub(1);
+            }
+            (FaultKind::PowerLoss { machine } | FaultKind::Damage { machine }, Step::End) => self.revive(*machine),
+            (FaultKind::PowerLoss { machine }, Step::Begin) => {
+                self.kill(*machine);
+                self.lose_power(*machine, index);
+            }
+            (FaultKind::Damage { machine }, Step::Begin) => {
+                self.kill(*machine);
+                self.damage(*machine, index);
+            }
+            (FaultKind::PowerCut | FaultKind::CrashAll, Step::Begin) => {
+                for machine in 0..self.plan.config.nodes {
+                    self.kill(machine);
+                    if matches!(fault.kind, FaultKind::PowerCut) {
+                        self.lose_power(machine, index);
+                    }
+                }
+            }
+            (FaultKind::PowerCut | FaultKind::CrashAll, Step::End) => {
+                for machine in 0..self.plan.config.nodes {
+                    self.revive(machine);
+                }
+            }
+            (FaultKind::DiskFull { machine }, Step::Begin) => self.machines[usize::from(*machine)].full += 1,
+            (FaultKind::DiskFull { machine }, Step::End) => {
+                let full = &mut self.machines[usize::from(*machine)].full;
+                *full = full.saturating_sub(1);
             }
             (FaultKind::Weight { machine, weight }, Step::Begin) => {
                 if let Some(node) = self.machines[usize::from(*machine)].disk.node {
@@ -238,7 +265,8 @@ impl Cluster<'_> {
 
     fn wipe(&mut self, machine: u16) {
         let on = &mut self.machines[usize::from(machine)];
-        (on.disk.node, on.disk.bound, on.whole) = (None, Hlc(0), false);
+        (on.disk, on.whole) = (crate::disk::Disk::default(), false);
+        self.record_fault(format!("disk of machine {machine} is lost"));
     }
 
     /// Everything in the core is whole again; everybody else is dead for good.
@@ -260,7 +288,7 @@ impl Cluster<'_> {
         for machine in core {
             let on = &mut self.machines[usize::from(machine)];
             on.clock.repair();
-            on.stalled = 0;
+            (on.stalled, on.full) = (0, 0);
             let (process, at) = (on.process, self.at);
             match process {
                 Some(process) if self.processes[process as usize].stopping => {

@@ -24,6 +24,8 @@ pub enum Purpose {
     Client = 7,
     /// Phases after the chaos.
     Phase = 8,
+    /// What shards store, and what becomes of it.
+    Durable = 9,
 }
 
 /// One draw: 64 uniform bits, the same for the same seed, purpose and key.

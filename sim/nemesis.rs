@@ -10,6 +10,7 @@
 use crate::{
     keyed::{Purpose, Stream},
     options::Config,
+    plan::Mix,
 };
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +139,25 @@ pub enum FaultKind {
         /// Whose disk.
         machine: u16,
     },
+    /// As `Crash`, and what was not synced is lost, up to a point that is drawn.
+    PowerLoss {
+        /// Which.
+        machine: u16,
+    },
+    /// Power is lost everywhere at once.
+    PowerCut,
+    /// All processes die at once, and start again on their disks.
+    CrashAll,
+    /// What shards store is not kept.
+    DiskFull {
+        /// Whose disk.
+        machine: u16,
+    },
+    /// As `Crash`, and a record of the disk is damaged.
+    Damage {
+        /// Which.
+        machine: u16,
+    },
     /// An administrator gives a node another share of the ring: partitions move.
     Weight {
         /// Whose.
@@ -162,7 +182,7 @@ pub enum FaultKind {
     },
 }
 
-/// The classes that are drawn with weights.
+/// The classes of faults: those drawn with weights, and those of disks that store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "each is the fault of its name, documented there")]
 pub enum Class {
@@ -189,10 +209,15 @@ pub enum Class {
     Leave,
     Remove,
     Vanish,
+    PowerLoss,
+    PowerCut,
+    CrashAll,
+    DiskFull,
+    Damage,
 }
 
 impl Class {
-    /// All, in the order of `Config::weights`.
+    /// All with weights, in the order of `Config::weights`.
     pub const ALL: [Self; 23] = [
         Self::Cut,
         Self::OneWay,
@@ -247,6 +272,11 @@ impl FaultKind {
             Self::Leave { .. } => Class::Leave,
             Self::Remove { .. } => Class::Remove,
             Self::Vanish { .. } => Class::Vanish,
+            Self::PowerLoss { .. } => Class::PowerLoss,
+            Self::PowerCut => Class::PowerCut,
+            Self::CrashAll => Class::CrashAll,
+            Self::DiskFull { .. } => Class::DiskFull,
+            Self::Damage { .. } => Class::Damage,
         }
     }
 
@@ -270,8 +300,16 @@ impl FaultKind {
             | Self::Weight { machine, .. }
             | Self::Leave { machine }
             | Self::Remove { machine }
+            | Self::PowerLoss { machine }
+            | Self::DiskFull { machine }
+            | Self::Damage { machine }
             | Self::DiskStall { machine } => (Some(*machine), None, &[]),
-            Self::Loss { .. } | Self::Rolling { .. } | Self::Zone { .. } | Self::Vanish { .. } => (None, None, &[]),
+            Self::Loss { .. }
+            | Self::Rolling { .. }
+            | Self::Zone { .. }
+            | Self::PowerCut
+            | Self::CrashAll
+            | Self::Vanish { .. } => (None, None, &[]),
         };
         one.into_iter().chain(two).chain(many.iter().copied())
     }
@@ -279,6 +317,41 @@ impl FaultKind {
 
 /// The faults of `seed` for this cluster.
 pub(crate) fn draw(seed: u64, config: &Config) -> Vec<Fault> {
+    let mut faults = weighed(seed, config);
+    if config.durable {
+        faults.extend(of_disks(seed, config));
+        faults.sort_by_key(|fault| fault.at_ms);
+    }
+    faults
+}
+
+/// What happens to disks that store; at most a few of each.
+fn of_disks(seed: u64, config: &Config) -> Vec<Fault> {
+    let stream = &mut Stream::new(seed, Purpose::Durable, 1);
+    let most = if config.mix == Some(Mix::F21) { 8 } else { 3 };
+    let count = stream.below(most + 1);
+    let storm = stream.chance(if config.mix == Some(Mix::F21) { 800 } else { 200 });
+    let (at_ms, for_ms) = (stream.below(config.chaos_ms), stream.between(200, 3_000));
+    // All disks stand still for a while, and then all processes die: what was acknowledged meanwhile was a lie.
+    let stalls = (0..config.nodes).map(|machine| FaultKind::DiskStall { machine });
+    let stalls = stalls.map(|kind| Fault { at_ms, for_ms: for_ms + 500, kind });
+    let crash = Fault { at_ms: at_ms + for_ms, for_ms: 1_000, kind: FaultKind::CrashAll };
+    let storm = stalls.chain([crash]).filter(|_| storm);
+    let faults = (0..count).map(|_| {
+        let machine = stream.below(u64::from(config.nodes)) as u16;
+        let kind = match stream.below(8) {
+            0..2 => FaultKind::PowerLoss { machine },
+            2 => FaultKind::PowerCut,
+            3..5 => FaultKind::CrashAll,
+            5..7 => FaultKind::DiskFull { machine },
+            _ => FaultKind::Damage { machine },
+        };
+        Fault { at_ms: stream.below(config.chaos_ms), for_ms: stream.between(10, 8_000), kind }
+    });
+    faults.chain(storm).collect()
+}
+
+fn weighed(seed: u64, config: &Config) -> Vec<Fault> {
     let total: u64 = config.weights.iter().map(|weight| u64::from(*weight)).sum();
     if total == 0 {
         return Vec::new();
@@ -349,6 +422,9 @@ fn one(stream: &mut Stream, class: Class, config: &Config) -> Fault {
         Class::Leave => FaultKind::Leave { machine },
         Class::Remove => FaultKind::Remove { machine },
         Class::Vanish => FaultKind::Vanish { client: stream.below(u64::from(config.clients)) as u16 },
+        Class::PowerLoss | Class::PowerCut | Class::CrashAll | Class::DiskFull | Class::Damage => {
+            unreachable!("those have no weights: see `of_disks`")
+        }
     };
     Fault { at_ms, for_ms, kind }
 }
@@ -375,6 +451,10 @@ impl Ledger {
                 | FaultKind::Wipe { .. }
                 | FaultKind::Remove { .. }
                 | FaultKind::CrashOld { .. }
+                | FaultKind::PowerLoss { .. }
+                | FaultKind::PowerCut
+                | FaultKind::CrashAll
+                | FaultKind::Damage { .. }
                 | FaultKind::Rolling { .. }
                 | FaultKind::Zone { .. } => memories = false,
                 FaultKind::Clone { .. } => (memories, identities) = (false, false),
@@ -389,6 +469,7 @@ impl Ledger {
                 | FaultKind::Loss { .. }
                 | FaultKind::Pause { .. }
                 | FaultKind::DiskStall { .. }
+                | FaultKind::DiskFull { .. }
                 | FaultKind::Weight { .. }
                 | FaultKind::Leave { .. }
                 | FaultKind::Vanish { .. } => {}

@@ -8,6 +8,7 @@ use crate::{
     keyed::{Purpose, Stream},
     plan::Mix,
 };
+use meshwork_core::namespace::Ack;
 use serde::{Deserialize, Serialize};
 
 /// A cluster and its surroundings.
@@ -28,6 +29,9 @@ pub struct Config {
     pub bootstrap_expect: u16,
     /// Whether a restart keeps identity and clock bound. Memory is always lost.
     pub disks: bool,
+    /// Whether it keeps what shards store, too: namespaces may ask for that.
+    #[serde(default)]
+    pub durable: bool,
     /// Whether a joiner takes the place of a down member of its name.
     pub replace_by_name: bool,
     /// Memory of one shard, bytes.
@@ -76,6 +80,9 @@ pub struct Space {
     pub eviction: bool,
     /// Expiry of writes that name none, ms.
     pub ttl_default_ms: Option<u64>,
+    /// What a vote for a write means.
+    #[serde(default)]
+    pub ack: Ack,
 }
 
 /// A network, and how often it misbehaves (per million messages).
@@ -180,7 +187,7 @@ pub(crate) fn draw(seed: u64, mix: Option<Mix>) -> Config {
         core.remove(stream.below(core.len() as u64) as usize);
     }
     let weights = weights(stream, mix);
-    Config {
+    let mut config = Config {
         nodes,
         zones,
         shards,
@@ -188,6 +195,7 @@ pub(crate) fn draw(seed: u64, mix: Option<Mix>) -> Config {
         n,
         bootstrap_expect,
         disks,
+        durable: false,
         replace_by_name,
         memory,
         warming_max_ms: stream.pick(&[3_000u64, 20_000, 600_000]),
@@ -202,6 +210,21 @@ pub(crate) fn draw(seed: u64, mix: Option<Mix>) -> Config {
         shuffle: stream.chance(250),
         weights,
         mix,
+    };
+    make_durable(seed, &mut config);
+    config
+}
+
+/// Whether shards store, and what namespaces ask for: from a stream of its own, which moves no other draw.
+fn make_durable(seed: u64, config: &mut Config) {
+    let stream = &mut Stream::new(seed, Purpose::Durable, 0);
+    let leans = config.mix == Some(Mix::F21);
+    config.disks |= leans;
+    config.durable = config.disks && (leans || stream.chance(300));
+    if config.durable {
+        for space in &mut config.spaces {
+            space.ack = stream.pick(&[Ack::Mem, Ack::Log, Ack::Log, Ack::Fsync]);
+        }
     }
 }
 
@@ -224,6 +247,7 @@ fn space(stream: &mut Stream, at: u64, cluster_n: u8) -> Space {
         strict,
         eviction: stream.chance(600),
         ttl_default_ms: stream.chance(150).then(|| stream.between(500, 60_000)),
+        ack: Ack::Mem,
     }
 }
 
@@ -255,6 +279,7 @@ fn weights(stream: &mut Stream, mix: Option<Mix>) -> Vec<u32> {
         Some(Mix::F14) => &[Class::Slow, Class::Pause],
         Some(Mix::F15) => &[Class::Rolling],
         Some(Mix::F20) => &[Class::Cut],
+        Some(Mix::F21) => &[Class::Crash, Class::DiskStall],
     };
     let classes = Class::ALL.into_iter();
     classes
@@ -303,6 +328,9 @@ impl Config {
         }
         if self.core.is_empty() || self.core.iter().any(|machine| *machine >= self.nodes) {
             return bad("the core needs at least one machine that exists");
+        }
+        if self.durable && !self.disks {
+            return bad("what is durable needs disks");
         }
         if self.memory < 256 << 10 {
             return bad("memory must be at least 256 KiB a shard");

@@ -182,7 +182,7 @@ impl Cluster<'_> {
             );
         }
         for machine in &mut self.machines {
-            machine.old_disk = machine.disk;
+            machine.old_disk = machine.disk.clone();
         }
     }
 
@@ -193,6 +193,7 @@ impl Cluster<'_> {
         namespace.mode = if space.strict { Mode::Strict } else { Mode::Sloppy };
         namespace.eviction = if space.eviction { Eviction::On } else { Eviction::None };
         namespace.ttl_default = space.ttl_default_ms;
+        namespace.ack = space.ack;
         let request = ClientControl::NamespaceCreate(Box::new(namespace));
         self.node_input(
             process,
@@ -510,6 +511,7 @@ impl Cluster<'_> {
             n: space.n,
             eviction: space.eviction,
             ttl_default_ms: space.ttl_default_ms,
+            ack: space.ack,
         });
         let header = Header {
             v: HISTORY_VERSION,

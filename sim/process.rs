@@ -4,14 +4,14 @@
 //! checkers see of it (`sight`) is the message as it was sent. A process is never reused: a restart is another one, on the
 //! same machine, with another actor, and with the disk that the fault left it.
 
-use crate::{checkers::sight::Sight, clock::Time, network::Site};
+use crate::{checkers::sight::Sight, clock::Time, disk::Write, network::Site};
 use bytes::BytesMut;
 use meshwork_core::{
     config::{NodeConfig, ShardConfig},
     id::{ActorId, NodeId, ShardId},
     input::{Caller, PeerShard},
     node::Node,
-    outbox::{NodeEvent, NodeOutbox, ShardOutbox, ShardReport},
+    outbox::{NodeEvent, NodeOutbox, ShardOutbox, ShardReport, StoreWrite},
     shard::Shard,
     time::Now,
     value::Hlc,
@@ -23,15 +23,6 @@ use meshwork_core::{
     },
 };
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
-
-/// What survives a process on its machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Disk {
-    /// The identity, once drawn.
-    pub node: Option<NodeId>,
-    /// The clock bound.
-    pub bound: Hlc,
-}
 
 /// One process.
 pub struct Process {
@@ -112,6 +103,20 @@ pub enum Effect {
     Publish(Arc<View>),
     /// A clock bound for the disk.
     Store(Hlc),
+    /// A change of what a shard stores.
+    Write {
+        /// Which shard.
+        shard: u16,
+        /// The change.
+        write: Write,
+    },
+    /// The control plane's state for the disk.
+    StoreMeta {
+        /// Its number.
+        number: u64,
+        /// As it is.
+        bytes: Vec<u8>,
+    },
     /// News.
     Event(NodeEvent),
 }
@@ -145,6 +150,11 @@ impl ShardOutbox for ShardOut<'_> {
 
     fn report(&mut self, report: ShardReport) {
         self.effects.push(Effect::Report(report));
+    }
+
+    fn store(&mut self, write: &StoreWrite<'_>) {
+        let shard = self.site.shard;
+        self.effects.push(Effect::Write { shard, write: Write::from(write) });
     }
 }
 
@@ -183,6 +193,10 @@ impl NodeOutbox for NodeOut<'_> {
         self.effects.push(Effect::Store(bound));
     }
 
+    fn store_meta(&mut self, number: u64, bytes: &[u8]) {
+        self.effects.push(Effect::StoreMeta { number, bytes: bytes.to_vec() });
+    }
+
     fn event(&mut self, event: NodeEvent) {
         self.effects.push(Effect::Event(event));
     }
@@ -218,6 +232,7 @@ impl Process {
                 actor: config.actor,
                 memory,
                 clock_floor: config.clock_floor,
+                disk: config.disk,
                 seed: config.seed.rotate_left(u32::from(shard) + 1),
             })
         });

@@ -16,10 +16,12 @@ use serde_json::Value;
 
 /// Licences anyone may ship under with no more than a notice. The same list stands in `deny.toml`.
 const ALLOWED: &[&str] = &[
+    "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "BSD-2-Clause",
     "BSD-3-Clause",
+    "BSL-1.0",
     "CC0-1.0",
     "ISC",
     "MIT",

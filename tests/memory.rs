@@ -59,6 +59,44 @@ fn resident_memory_stays_under_the_limit_and_a_margin_whatever_is_written() {
     assert!(peaks.iter().all(|peak| *peak <= bound / MIB), "peaks {peaks:?} MiB, bound {} MiB", bound / MIB);
 }
 
+/// What the store may take beside the limit with its defaults: blocks, twice the queue, write buffers and those just written
+/// out, blocks under merge, and what the allocator keeps for three more threads. The documented figure.
+const STORE_BYTES: u64 = 128 * MIB;
+
+#[test]
+fn a_disk_takes_its_own_share_beside_the_limit_and_no_more() {
+    let tables = "[[namespace]]\nname = \"log\"\nack = \"log\"\nn = 1\nr = 1\nw = 1\n";
+    let mesh = Mesh::start(Plan { nodes: 1, memory: "64MiB", kept: true, tables, ..Plan::default() });
+    support::wait::wait_until("the namespace", || mesh.cli(&["set", "-n", "log", "key", "1"]).code() == 0);
+    let (mut peaks, mut written) = (Vec::new(), 0);
+    let long = std::env::var("MESHWORK_LONG").is_ok_and(|set| set == "1");
+    let seconds = if long { "30" } else { "5" };
+    for load in [["--value-size", "120", "--keys", "400000"], ["--value-size", "20KiB", "--keys", "20000"]] {
+        let mut arguments = vec!["bench", "--namespace", "log", "--clients", "4", "--writes", "90", "--no-load"];
+        arguments.extend(["--warmup", "0", "--zipf", "0.5", "--in-flight", "64", "--seconds", seconds, "-o", "json"]);
+        arguments.extend(load);
+        let command = mesh.command(&mesh.seeds(), &mesh.client, &arguments);
+        let bench = std::thread::spawn(move || finish(command, Duration::from_secs(150)));
+        let mut peak = 0;
+        support::wait::wait_for(Duration::from_secs(150), "the bench to end", || {
+            peak = peak.max(mesh.nodes[0].process().resident_bytes());
+            if bench.is_finished() { Ok(()) } else { Err("it runs".to_owned()) }
+        });
+        peaks.push(peak / MIB);
+        let report = bench.join().unwrap().json();
+        assert!(["{}", "{\"overloaded\":"].iter().any(|known| report["errors_by_kind"].to_string().starts_with(known)));
+        // A queue for the disk that is full is an honest answer, and counted.
+        let size = report["config"]["value_size"].as_u64().unwrap();
+        written += (report["ops"].as_u64().unwrap() - report["gets"].as_u64().unwrap()) * size;
+        println!("{} operations, {} errors: {}", report["ops"], report["errors"], report["errors_by_kind"]);
+    }
+    let status = mesh.nodes[0].status().unwrap();
+    assert!(status["disk"]["writes"].as_u64() > Some(10_000) && status["disk"]["trouble"].is_null(), "{status}");
+    let bound = (64 * MIB * 115 / 100 + 64 * MIB + STORE_BYTES) / MIB;
+    println!("peak resident memory {peaks:?} MiB, bound {bound} MiB, written {} MiB", written / MIB);
+    assert!(peaks.iter().all(|peak| *peak <= bound), "peaks {peaks:?} MiB, bound {bound} MiB");
+}
+
 #[test]
 fn a_namespace_without_eviction_refuses_writes_with_words_when_memory_is_full() {
     let mesh = Mesh::start(Plan { nodes: 1, memory: "16MiB", ..Plan::default() });

@@ -43,7 +43,9 @@ impl Bounds {
         }
         // A shard sets some memory aside from the start, which the first hints use.
         let aside = (self.memory / SET_ASIDE_SHARE).div_ceil(RESERVE_STEP) * RESERVE_STEP;
-        if stats.memory_bytes + aside < empty + stats.hint_bytes {
+        // One that restored something was not empty when it was first looked at.
+        let began_empty = stats.restored == 0;
+        if began_empty && stats.memory_bytes + aside < empty + stats.hint_bytes {
             return Some(format!(
                 "{site:?} accounts {} bytes, but was {empty} when empty and holds {} of hints",
                 stats.memory_bytes, stats.hint_bytes

@@ -1,14 +1,18 @@
-//! S3 `no-phantom` and S2 `last-write-kept`.
+//! S3 `no-phantom`, S2 `last-write-kept` and S4 `ack-survives`.
 //!
 //! `check`: every value read is whole, and was written to that very key by an operation that had begun and was not refused.
 //! Never suspended. `check_last_writer`: of two acknowledged writes of a key, the second asked after the first was
 //! acknowledged, the second has the larger version, whatever the clocks: with W > N/2 their owners meet. Judged for strict
 //! writes always, for sloppy ones without stand-ins while nobody loses memory; a write flagged `superseded` says itself that
 //! it is not the last.
+//!
+//! `check_survival`: S1 with less to excuse. In a namespace that asks for a log a process that dies loses nothing; in one of
+//! `fsync` neither does a loss of power. What is excused is what S1 excuses with memories: as many disks lost at one time as
+//! acknowledged the write (wiped, replaced by an older copy, damaged; for `log`, without power), and one that ran twice.
 
-use super::{Finding, Invariant, Verdict, losses::Losses};
+use super::{Finding, Invariant, Verdict, losses::Losses, quorum};
 use crate::history::{History, Op};
-use meshwork_core::value::Version;
+use meshwork_core::{namespace::Ack, value::Version};
 use std::collections::BTreeMap;
 
 /// Judges every value read.
@@ -109,10 +113,23 @@ pub fn check_last_writer(history: &History) -> Verdict {
     }
 }
 
+/// Judges strict reads of namespaces that ask for a log.
+pub fn check_survival(history: &History) -> Verdict {
+    let (log, fsync) = (Losses::of_disks(history, true), Losses::of_disks(history, false));
+    quorum::judge(history, Invariant::S4, |space| match space.ack {
+        Ack::Mem => None,
+        Ack::Log => Some(&log),
+        Ack::Fsync => Some(&fsync),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkers::sample::{fail, found, history, maybe, ok, read, write};
+    use crate::{
+        checkers::sample::{absent, fail, found, history, maybe, ok, read, write},
+        history::Event,
+    };
 
     #[test]
     fn values_of_nobody_of_another_key_or_of_a_refused_write_are_refused() {
@@ -137,6 +154,38 @@ mod tests {
     fn a_later_write_with_a_smaller_version_is_refused() {
         let bad = history(vec![write(1, 0, "k"), ok(1, 5, 9), write(2, 6, "k"), ok(2, 9, 7)]);
         assert!(matches!(check_last_writer(&bad), Verdict::Invalid(Finding { invariant: Invariant::S2, .. })));
+    }
+
+    fn durable(ack: Ack, mut events: Vec<Event>, faults: &[&str]) -> Verdict {
+        let at = events.len();
+        events.extend(faults.iter().map(|what| Event::Fault { t: 6_000, what: (*what).to_owned() }));
+        events.extend([read(3, 10, "k"), absent(3, 12)]);
+        assert!(at > 0);
+        let mut history = history(events);
+        history.header.spaces.iter_mut().for_each(|space| space.ack = ack);
+        check_survival(&history)
+    }
+
+    #[test]
+    fn an_acknowledgement_outlives_every_process_but_not_as_many_disks_as_gave_it() {
+        let written = || vec![write(1, 0, "k"), ok(1, 5, 1)];
+        let restarts =
+            ["start of p5 on machine 0 as a", "start of p6 on machine 1 as b", "start of p7 on machine 2 as c"];
+        assert!(matches!(
+            durable(Ack::Log, written(), &restarts),
+            Verdict::Invalid(Finding { invariant: Invariant::S4, .. })
+        ));
+        assert!(matches!(durable(Ack::Mem, written(), &restarts), Verdict::Unknown(_)));
+        let one = ["disk of machine 0 is lost", restarts[0], restarts[1], restarts[2]];
+        assert!(matches!(durable(Ack::Log, written(), &one), Verdict::Invalid(_)));
+        let two = ["disk of machine 0 is lost", "disk of machine 1 is lost", restarts[0], restarts[1]];
+        assert!(matches!(durable(Ack::Log, written(), &two), Verdict::Unknown(_)));
+        let power = ["power of machine 0 is lost", "power of machine 1 is lost", restarts[0], restarts[1]];
+        assert!(matches!(durable(Ack::Log, written(), &power), Verdict::Unknown(_)));
+        assert!(matches!(durable(Ack::Fsync, written(), &power), Verdict::Invalid(_)), "it was synced");
+        let compared = ["disk of machine 0 is lost", restarts[0], "ready is p5", "disk of machine 1 is lost"];
+        assert!(matches!(durable(Ack::Log, written(), &compared), Verdict::Invalid(_)), "one after the other");
+        assert!(matches!(check_survival(&history(vec![])), Verdict::Unknown(_)));
     }
 
     #[test]

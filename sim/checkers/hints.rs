@@ -106,6 +106,7 @@ mod tests {
             actor: ActorId(1),
             memory: 4 << 20,
             clock_floor: Hlc(0),
+            disk: false,
             seed: 1,
         })
     }

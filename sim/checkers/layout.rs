@@ -27,6 +27,9 @@ pub struct Layouts {
     owners: BTreeMap<LayoutName, u128>,
     shown: BTreeMap<u32, Time>,
     dropped: BTreeMap<Site, u64>,
+    /// By shard: how often its node was passed by, as of its newest view with a layout, and whether that view was the first
+    /// to say so.
+    lapses: BTreeMap<Site, (u64, bool)>,
 }
 
 impl Layouts {
@@ -51,6 +54,19 @@ impl Layouts {
         let known = *self.owners.entry(ring.name()).or_insert(digest.hash());
         (known != digest.hash())
             .then(|| blame(at, format!("layout {} has other owners on {} than elsewhere", ring.name(), view.me)))
+    }
+
+    /// As `on_view`, of which shard.
+    pub fn on_lapses(&mut self, site: Site, view: &Arc<View>) {
+        if view.ring.is_some() {
+            let known = self.lapses.get(&site).map_or(0, |known| known.0);
+            self.lapses.insert(site, (view.lapses, view.lapses > known));
+        }
+    }
+
+    /// Whether the newest view says that what the shard held is of no use: then it may drop it, whatever is active.
+    pub fn has_lapsed(&self, site: Site) -> bool {
+        self.lapses.get(&site).is_some_and(|known| known.1)
     }
 
     /// Whether a shard dropped partitions since it was looked at last.

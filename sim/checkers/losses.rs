@@ -29,7 +29,6 @@ impl Losses {
     pub(super) fn of(history: &History) -> Self {
         let mut open: BTreeMap<&str, usize> = BTreeMap::new();
         let mut losses: Vec<Loss> = Vec::new();
-        let mut narrowed = Vec::new();
         for event in &history.events {
             let Event::Fault { t, what } = event else { continue };
             let mut words = what.split(' ');
@@ -43,13 +42,45 @@ impl Losses {
                         losses[at].until = *t;
                     }
                 }
-                (Some("layout"), Some("of"), Some(members)) => {
-                    narrowed.extend(members.parse().ok().map(|members| (*t, members)));
+                _ => {}
+            }
+        }
+        Self { losses, twice: usize::from(!history.header.identities), narrowed: narrowed(history) }
+    }
+
+    /// Every disk of a history that was lost, with what only it held: wiped, damaged, an older copy; without power, too, if
+    /// `power` counts. The machine is whole again when a process on it has compared itself.
+    pub(super) fn of_disks(history: &History, power: bool) -> Self {
+        let mut down: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut open: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut losses: Vec<Loss> = Vec::new();
+        for event in &history.events {
+            let Event::Fault { t, what } = event else { continue };
+            let words: Vec<&str> = what.split(' ').collect();
+            match words[..] {
+                [kind @ ("disk" | "power"), "of", "machine", machine, "is", "lost", ref rest @ ..]
+                    if kind == "disk" || power =>
+                {
+                    match rest {
+                        ["by", process] => open.insert(process, losses.len()),
+                        _ => down.insert(machine, losses.len()),
+                    };
+                    losses.push(Loss { from: *t, until: u64::MAX });
+                }
+                ["start", "of", process, "on", "machine", machine, ..] => {
+                    if let Some(at) = down.remove(machine) {
+                        open.insert(process, at);
+                    }
+                }
+                ["ready", "is", process, ..] => {
+                    if let Some(at) = open.remove(process) {
+                        losses[at].until = *t;
+                    }
                 }
                 _ => {}
             }
         }
-        Self { losses, twice: usize::from(!history.header.identities), narrowed }
+        Self { losses, twice: usize::from(!history.header.identities), narrowed: narrowed(history) }
     }
 
     /// Most machines that were without their memory at one time after `from` and up to `to`, microseconds.
@@ -71,4 +102,16 @@ impl Losses {
         let held = usize::from(write.invoke.w.min(acks)).min(narrowed.unwrap_or(usize::MAX));
         self.at_once(write.invoke.t, to) + self.twice >= held
     }
+}
+
+/// When a layout of so few members was adopted that none before it had as few, and how many.
+fn narrowed(history: &History) -> Vec<(u64, usize)> {
+    let members = |event: &Event| match event {
+        Event::Fault { t, what } => {
+            Some((*t, what.strip_prefix("layout of ")?.strip_suffix(" members")?.parse().ok()?))
+        }
+        Event::Invoke(_) | Event::Ok(_) | Event::Fail(_) | Event::Maybe(_) => None,
+        Event::Founded { .. } | Event::Phase { .. } => None,
+    };
+    history.events.iter().filter_map(members).collect()
 }

@@ -37,6 +37,7 @@ pub enum Invariant {
     S1,
     S2,
     S3,
+    S4,
     S6,
     S7,
     S9,
@@ -68,6 +69,7 @@ impl Invariant {
             Self::S1 => "S1 quorum-visible",
             Self::S2 => "S2 last-write-kept",
             Self::S3 => "S3 no-phantom",
+            Self::S4 => "S4 ack-survives",
             Self::S6 => "S6 acks-honest",
             Self::S7 => "S7 warming-silent",
             Self::S9 => "S9 dot-once",
@@ -101,6 +103,7 @@ impl Invariant {
             Self::S1
             | Self::S2
             | Self::S3
+            | Self::S4
             | Self::S6
             | Self::S7
             | Self::S9
@@ -160,10 +163,11 @@ pub enum Verdict {
 pub type Checker = fn(&History) -> Verdict;
 
 /// All checkers that judge any history, by the file they live in.
-pub const CHECKERS: [(&str, Checker); 9] = [
+pub const CHECKERS: [(&str, Checker); 10] = [
     ("quorum", quorum::check),
     ("durability", durability::check),
     ("last-writer", durability::check_last_writer),
+    ("survival", durability::check_survival),
     ("expiry", expiry::check),
     ("deadline", deadline::check),
     ("resurrection", resurrection::check),

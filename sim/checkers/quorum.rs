@@ -8,7 +8,7 @@
 //! anew, by nodes that all forgot the layout. Also S14: what is older than an acknowledged delete is older than the floor.
 
 use super::{Finding, Invariant, Verdict, losses::Losses};
-use crate::history::{History, Op};
+use crate::history::{History, Op, SpaceRules};
 use meshwork_core::value::Version;
 use std::collections::BTreeMap;
 
@@ -22,6 +22,16 @@ struct Written<'a> {
 
 /// Judges every strict read.
 pub fn check(history: &History) -> Verdict {
+    let losses = Losses::of(history);
+    judge(history, Invariant::S1, |_| Some(&losses))
+}
+
+/// Judges every strict read of the namespaces that have `losses`: what excuses a write that is gone there.
+pub(super) fn judge<'l>(
+    history: &History,
+    invariant: Invariant,
+    losses: impl Fn(&SpaceRules) -> Option<&'l Losses>,
+) -> Verdict {
     let ops = history.ops();
     let mut keys: BTreeMap<(&str, &str), Vec<&Op<'_>>> = BTreeMap::new();
     for op in &ops {
@@ -29,10 +39,10 @@ pub fn check(history: &History) -> Verdict {
     }
     let foundings = history.foundings();
     let spanned = |from: u64, to: u64| foundings.iter().any(|at| (from..=to).contains(at));
-    let losses = Losses::of(history);
     let mut judged = 0;
     for ((ns, _), ops) in keys {
         let Some(space) = history.space(ns) else { continue };
+        let Some(losses) = losses(space) else { continue };
         let mut writes: Vec<Written<'_>> = ops
             .iter()
             .filter(|op| op.writes() && op.invoke.strict)
@@ -57,12 +67,7 @@ pub fn check(history: &History) -> Verdict {
             }
             judged += 1;
             let blame = |what: String| {
-                Verdict::Invalid(Finding {
-                    invariant: Invariant::S1,
-                    t: end.t,
-                    what,
-                    ops: vec![floor.op.invoke.op, read.invoke.op],
-                })
+                Verdict::Invalid(Finding { invariant, t: end.t, what, ops: vec![floor.op.invoke.op, read.invoke.op] })
             };
             let wrote = format!(
                 "{} w{} of {}/{} acknowledged at {} ms with version {}",

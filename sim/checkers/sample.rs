@@ -6,13 +6,14 @@ use crate::{
 };
 use meshwork_core::{
     id::ActorId,
+    namespace::Ack,
     time::Wall,
     value::{Hlc, Version},
 };
 
 /// A history of three copies, nothing evicted, with all promises standing.
 pub fn history(events: Vec<Event>) -> History {
-    let spaces = vec![SpaceRules { name: "a".to_owned(), n: 3, eviction: false, ttl_default_ms: None }];
+    let spaces = vec![SpaceRules { name: "a".to_owned(), n: 3, eviction: false, ttl_default_ms: None, ack: Ack::Mem }];
     History {
         header: Header {
             v: HISTORY_VERSION,

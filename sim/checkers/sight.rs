@@ -189,6 +189,7 @@ impl Sight {
             self.findings.push(finding);
         }
         self.hints.forget(|of| of == site);
+        self.layouts.on_lapses(site, view);
         if let Some(seen) = self.seen.get_mut(&site) {
             seen.standing.on_view(seen.view.as_deref(), view);
             seen.view = Some(Arc::clone(view));
@@ -496,7 +497,7 @@ impl Sight {
         if self.layouts.has_dropped(site, stats.partitions_dropped) {
             self.probe("partition dropped after a transition");
             self.replicas.on_dropped(site.process);
-            if active {
+            if active && !self.layouts.has_lapsed(site) {
                 let what = format!("{site:?} dropped a partition while two layouts are active");
                 self.blame(Invariant::S21, at, what);
             }

@@ -338,11 +338,14 @@ impl Plane {
                     NodeEvent::LayoutAdopted { .. }
                     | NodeEvent::LayoutRetired { .. }
                     | NodeEvent::Fenced(_)
+                    | NodeEvent::RestoredTooOld { .. }
                     | NodeEvent::Refused { .. }
                     | NodeEvent::MustStop { .. },
                 )
                 | Effect::Publish(_)
                 | Effect::Store(_)
+                | Effect::Write { .. }
+                | Effect::StoreMeta { .. }
                 | Effect::ControlReply(_)
                 | Effect::Reply { .. }
                 | Effect::Report(_)

@@ -113,7 +113,7 @@ pub(crate) struct DevArgs {
     /// Memory limit of each node
     #[arg(long, default_value = "256MiB", value_parser = units::size, value_name = "SIZE")]
     pub(crate) memory: u64,
-    /// Keep certificates and node identities here instead of in a directory that is removed at the end
+    /// Keep certificates, node identities and what namespaces with --ack log or fsync hold here, for the next time
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// Do not write a context for other terminals
@@ -342,6 +342,9 @@ pub(crate) struct NamespaceCreateArgs {
     /// What goes when memory runs out: the least useful entries, or nothing (writes are refused)
     #[arg(long, value_parser = ["on", "none"], default_value = "on")]
     pub(crate) eviction: String,
+    /// When a write is acknowledged: in the memory of w nodes, in their logs too, or in their logs and synced
+    #[arg(long, value_parser = ["mem", "log", "fsync"], default_value = "mem")]
+    pub(crate) ack: String,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }

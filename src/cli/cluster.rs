@@ -11,7 +11,10 @@ use crate::{
     units,
 };
 use meshwork_client::{ClientControl, ControlReply, NodeStatus};
-use meshwork_core::namespace::{Eviction, Mode, Namespace};
+use meshwork_core::{
+    namespace::{Ack, Eviction, Mode, Namespace},
+    wire::control::DiskStatus,
+};
 use serde_json::json;
 use std::time::Duration;
 
@@ -59,6 +62,18 @@ fn text_of(status: &NodeStatus, wide: bool) -> String {
     }
     if let Some(fenced) = &status.fenced {
         rows.push(("fenced", fenced.clone()));
+    }
+    if let Some(disk) = &status.disk {
+        if let Some(trouble) = &disk.trouble {
+            rows.push(("disk", trouble.clone()));
+        } else if wide {
+            let DiskStatus { restored, skipped, writes, disk_bytes, .. } = disk;
+            let restored = format!("{restored} restored at the start, {skipped} skipped");
+            rows.push(("disk", format!("{disk_bytes} bytes, {writes} records written, {restored}")));
+        }
+        if !disk.found.is_empty() {
+            rows.push(("found", disk.found.clone()));
+        }
     }
     if wide {
         rows.push(("entries", status.stats.entries.to_string()));
@@ -150,7 +165,7 @@ pub(crate) async fn namespace(command: NamespaceCommand, output: Output) -> Resu
         NamespaceCommand::Create(args) => create(args, output).await,
         NamespaceCommand::List(client) => {
             let all = namespaces(&mesh::connect(&client).await?).await?;
-            output.list(&all, namespace_table)
+            output.list(&all.iter().map(namespace_object).collect::<Vec<_>>(), |_| namespace_table(&all))
         }
         NamespaceCommand::Show { name, client } => {
             let all = namespaces(&mesh::connect(&client).await?).await?;
@@ -158,7 +173,7 @@ pub(crate) async fn namespace(command: NamespaceCommand, output: Output) -> Resu
                 Failure::new(Exit::Failed, format!("there is no namespace {name:?}"))
                     .next("`meshwork namespace list` lists them")
             })?;
-            output.data(&found, |found| namespace_table(std::slice::from_ref(found)))
+            output.data(&namespace_object(&found), |_| namespace_table(std::slice::from_ref(&found)))
         }
     }
 }
@@ -188,6 +203,11 @@ async fn create(args: NamespaceCreateArgs, output: Output) -> Result<(), Failure
     namespace.ttl_max = args.ttl_max.map(millis);
     namespace.value_max = u32::try_from(args.value_max).unwrap_or(u32::MAX);
     namespace.eviction = if args.eviction == "none" { Eviction::None } else { Eviction::On };
+    namespace.ack = match args.ack.as_str() {
+        "fsync" => Ack::Fsync,
+        "log" => Ack::Log,
+        _ => Ack::Mem,
+    };
     // What makes no sense anywhere is refused here; what the cluster's own N forbids, by the node.
     namespace.check(u8::MAX).map_err(Failure::usage)?;
     let mesh = mesh::connect(&args.client).await?;
@@ -197,7 +217,8 @@ async fn create(args: NamespaceCreateArgs, output: Output) -> Result<(), Failure
         return Err(mesh::strange());
     };
     if output.is_json() {
-        return output.data(&json!({ "created": created, "namespace": namespace }), |_| String::new());
+        return output
+            .data(&json!({ "created": created, "namespace": namespace_object(&namespace) }), |_| String::new());
     }
     output.say(if created {
         format!("created {}", args.name)
@@ -207,9 +228,27 @@ async fn create(args: NamespaceCreateArgs, output: Output) -> Result<(), Failure
     Ok(())
 }
 
+/// The wire leaves `ack` out where it is `mem`; people get it always.
+fn namespace_object(namespace: &Namespace) -> serde_json::Value {
+    let mut object = json!(namespace);
+    object["ack"] = namespace.ack.name().into();
+    object
+}
+
 fn namespace_table(all: &[Namespace]) -> String {
-    let mut table =
-        output::table(&["name", "kind", "n", "r", "w", "mode", "ttl default", "ttl max", "value max", "eviction"]);
+    let mut table = output::table(&[
+        "name",
+        "kind",
+        "n",
+        "r",
+        "w",
+        "mode",
+        "ttl default",
+        "ttl max",
+        "value max",
+        "eviction",
+        "ack",
+    ]);
     let millis = |ttl: Option<u64>| ttl.map_or_else(|| "never".to_owned(), |ms| format!("{} s", ms as f64 / 1000.0));
     for namespace in all {
         table.add_row([
@@ -223,6 +262,7 @@ fn namespace_table(all: &[Namespace]) -> String {
             millis(namespace.ttl_max),
             namespace.value_max.to_string(),
             format!("{:?}", namespace.eviction).to_lowercase(),
+            namespace.ack.name().to_owned(),
         ]);
     }
     output::text(&table)

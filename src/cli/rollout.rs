@@ -170,6 +170,7 @@ mod tests {
             members: (1..=3).map(|node| member(node, "member", "alive")).collect(),
             fenced: None,
             stats: ShardStats::default(),
+            disk: None,
         }
     }
 

@@ -77,9 +77,11 @@ pub(crate) fn start_failure(error: StartError) -> Failure {
 
 /// Sends log lines to stderr: text on a terminal, else JSON.
 pub(crate) fn log(level: &str, format: LogFormat) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(level).map_err(|error| {
-        Failure::usage(format!("log.level = {level:?}: {error}")).next("take error, warn, info, debug or trace")
-    })?;
+    // The store's library tells of its every step; who wants that says so, and the later word wins.
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(format!("fjall=warn,lsm_tree=warn,{level}")).map_err(|error| {
+            Failure::usage(format!("log.level = {level:?}: {error}")).next("take error, warn, info, debug or trace")
+        })?;
     let text = match format {
         LogFormat::Auto => std::io::stderr().is_terminal(),
         LogFormat::Text => true,

@@ -28,6 +28,7 @@ macro_rules! canaries {
 canaries! {
     K2 "Superseded counted as an acknowledgement",
     K3 "a late reply matched to a reused request id",
+    K4 "acknowledged before the disk has it",
     K6 "two answers of one node are two votes",
     K7 "a Warming replica votes",
     K15 "the clock follows a backward jump",

@@ -55,6 +55,12 @@ pub struct NodeConfig {
     pub clock_floor: Hlc,
     /// How long a replica that could not compare itself stays out of sloppy votes.
     pub warming_max: Duration,
+    /// Whether the driver keeps what it is told to store. Without it the node gives no vote in a namespace that asks for a
+    /// log, and creates none.
+    pub disk: bool,
+    /// What the last `NodeOutbox::store_meta` of an earlier process stored, if anything: the node then starts with that
+    /// process' namespaces, roles and layouts, and never takes part in founding a first layout.
+    pub restored: Option<Vec<u8>>,
     /// Every draw of the node comes from here.
     pub seed: u64,
 }
@@ -78,6 +84,8 @@ pub struct ShardConfig {
     pub memory: u64,
     /// The clock never starts below this.
     pub clock_floor: Hlc,
+    /// Whether the driver keeps what it is told to store.
+    pub disk: bool,
     /// Every draw of the shard comes from here.
     pub seed: u64,
 }
@@ -106,6 +114,8 @@ impl NodeConfig {
             seeds: Vec::new(),
             clock_floor: Hlc::default(),
             warming_max: limits::WARMING_MAX,
+            disk: false,
+            restored: None,
             seed: 1,
         }
     }

@@ -58,6 +58,17 @@ pub enum ShardInput<'a> {
         /// The driver's name of the link.
         link: u64,
     },
+    /// Writes of `ShardOutbox::store` are in the log, and synced where they asked for that (or everywhere: more is no harm).
+    Stored {
+        /// All up to this ticket.
+        through: u64,
+    },
+    /// Writes of `ShardOutbox::store` were not kept: the disk is full, or failed. What they said is written again later,
+    /// under new tickets; those given out meanwhile may or may not be kept.
+    StoreFailed {
+        /// This ticket and all later ones given out so far.
+        from: u64,
+    },
 }
 
 /// One input of the control plane.
@@ -99,4 +110,7 @@ pub enum NodeInput<'a> {
     Report(crate::outbox::ShardReport),
     /// The clock bound of an earlier `store` is on disk.
     ClockStored(crate::value::Hlc),
+    /// What `NodeOutbox::store_meta` gave under this number, or later, is on disk and synced. A node with a disk does not
+    /// serve before it heard so of its first one. One that could not be stored is not answered: another comes.
+    MetaStored(u64),
 }

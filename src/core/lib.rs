@@ -38,6 +38,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 mod coordinator;
+pub mod durable;
 pub mod handoff;
 pub mod id;
 pub mod input;

@@ -77,6 +77,11 @@ pub const REPAIR_ENDS_WITHIN: Duration = Duration::from_secs(30);
 pub const HINT_BYTES_MAX: u64 = 64 << 20;
 /// A tombstone is kept at least this long.
 pub const TOMBSTONE_AGE_MIN: Duration = Duration::from_secs(900);
+/// A node with a disk tells its peers so often up to when its disk goes: one that comes back with an older disk gives
+/// itself away.
+pub const LIFE_STAMP_EVERY: Duration = Duration::from_secs(240);
+/// A tombstone that is stored must have been there for so long before its owner promises to forget it.
+pub const STORED_CONSENT_AGE: Duration = Duration::from_secs(600);
 /// After this a replica that could not compare itself votes in sloppy requests (default of `warming_max`).
 pub const WARMING_MAX: Duration = Duration::from_secs(600);
 /// Entries are forgotten this long after they stopped being served, on every replica alike.
@@ -106,6 +111,9 @@ pub const EXPIRES_MS_MAX: u64 = 16_725_225_600_000;
 const _: () = assert!(2 * CLOCK_FENCE.as_millis() < CLOCK_OFFSET_MAX.as_millis());
 // A collected tombstone outlives every hint and message that could carry what it buried.
 const _: () = assert!(TOMBSTONE_AGE_MIN.as_secs() > HINT_AGE_MAX.as_secs() + MESSAGE_AGE_MAX.as_secs());
+// An older disk that lacks a tombstone which was collected is known to be older: the stamp had time to spread.
+const _: () = assert!(STORED_CONSENT_AGE.as_secs() >= 2 * LIFE_STAMP_EVERY.as_secs() + 60);
+const _: () = assert!(STORED_CONSENT_AGE.as_secs() <= TOMBSTONE_AGE_MIN.as_secs());
 // A hint whose target flapped worst still finds its time before it dies.
 const _: () = assert!(HINT_WAIT_MAX.as_secs() < HINT_AGE_MAX.as_secs());
 // What is not repaired any more is still everywhere: an ended entry stays for longer than the margin.

@@ -1,7 +1,7 @@
 //! Namespaces: what kind of value their keys hold, how many replicas answer, what is kept (PROTOCOL §3, §4, §10).
 //!
 //! The table is replicated: a join of last-writer-wins entries by `Version`, so that two nodes that create at the same
-//! time agree. Kind and n are fixed at creation: where two creations differ, the older (smaller `created`) stays.
+//! time agree. Kind, n and ack are fixed at creation: where two creations differ, the older (smaller `created`) stays.
 
 use crate::{
     id::NamespaceId,
@@ -41,6 +41,44 @@ pub enum Eviction {
     None,
 }
 
+/// What a vote for a write means (ARCHITECTURE §1): where the replica that gives it holds the write by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ack {
+    /// In its memory.
+    #[default]
+    Mem,
+    /// In its log too: a crash of the process does not lose it.
+    Log,
+    /// In its log, and synced: a loss of power does not lose it.
+    Fsync,
+}
+
+impl Ack {
+    /// Whether a vote asks for a disk.
+    pub fn is_durable(self) -> bool {
+        match self {
+            Self::Mem => false,
+            Self::Log | Self::Fsync => true,
+        }
+    }
+
+    /// Whether it asks for none.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn is_mem(&self) -> bool {
+        !self.is_durable()
+    }
+
+    /// As the command line and the configuration write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mem => "mem",
+            Self::Log => "log",
+            Self::Fsync => "fsync",
+        }
+    }
+}
+
 /// Settings of one namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,6 +112,9 @@ pub struct Namespace {
     /// What goes when memory runs out.
     #[serde(default)]
     pub eviction: Eviction,
+    /// What a vote for a write means; fixed. Nodes that know no such setting still understand a namespace of `mem`.
+    #[serde(default, skip_serializing_if = "Ack::is_mem")]
+    pub ack: Ack,
 }
 
 fn register() -> Kind {
@@ -135,6 +176,7 @@ impl Namespace {
             ttl_max: None,
             value_max: VALUE_BYTES_DEFAULT,
             eviction: Eviction::On,
+            ack: Ack::Mem,
         }
     }
 
@@ -207,6 +249,12 @@ impl NamespaceTable {
     /// All of them, in id order.
     pub fn iter(&self) -> impl Iterator<Item = (NamespaceId, &Namespace)> {
         self.by_id.iter().map(|(id, stamped)| (*id, &stamped.namespace))
+    }
+
+    /// Those that `keep` names.
+    pub(crate) fn only(&self, keep: impl Fn(NamespaceId, &Namespace) -> bool) -> Self {
+        let kept = self.by_id.iter().filter(|(id, stamped)| keep(**id, &stamped.namespace));
+        Self { by_id: kept.map(|(id, stamped)| (*id, stamped.clone())).collect() }
     }
 
     /// How many there are.

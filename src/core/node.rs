@@ -20,6 +20,7 @@ use crate::{
     config::NodeConfig,
     control::{
         clock_watch::ClockWatch,
+        disk::Disk,
         replicated::Replicated,
         seeds::{Company, Seeds},
         spread::{self, Spread},
@@ -31,7 +32,7 @@ use crate::{
     input::{Caller, NodeInput},
     membership::{Change, Effects, Identity, Membership},
     outbox::{NodeEvent, NodeOutbox, ShardReport},
-    ring::{LayoutName, Ring, Role, RoleState, Stage},
+    ring::{LayoutName, Ring, RoleState, Stage},
     rng::Rng,
     stats::ShardStats,
     time::{Mono, Now},
@@ -42,6 +43,7 @@ use crate::{
         hello::{NodeHello, Routing},
     },
 };
+use roles::{own_role, role_of};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -80,6 +82,7 @@ pub struct Node {
     seeds: Seeds,
     absences: Absences,
     standing: Standing,
+    disk: Disk,
     /// When roles last came to differ from the layout.
     differs_since: Option<Mono>,
     /// A verdict that no peer can lift.
@@ -118,7 +121,19 @@ impl Node {
         let me =
             Identity { node: config.node, incarnation, renewal: 0, address: config.address, shards: config.shards };
         assert_eq!(own_role(&config).check(), Ok(()), "the configuration was checked");
-        let replicated = Replicated::new(&config.cluster);
+        let mut replicated = Replicated::new(&config.cluster);
+        let mut standing = Standing::new(config.warming_max);
+        let (disk, restored) = Disk::new(config.disk, config.restored.as_deref(), config.node, now.mono);
+        let mut obstacle = None;
+        if let Some(meta) = restored {
+            match replicated.join(&meta) {
+                Ok(_) if meta.layouts.current().is_some() => standing.on_return(),
+                Ok(_) => {}
+                Err(reason) => obstacle = Some(format!("the state on its disk: {reason}")),
+            }
+        }
+        // What shards find beside a state that cannot be read is of an unknown time.
+        let lapses = u64::from(disk.is_unreadable());
         let mut view = View::empty(config.node, Arc::clone(replicated.namespaces()));
         view.fence = Some(Fence::ClockUnconfirmed);
         Self {
@@ -137,17 +152,18 @@ impl Node {
             watch: ClockWatch::new(config.clock_floor),
             seeds: Seeds::new(config.address, config.seeds.clone()),
             absences: Absences::default(),
-            standing: Standing::new(config.warming_max),
+            standing,
+            disk,
             differs_since: None,
             verdict: None,
             fence: view.fence,
-            obstacle: None,
+            obstacle,
             refused: BTreeSet::new(),
             stats: ShardStats::default(),
             ring: None,
             beside: None,
             reports: BTreeMap::new(),
-            lapses: 0,
+            lapses,
             looked: None,
             completed: None,
             stage_reached: None,
@@ -196,6 +212,11 @@ impl Node {
                 self.reports.insert(report.shard, report);
             }
             NodeInput::ClockStored(bound) => self.watch.on_stored(bound),
+            NodeInput::MetaStored(number) => {
+                if let Some(life) = self.disk.on_stored(number) {
+                    self.unsent |= self.replicated.live(self.config.node, life);
+                }
+            }
         }
         self.settle(now, out);
     }
@@ -244,6 +265,7 @@ impl Node {
             watch: &self.watch,
             fence: self.fence,
             obstacle: self.obstacle.as_deref(),
+            held_back: self.disk.obstacle(),
         }
     }
 
@@ -333,6 +355,11 @@ impl Node {
             PeerControl::Pong { nonce, wall } => self.watch.on_pong(from, nonce, wall, now),
             PeerControl::MetaDigest { digest } => {
                 self.spread.learn(from, digest);
+                if digest == self.replicated.digest() {
+                    // It remembers what this node does.
+                    let known = self.replicated.life(self.config.node);
+                    self.remember(now, known, out);
+                }
                 if digest != self.replicated.digest() {
                     self.send(from, &PeerControl::MetaSync(Box::new(self.replicated.meta())), out);
                 }
@@ -360,12 +387,24 @@ impl Node {
         };
         self.refused.remove(&from);
         self.obstacle = None;
+        self.remember(now, meta.lives.get(&self.config.node).copied(), out);
         let theirs = Replicated::digest_of(meta);
         self.spread.learn(from, theirs);
         if changed {
             self.spread.forward(now.mono);
         } else if theirs != self.replicated.digest() {
             self.send(from, &PeerControl::MetaSync(Box::new(self.replicated.meta())), out);
+        }
+    }
+
+    /// A peer remembers this life stamp of this node.
+    fn remember(&mut self, now: Now, known: Option<Hlc>, out: &mut dyn NodeOutbox) {
+        if self.disk.on_remembered(known) {
+            self.lapses += 1;
+            self.standing.lapse(now.mono);
+            let reason =
+                "a peer remembers a newer state of this node than its disk has: it is an older copy".to_owned();
+            out.event(NodeEvent::RestoredTooOld { reason });
         }
     }
 
@@ -402,6 +441,10 @@ impl Node {
                 }
                 if let Some(fence) = self.fence {
                     return refused(format!("this node must not stamp now: {fence}"));
+                }
+                if namespace.ack.is_durable() && !self.config.disk {
+                    let (name, ack, node) = (&namespace.name, namespace.ack.name(), &self.config.name);
+                    return refused(format!("namespace {name} wants ack={ack}, and node {node} has no data_dir"));
                 }
                 let version = Version { hlc: self.clock.stamp(now), actor: self.config.actor };
                 let n = self.config.cluster.n;
@@ -528,19 +571,6 @@ impl Node {
     }
 }
 
-fn own_role(config: &NodeConfig) -> Role {
-    Role {
-        token_id: config.node,
-        zone: config.zone.clone(),
-        weight: config.weight,
-        state: RoleState::Active,
-        name: config.name.clone(),
-        address: config.address,
-        shards: config.shards,
-        replaces: None,
-    }
-}
-
 /// The process that a `Hello` tells of.
 fn identity_of(hello: &NodeHello) -> Identity {
     Identity {
@@ -549,19 +579,5 @@ fn identity_of(hello: &NodeHello) -> Identity {
         renewal: 0,
         address: hello.address,
         shards: hello.shards,
-    }
-}
-
-/// The role that a `Hello` implies, to check its bounds.
-fn role_of(hello: &NodeHello) -> Role {
-    Role {
-        token_id: hello.node,
-        zone: hello.zone.clone(),
-        weight: 1,
-        state: RoleState::Active,
-        name: hello.name.clone(),
-        address: hello.address,
-        shards: hello.shards,
-        replaces: None,
     }
 }

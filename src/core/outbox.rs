@@ -37,6 +37,20 @@ pub struct ShardReport {
     pub moved_bytes: u64,
 }
 
+/// A change of what a driver keeps for a shard: an ordered map from bytes to bytes, whose content is core's business
+/// (`durable`). Writes of one shard are applied in the order given; what is there after a crash is a prefix of that order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreWrite<'a> {
+    /// Its number: one above that of the shard's last write; the first of a process has 1.
+    pub ticket: u64,
+    /// Whether `ShardInput::Stored` is to mean that it, and all before it, are synced.
+    pub sync: bool,
+    /// Where; at most `durable::STORE_KEY_BYTES_MAX`.
+    pub key: &'a [u8],
+    /// What is there from now on; `None`: nothing.
+    pub value: Option<&'a [u8]>,
+}
+
 /// Effects of a shard.
 pub trait ShardOutbox {
     /// Sends a message of the data plane to a peer's shard.
@@ -47,6 +61,10 @@ pub trait ShardOutbox {
 
     /// Tells the control plane of this process how far the shard is; it comes there as `NodeInput::Report`.
     fn report(&mut self, report: ShardReport);
+
+    /// Stores a change, and says so by `ShardInput::Stored` or `ShardInput::StoreFailed`, in order. Never called without
+    /// `ShardConfig.disk`.
+    fn store(&mut self, write: &StoreWrite<'_>);
 }
 
 /// What a person watching the node wants to read: the driver logs it.
@@ -80,6 +98,11 @@ pub enum NodeEvent {
     },
     /// The node stopped or resumed coordinating.
     Fenced(Option<crate::view::Fence>),
+    /// The disk is older than what peers saw of this node: what was restored from it is dropped.
+    RestoredTooOld {
+        /// What was found, for a person.
+        reason: String,
+    },
     /// Somebody was refused.
     Refused {
         /// Who and why, for a person.
@@ -111,6 +134,11 @@ pub trait NodeOutbox {
 
     /// Stores the bound that the clock may not pass before the next one is stored. Diskless nodes confirm at once.
     fn store_clock(&mut self, bound: Hlc);
+
+    /// Stores `bytes` in the place of what an earlier call stored, at once or not at all, and synced; then
+    /// `NodeInput::MetaStored(number)`. Not more than about one a second; where several wait, the last is enough. Never called
+    /// without `NodeConfig.disk`.
+    fn store_meta(&mut self, number: u64, bytes: &[u8]);
 
     /// Tells whoever watches.
     fn event(&mut self, event: NodeEvent);

@@ -11,11 +11,12 @@ use crate::{
     clock::Clock,
     config::ShardConfig,
     coordinator::{Budget, InFlight, OperationId, Peers},
+    durable::Durable,
     handoff::{HintStore, Hinted, Leaving, Ownership, Part},
     id::{KeyHash, NamespaceId, NodeId},
     input::ShardInput,
     limits,
-    namespace::{Eviction, Mode, NamespaceTable},
+    namespace::{Ack, Eviction, Mode, NamespaceTable},
     outbox::ShardOutbox,
     rng::{Rng, SeededMap},
     stats::ShardStats,
@@ -42,6 +43,9 @@ const BACKGROUND_SHARE: u64 = 128;
 const REQUEST_TIMERS: u64 = 256;
 /// Hints get this share of the memory, one in …
 const HINTS_SHARE: u64 = 20;
+/// This share of the memory is kept free of restored records that wait, one in …, and so many bytes or half of what there is.
+const RESTORE_HEADROOM_SHARE: u64 = 16;
+const RESTORE_HEADROOM: u64 = 1 << 20;
 /// Requests in flight get this share of the memory, one in …
 const IN_FLIGHT_SHARE: u64 = 8;
 
@@ -57,6 +61,7 @@ pub(crate) struct Rules {
     pub(crate) ttl_max: Option<u64>,
     pub(crate) value_max: u32,
     pub(crate) evictable: bool,
+    pub(crate) ack: Ack,
 }
 
 /// One shard. See the crate's front page for how it is driven.
@@ -73,6 +78,7 @@ pub struct Shard {
     pub(crate) repair_budget: Budget,
     pub(crate) anti_entropy: AntiEntropy,
     pub(crate) ownership: Ownership,
+    pub(crate) durable: Durable,
     pub(crate) leaving: Leaving,
     pub(crate) in_flight: InFlight,
     /// Bytes that requests in flight own beside the table of them: keys and waiting values.
@@ -103,8 +109,16 @@ impl Shard {
             shard: config.shard,
             seed: config.seed,
         });
+        // What is restored waits beside an empty memtable, and leaves it room to take it over.
+        let room = config.memory.saturating_sub(table.accounted());
+        let headroom = (config.memory / RESTORE_HEADROOM_SHARE).max(RESTORE_HEADROOM.min(room / 2));
+        let for_restored = room.saturating_sub(headroom);
         let process = Rng::fork(config.seed, &format!("requests in flight of {}", config.actor.0)).next();
         let hinted = Hinted::new(Rng::fork(config.seed, &format!("hints in flight of {}", config.actor.0)).next());
+        let mut hints = HintStore::new(config.memory / HINTS_SHARE);
+        if config.disk {
+            hints.note_changes();
+        }
         let view = View::empty(config.node, Arc::new(NamespaceTable::default()));
         Self {
             clock: Clock::new(config.clock_floor),
@@ -113,10 +127,11 @@ impl Shard {
             spaces: Vec::new(),
             table,
             anti_entropy: AntiEntropy::new(Rng::fork(config.seed, &format!("anti-entropy of {}", config.actor.0))),
-            hints: HintStore::new(config.memory / HINTS_SHARE),
+            hints,
             hinted,
             repair_budget: Budget::default(),
             ownership: Ownership::default(),
+            durable: Durable::new(for_restored),
             leaving: Leaving::default(),
             in_flight: InFlight::new(config.memory / IN_FLIGHT_SHARE / 2, process),
             in_flight_bytes: 0,
@@ -172,7 +187,10 @@ impl Shard {
             ShardInput::View(view) => self.on_view(now, &view, out),
             ShardInput::PeerLost(node) => self.on_peer_lost(now, node, out),
             ShardInput::CallerLost { link } => self.on_caller_lost(link),
+            ShardInput::Stored { through } => self.on_stored(now, through, out),
+            ShardInput::StoreFailed { from } => self.on_store_failed(now, from, out),
         }
+        self.settle_disk(out);
         self.watch_hints(now);
         self.reserve();
     }
@@ -211,7 +229,9 @@ impl Shard {
                 self.expire_hints(now);
                 self.hints_expire_at = now.mono + HINTS_EXPIRE_EVERY;
             }
+            self.maintain_disk(now, out);
         }
+        self.settle_disk(out);
         self.watch_hints(now);
         self.reserve();
     }
@@ -243,6 +263,7 @@ impl Shard {
             hint_bytes: self.hints.bytes(),
             hints_dropped: self.hints.dropped(),
             partitions_urgent: self.anti_entropy.urgent.len() as u64,
+            stores_waiting: self.durable.waiting_stores(),
             in_flight: self.in_flight.len() as u64,
             entries: table.entries + table.tombstones,
             tombstones: table.tombstones,
@@ -313,11 +334,11 @@ impl Shard {
             + 4 * self.own_deadline.len();
         let hints = if canary!(K35) { 0 } else { self.hints.bytes() };
         let background = self.background().max(self.config.memory / BACKGROUND_SHARE) + self.listed_partitions();
-        hints + background + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
+        hints + self.durable.bytes() + background + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
     }
 
     /// Tells the memtable what the shard holds beside it, so that one limit covers all.
-    fn reserve(&mut self) {
+    pub(crate) fn reserve(&mut self) {
         self.set_aside(self.held());
     }
 
@@ -342,6 +363,10 @@ impl Shard {
         self.empty_assigned(view);
         let old = std::mem::replace(&mut self.view, Rc::new(View::clone(view)));
         self.learn_namespaces();
+        if self.view.lapses > old.lapses {
+            self.forget_restored();
+        }
+        self.take_restored(now);
         let names = |view: &View| (view.newest().map(|ring| ring.name()), view.oldest().map(|ring| ring.name()));
         let new_ring = names(&old) != names(&self.view);
         // Which copies vote is known before any request goes on under the new layouts.
@@ -381,7 +406,9 @@ impl Shard {
                 ttl_max: namespace.ttl_max,
                 value_max: namespace.value_max,
                 evictable: namespace.eviction == Eviction::On,
+                ack: namespace.ack,
             };
+            self.table.set_stored(slot, self.config.disk && namespace.ack.is_durable());
             if usize::from(slot.0) == self.spaces.len() {
                 self.spaces.push(id);
             }

@@ -124,6 +124,18 @@ stats! {
     partitions_dropped,
     /// Gauge: partitions of the newest layout that are not Ready here.
     partitions_missing,
+    /// Records restored from the disk.
+    restored,
+    /// Stored records that could not be used: damaged, of a newer version, or too many for memory.
+    restore_errors,
+    /// Changes given to the disk.
+    stored_writes,
+    /// Changes that the disk did not keep; written again since, or waiting for it.
+    stored_failures,
+    /// Votes refused because the namespace asks for a log, and there is no disk or it did not keep the write.
+    votes_not_stored,
+    /// Gauge: changes whose storing is not confirmed.
+    stores_waiting,
     /// Gauge: requests in flight now.
     in_flight,
     /// Gauge: live and expired entries held, tombstones included.

@@ -17,7 +17,7 @@ use meshwork_core::{
     limits::IN_FLIGHT_PER_LINK,
     time::Now,
     wire::{
-        client::{Reply, Request, Status},
+        client::{Op, Reply, Request, Status},
         control::{self, ClientControl, PeerControl},
         frame::{DecodeError, Decoder, FrameType, encode_unsupported},
         local,
@@ -135,6 +135,11 @@ impl Worker {
             self.out.answer(caller.link, |buffer| reply.encode(buffer));
             return;
         }
+        if self.waits_too_long(&request) {
+            let reply = Reply::status(request.id, Status::Overloaded { retry_after_ms: RETRY_AFTER_MS });
+            self.out.answer(caller.link, |buffer| reply.encode(buffer));
+            return;
+        }
         let hash = self.hash_ahead.take().unwrap_or_else(|| self.hasher.hash(request.namespace, request.key));
         let shard = self.shard_of(hash);
         if shard == self.out.shard {
@@ -142,6 +147,18 @@ impl Worker {
         } else {
             self.out.cross(shard, Crossing { link: caller.link, hash, frame: Bytes::copy_from_slice(frame) });
         }
+    }
+
+    /// Whether this is a write for the disk, and too much waits for that.
+    #[inline]
+    fn waits_too_long(&self, request: &Request<'_>) -> bool {
+        let writes = match request.op {
+            Op::Put { .. } | Op::Delete { .. } | Op::Touch { .. } => true,
+            Op::Get | Op::Inspect => false,
+        };
+        writes
+            && self.out.shared.store.as_ref().is_some_and(|store| store.is_behind())
+            && self.durable.contains(&request.namespace)
     }
 
     /// Counts a request in; the reply counts it out. `false`: it may not come in, and its reply counts nothing.

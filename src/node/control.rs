@@ -10,11 +10,12 @@ use crate::{
     links::LinkName,
     outbox::Target,
     shared::Shared,
+    storage::MetaFile,
     worker::Worker,
 };
 use meshwork_core::{
     id::NodeId,
-    input::{Caller, NodeInput, PeerShard, ShardInput},
+    input::{Caller, NodeInput, PeerShard},
     namespace::Namespace,
     node::Node,
     outbox::{NodeEvent, NodeOutbox, ShardReport},
@@ -22,11 +23,12 @@ use meshwork_core::{
     value::Hlc,
     view::View,
     wire::{
-        control::{self, ClientControl, ControlReply, PeerControl},
+        control::{self, ClientControl, ControlReply, NodeStatus, PeerControl},
         hello::NodeHello,
     },
 };
 use std::{net::SocketAddr, sync::Arc};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 /// Id of control frames between nodes: no request has it, so an `Unsupported` for it concerns nobody.
 const NO_REQUEST: u64 = u64::MAX;
@@ -39,6 +41,14 @@ enum Effect {
     Reply(Caller, ControlReply),
     Publish(Arc<View>),
     StoreClock(Hlc),
+    StoreMeta(u64, Vec<u8>),
+}
+
+/// What reached the disk.
+pub(crate) enum Stored {
+    Clock(Hlc),
+    /// The number of what is there now.
+    Meta(u64),
 }
 
 /// The control plane and what the driver keeps for it.
@@ -46,10 +56,12 @@ pub(crate) struct ControlPlane {
     node: Node,
     effects: Effects,
     identity: Arc<NodeIdentity>,
+    /// Where core's meta is kept, on a node with a disk.
+    meta: Option<Arc<MetaFile>>,
     /// To be created once there is a layout.
     namespaces: Vec<Namespace>,
-    /// A stored bound, from the thread that wrote it.
-    stored: (tokio::sync::mpsc::UnboundedSender<Hlc>, Option<tokio::sync::mpsc::UnboundedReceiver<Hlc>>),
+    /// From the threads that wrote something.
+    stored: (UnboundedSender<Stored>, Option<UnboundedReceiver<Stored>>),
 }
 
 #[derive(Default)]
@@ -83,6 +95,10 @@ impl NodeOutbox for Effects {
         self.list.push(Effect::StoreClock(bound));
     }
 
+    fn store_meta(&mut self, number: u64, bytes: &[u8]) {
+        self.list.push(Effect::StoreMeta(number, bytes.to_vec()));
+    }
+
     fn event(&mut self, event: NodeEvent) {
         crate::telemetry::node_event(&event);
         if let NodeEvent::MustStop { reason } = event {
@@ -92,17 +108,23 @@ impl NodeOutbox for Effects {
 }
 
 impl ControlPlane {
-    pub(crate) fn new(node: Node, identity: Arc<NodeIdentity>, namespaces: Vec<Namespace>) -> Self {
+    pub(crate) fn new(
+        node: Node,
+        identity: Arc<NodeIdentity>,
+        meta: Option<MetaFile>,
+        namespaces: Vec<Namespace>,
+    ) -> Self {
         let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
-        Self { node, effects: Effects::default(), identity, namespaces, stored: (sender, Some(receiver)) }
+        let meta = meta.map(Arc::new);
+        Self { node, effects: Effects::default(), identity, meta, namespaces, stored: (sender, Some(receiver)) }
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Mono> {
         self.node.poll_timeout()
     }
 
-    /// Where bounds that are on disk are told; once.
-    pub(crate) fn take_stored(&mut self) -> Option<tokio::sync::mpsc::UnboundedReceiver<Hlc>> {
+    /// Where it is told what is on disk; once.
+    pub(crate) fn take_stored(&mut self) -> Option<UnboundedReceiver<Stored>> {
         self.stored.1.take()
     }
 
@@ -121,7 +143,8 @@ impl ControlPlane {
 
     fn show(&self, now: Now, shared: &Shared) {
         shared.routing.store(self.node.routing().map(Arc::new));
-        shared.set_status(self.node.status(now));
+        let disk = shared.store.as_ref().map(|store| store.status());
+        shared.set_status(NodeStatus { disk, ..self.node.status(now) });
     }
 }
 
@@ -152,8 +175,11 @@ impl Worker {
         self.on_control(now, NodeInput::Seeds(seeds));
     }
 
-    pub(crate) fn on_clock_stored(&mut self, now: Now, bound: Hlc) {
-        self.on_control(now, NodeInput::ClockStored(bound));
+    pub(crate) fn on_control_stored(&mut self, now: Now, stored: &Stored) {
+        match stored {
+            Stored::Clock(bound) => self.on_control(now, NodeInput::ClockStored(*bound)),
+            Stored::Meta(number) => self.on_control(now, NodeInput::MetaStored(*number)),
+        }
     }
 
     pub(crate) fn on_report(&mut self, now: Now, report: ShardReport) {
@@ -213,11 +239,15 @@ impl Worker {
                 | ControlReply::Changed(_)
                 | ControlReply::Namespaces(_) => {}
             },
-            Effect::Reply(caller, reply) => {
+            Effect::Reply(caller, mut reply) => {
+                if let ControlReply::Status(status) = &mut reply {
+                    status.disk = self.out.shared.store.as_ref().map(|store| store.status());
+                }
                 self.out.answer(caller.link, |buffer| control::encode(buffer, caller.id, &reply));
             }
             Effect::Publish(view) => self.publish(now, view),
             Effect::StoreClock(bound) => self.store_clock(now, bound),
+            Effect::StoreMeta(number, bytes) => self.store_meta(number, bytes),
         }
     }
 
@@ -233,35 +263,46 @@ impl Worker {
             shared.tell(shard, Letter::View(view.clone(), addresses.clone()));
         }
         self.out.addresses = addresses;
-        self.shard.handle(now, ShardInput::View(view), &mut self.out);
+        self.on_view(now, view);
     }
 
     fn store_clock(&mut self, now: Now, bound: Hlc) {
         let Some(control) = &self.control else { return };
         if !control.identity.has_directory() {
-            self.on_clock_stored(now, bound);
+            self.on_control_stored(now, &Stored::Clock(bound));
             return;
         }
         let (identity, stored) = (control.identity.clone(), control.stored.0.clone());
         // A sync may take long on a busy disk; the shard must not wait for it.
         tokio::task::spawn_blocking(move || match identity.store_clock(bound) {
             // Nobody listens only when the node has ended.
-            Ok(()) => drop(stored.send(bound)),
+            Ok(()) => drop(stored.send(Stored::Clock(bound))),
             Err(error) => {
                 tracing::error!(%error, "the clock bound could not be stored: this node will stop coordinating");
             }
         });
     }
+
+    fn store_meta(&self, number: u64, bytes: Vec<u8>) {
+        let Some(control) = &self.control else { return };
+        let (meta, stored) = (control.meta.clone(), control.stored.0.clone());
+        tokio::task::spawn_blocking(move || match meta.map_or(Ok(number), |meta| meta.store(number, &bytes)) {
+            Ok(number) => drop(stored.send(Stored::Meta(number))),
+            Err(error) => {
+                tracing::error!(%error, "mesh.meta could not be stored: after a restart this node knows an older mesh");
+            }
+        });
+    }
 }
 
-/// Tells the control plane of bounds that reached the disk.
+/// Tells the control plane what reached the disk.
 pub(crate) async fn run_stored(seat: crate::worker::Seat) {
     let receiver = seat.borrow_mut().control.as_mut().and_then(ControlPlane::take_stored);
     let Some(mut receiver) = receiver else { return };
-    while let Some(bound) = receiver.recv().await {
+    while let Some(stored) = receiver.recv().await {
         let worker = &mut *seat.borrow_mut();
         let now = worker.begin();
-        worker.on_clock_stored(now, bound);
+        worker.on_control_stored(now, &stored);
         worker.finish(now, &seat);
     }
 }

@@ -66,7 +66,7 @@ impl NodeHandle {
         self.shared.ready().await
     }
 
-    /// What the node knows of the mesh and of itself, as of at most half a second ago.
+    /// What the node knows of the mesh and of itself, its disk too, as of at most half a second ago.
     pub fn status(&self) -> Arc<NodeStatus> {
         self.shared.status()
     }

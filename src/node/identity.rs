@@ -1,17 +1,18 @@
 //! Who this node is over restarts: the data directory keeps its id and the bound its clock may reach (PROTOCOL §1).
 //!
-//! `node.json` is replaced whole: written beside, synced, renamed, directory synced. A lock on `node.lock` keeps a second
-//! process out, and goes with the process, whatever ends it. Without a directory everything is drawn anew. What cannot
-//! be read is an error and never a new identity: a node that forgot who it was would count twice in quorums.
+//! `node.json` is replaced whole. A lock on `node.lock` keeps a second process out, and goes with the process, whatever
+//! ends it. Without a directory everything is drawn anew. What cannot be read, or is of another cluster, is an error and
+//! never a new identity: a node that forgot who it was would count twice in quorums.
 
+use crate::replace::replace;
 use meshwork_core::{
-    id::{ActorId, NodeId},
+    id::{ActorId, ClusterId, NodeId},
     value::Hlc,
 };
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -43,6 +44,19 @@ pub enum IdentityError {
         /// What is wrong with it.
         reason: String,
     },
+    /// It is of a node of another cluster.
+    #[error(
+        "{} is the data directory of a node of another cluster ({theirs}, and this node's certificate is of {ours}): give this node its own node.data_dir, or the certificate of that cluster",
+        path.display()
+    )]
+    OtherCluster {
+        /// The directory.
+        path: PathBuf,
+        /// The cluster it is of, hexadecimal.
+        theirs: String,
+        /// The cluster of the certificate, hexadecimal.
+        ours: String,
+    },
     /// The system gives no random numbers.
     #[error("no random numbers from the system: {0}")]
     Random(io::Error),
@@ -57,18 +71,25 @@ struct Stored {
     clock_bound: u64,
     /// Of the two above, so that a flipped bit is noticed.
     check: String,
+    /// Hexadecimal; a version before this one wrote none.
+    #[serde(default)]
+    cluster: Option<String>,
 }
 
 impl Stored {
-    fn new(node: NodeId, clock_bound: Hlc) -> Self {
+    fn new(node: NodeId, clock_bound: Hlc, cluster: ClusterId) -> Self {
         let node = format!("{:032x}", node.0);
         let check = Self::check_of(&node, clock_bound.0);
-        Self { format: 1, node, clock_bound: clock_bound.0, check }
+        Self { format: 1, node, clock_bound: clock_bound.0, check, cluster: Some(shown(cluster)) }
     }
 
     fn check_of(node: &str, bound: u64) -> String {
         blake3::hash(format!("{node}/{bound}").as_bytes()).to_hex()[..16].to_owned()
     }
+}
+
+fn shown(cluster: ClusterId) -> String {
+    format!("{:032x}", cluster.0)
 }
 
 /// A node's identity for the life of this process, and its data directory if there is one.
@@ -78,16 +99,17 @@ pub(crate) struct NodeIdentity {
     /// Whether the id was there before.
     pub(crate) known: bool,
     pub(crate) clock_bound: Hlc,
+    cluster: ClusterId,
     directory: Option<PathBuf>,
     /// Held for the life of the process.
     _lock: Option<File>,
 }
 
 impl NodeIdentity {
-    pub(crate) fn open(directory: Option<&Path>) -> Result<Self, IdentityError> {
+    pub(crate) fn open(directory: Option<&Path>, cluster: ClusterId) -> Result<Self, IdentityError> {
         let Some(directory) = directory else {
             let node = NodeId(u128::from_be_bytes(random()?));
-            return Ok(Self { node, known: false, clock_bound: Hlc(0), directory: None, _lock: None });
+            return Ok(Self { node, known: false, clock_bound: Hlc(0), cluster, directory: None, _lock: None });
         };
         std::fs::create_dir_all(directory).map_err(failed(directory))?;
         let lock_path = directory.join("node.lock");
@@ -105,11 +127,19 @@ impl NodeIdentity {
             node: NodeId(0),
             known: true,
             clock_bound: Hlc(0),
+            cluster,
             directory: Some(directory.to_owned()),
             _lock: Some(lock),
         };
         match File::open(&path) {
-            Ok(file) => (identity.node, identity.clock_bound) = read(&path, file)?,
+            Ok(file) => {
+                let (node, clock_bound, theirs) = read(&path, file)?;
+                if let Some(theirs) = theirs.filter(|theirs| *theirs != shown(cluster)) {
+                    let (path, ours) = (directory.to_owned(), shown(cluster));
+                    return Err(IdentityError::OtherCluster { path, theirs, ours });
+                }
+                (identity.node, identity.clock_bound) = (node, clock_bound);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 (identity.node, identity.known) = (NodeId(u128::from_be_bytes(random()?)), false);
                 identity.store_clock(Hlc(0))?;
@@ -127,17 +157,13 @@ impl NodeIdentity {
     /// Keeps the bound; returns once it is on disk. Nothing to do without a directory.
     pub(crate) fn store_clock(&self, bound: Hlc) -> Result<(), IdentityError> {
         let Some(directory) = &self.directory else { return Ok(()) };
-        let (path, beside) = (directory.join("node.json"), directory.join("node.json.new"));
-        let text = serde_json::to_vec_pretty(&Stored::new(self.node, bound)).expect("strings and integers are JSON");
-        let mut file = File::create(&beside).map_err(failed(&beside))?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed(&beside))?;
-        std::fs::rename(&beside, &path).map_err(failed(&path))?;
-        // The rename itself is durable once the directory is.
-        File::open(directory).and_then(|handle| handle.sync_all()).map_err(failed(directory))
+        let stored = Stored::new(self.node, bound, self.cluster);
+        let text = serde_json::to_vec_pretty(&stored).expect("strings and integers are JSON");
+        replace(directory, "node.json", &text).map_err(failed(&directory.join("node.json")))
     }
 }
 
-fn read(path: &Path, file: File) -> Result<(NodeId, Hlc), IdentityError> {
+fn read(path: &Path, file: File) -> Result<(NodeId, Hlc, Option<String>), IdentityError> {
     let damaged = |reason: String| IdentityError::Damaged { path: path.to_owned(), reason };
     let mut text = String::new();
     file.take(4096).read_to_string(&mut text).map_err(|error| damaged(error.to_string()))?;
@@ -149,7 +175,7 @@ fn read(path: &Path, file: File) -> Result<(NodeId, Hlc), IdentityError> {
         return Err(damaged("its check sum does not fit".to_owned()));
     }
     let node = u128::from_str_radix(&stored.node, 16).map_err(|_| damaged("the id is no number".to_owned()))?;
-    Ok((NodeId(node), Hlc(stored.clock_bound)))
+    Ok((NodeId(node), Hlc(stored.clock_bound), stored.cluster))
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> IdentityError {
@@ -177,31 +203,33 @@ pub(crate) fn draw_seed() -> Result<u64, IdentityError> {
 mod tests {
     use super::*;
 
+    const CLUSTER: ClusterId = ClusterId(7);
+
     #[test]
     fn identity_and_clock_bound_outlive_the_process() {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("deep/er");
-        let first = NodeIdentity::open(Some(&home)).unwrap();
+        let first = NodeIdentity::open(Some(&home), CLUSTER).unwrap();
         assert!(!first.known);
         first.store_clock(Hlc(77)).unwrap();
         let node = first.node;
         drop(first);
-        let second = NodeIdentity::open(Some(&home)).unwrap();
+        let second = NodeIdentity::open(Some(&home), CLUSTER).unwrap();
         assert_eq!((second.node, second.known, second.clock_bound), (node, true, Hlc(77)));
     }
 
     #[test]
     fn two_processes_cannot_share_a_directory() {
         let dir = tempfile::tempdir().unwrap();
-        let _first = NodeIdentity::open(Some(dir.path())).unwrap();
-        let error = NodeIdentity::open(Some(dir.path())).unwrap_err();
+        let _first = NodeIdentity::open(Some(dir.path()), CLUSTER).unwrap();
+        let error = NodeIdentity::open(Some(dir.path()), CLUSTER).unwrap_err();
         assert!(matches!(error, IdentityError::InUse { .. }), "{error}");
     }
 
     #[test]
     fn a_damaged_file_is_an_error_and_never_a_new_identity() {
         let dir = tempfile::tempdir().unwrap();
-        drop(NodeIdentity::open(Some(dir.path())).unwrap());
+        drop(NodeIdentity::open(Some(dir.path()), CLUSTER).unwrap());
         let path = dir.path().join("node.json");
         let good = std::fs::read_to_string(&path).unwrap();
         for bad in [
@@ -211,15 +239,33 @@ mod tests {
             good.replace(": 1", ": 2"),
         ] {
             std::fs::write(&path, &bad).unwrap();
-            let error = NodeIdentity::open(Some(dir.path())).unwrap_err();
+            let error = NodeIdentity::open(Some(dir.path()), CLUSTER).unwrap_err();
             assert!(matches!(error, IdentityError::Damaged { .. }), "{bad}: {error}");
             assert_eq!(std::fs::read_to_string(&path).unwrap(), bad);
         }
     }
 
     #[test]
+    fn the_directory_of_another_cluster_is_refused_and_one_of_before_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = NodeIdentity::open(Some(dir.path()), CLUSTER).unwrap().node;
+        let error = NodeIdentity::open(Some(dir.path()), ClusterId(8)).unwrap_err();
+        assert!(matches!(error, IdentityError::OtherCluster { .. }), "{error}");
+        // As the version before wrote it.
+        let path = dir.path().join("node.json");
+        let mut stored: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        stored.as_object_mut().unwrap().remove("cluster");
+        std::fs::write(&path, stored.to_string()).unwrap();
+        let taken = NodeIdentity::open(Some(dir.path()), ClusterId(8)).unwrap();
+        assert_eq!(taken.node, node);
+        taken.store_clock(Hlc(1)).unwrap();
+        drop(taken);
+        NodeIdentity::open(Some(dir.path()), CLUSTER).unwrap_err();
+    }
+
+    #[test]
     fn without_a_directory_each_start_is_somebody_new() {
-        let (a, b) = (NodeIdentity::open(None).unwrap(), NodeIdentity::open(None).unwrap());
+        let (a, b) = (NodeIdentity::open(None, CLUSTER).unwrap(), NodeIdentity::open(None, CLUSTER).unwrap());
         assert_ne!(a.node, b.node);
         a.store_clock(Hlc(1)).unwrap();
     }

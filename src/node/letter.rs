@@ -60,6 +60,10 @@ pub(crate) enum Letter {
     PeerHello { hello: NodeHello, wall: Wall },
     /// For shard 0's thread: how far a shard is with the layouts.
     Report(ShardReport),
+    /// This shard's writes up to this ticket are in the log.
+    Stored { through: u64 },
+    /// This shard's writes from this ticket on were not kept.
+    StoreFailed { from: u64 },
     /// Stop.
     Stop,
     /// Panic, as a bug would.
@@ -84,6 +88,8 @@ impl Weighed for Letter {
             | Self::View(..)
             | Self::PeerHello { .. }
             | Self::Report(_)
+            | Self::Stored { .. }
+            | Self::StoreFailed { .. }
             | Self::Stop => 0,
             #[cfg(test)]
             Self::Panic => 0,
@@ -107,6 +113,8 @@ impl fmt::Debug for Letter {
             Self::ClientControl { .. } => "ClientControl",
             Self::PeerHello { .. } => "PeerHello",
             Self::Report(_) => "Report",
+            Self::Stored { .. } => "Stored",
+            Self::StoreFailed { .. } => "StoreFailed",
             Self::Stop => "Stop",
             #[cfg(test)]
             Self::Panic => "Panic",

@@ -14,13 +14,15 @@
 //! # Threads
 //!
 //! One a shard, each with a current-thread runtime, one UDP endpoint, one `core::shard::Shard` and no lock on its data
-//! path; the first also runs `core::node::Node`. One for HTTP. They meet only in mailboxes and snapshots.
+//! path; the first also runs `core::node::Node`. One for HTTP, one for the disk where there is one. They meet only in
+//! mailboxes and snapshots.
 //!
 //! # Where to start
 //!
 //! - what a node is told: `config`; who it is over restarts: `identity`; how it begins and ends: `start`, `shutdown`
 //! - a frame's way: `worker` (the thread, its tasks) → `batch` (frames to inputs) → core → `outbox` (effects to frames)
 //! - links: `links` (the table), `dial` (making them); the control plane's half: `control`
+//! - the disk: `storage` (what is kept, and what is found again)
 //! - between threads: `mailbox`, `letter`, `shared`; in this process: `local`; for people: `admin`, `telemetry`
 
 mod admin;
@@ -38,9 +40,11 @@ mod links;
 mod local;
 mod mailbox;
 mod outbox;
+mod replace;
 mod shared;
 mod shutdown;
 mod start;
+mod storage;
 mod telemetry;
 #[cfg(test)]
 mod tests;

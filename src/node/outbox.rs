@@ -9,12 +9,13 @@ use crate::{
     links::{Kind, LinkName, Links},
     mailbox::Returned,
     shared::Shared,
+    storage::Writes,
 };
 use bytes::BytesMut;
 use meshwork_core::{
     id::NodeId,
     input::{Caller, PeerShard},
-    outbox::{ShardOutbox, ShardReport},
+    outbox::{ShardOutbox, ShardReport, StoreWrite},
     time::Mono,
     wire::{
         client::{Reply, ReplyBody, Status},
@@ -79,6 +80,8 @@ pub(crate) struct Outbox {
     replies: Vec<Vec<LinkFrames>>,
     requests: Vec<Vec<Crossing>>,
     letters: Vec<u16>,
+    /// For the disk.
+    writes: Writes,
 }
 
 impl Outbox {
@@ -98,6 +101,7 @@ impl Outbox {
             replies: (0..shards).map(|_| Vec::new()).collect(),
             requests: (0..shards).map(|_| Vec::new()).collect(),
             letters: Vec::new(),
+            writes: Writes::default(),
         }
     }
 
@@ -240,6 +244,9 @@ impl Outbox {
 
     /// Sends what this batch wrote: one wake-up for each link, one letter for each thread, one call for each caller.
     pub(crate) fn flush(&mut self) {
+        if !self.writes.is_empty() {
+            self.hand_over();
+        }
         while let Some(name) = self.touched.pop() {
             if let Some(entry) = self.links.get(name) {
                 entry.touched = false;
@@ -249,6 +256,16 @@ impl Outbox {
         self.flush_locals();
         while let Some(shard) = self.letters.pop() {
             self.send_letters(shard);
+        }
+    }
+
+    /// Leaves what this batch stores for the disk's thread.
+    fn hand_over(&mut self) {
+        let (shared, writes) = (self.shared.clone(), std::mem::take(&mut self.writes));
+        let from = writes.first();
+        // Without a disk core stores nothing; were it to, nothing would be kept.
+        if shared.store.as_ref().is_none_or(|store| store.hand_over(self.shard, writes).is_err()) {
+            shared.tell(self.shard, Letter::StoreFailed { from });
         }
     }
 
@@ -311,6 +328,10 @@ impl ShardOutbox for Outbox {
     fn report(&mut self, report: ShardReport) {
         // Also of shard 0: its control plane may be in the middle of a call.
         self.shared.tell(0, Letter::Report(report));
+    }
+
+    fn store(&mut self, write: &StoreWrite<'_>) {
+        self.writes.push(write);
     }
 }
 

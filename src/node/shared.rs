@@ -6,6 +6,7 @@ use crate::{
     handle::{Addresses, Stopped},
     letter::Letter,
     mailbox::Mailbox,
+    storage::Store,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
 use meshwork_core::{
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) certificate_expires: AtomicU64,
     /// Bytes the kernel granted a socket.
     pub(crate) udp_receive_buffer: AtomicU64,
+    /// The disk; `None`: this node has none.
+    pub(crate) store: Option<Arc<Store>>,
     pulses: Vec<Pulse>,
     status: ArcSwap<NodeStatus>,
     ready: watch::Sender<bool>,
@@ -74,6 +77,7 @@ impl Shared {
         addresses: Addresses,
         clocks: crate::clock::Clocks,
         status: NodeStatus,
+        store: Option<Arc<Store>>,
     ) -> Self {
         let shards = usize::from(addresses.shards);
         Self {
@@ -86,6 +90,7 @@ impl Shared {
             routing: ArcSwapOption::empty(),
             certificate_expires: AtomicU64::new(0),
             udp_receive_buffer: AtomicU64::new(0),
+            store,
             pulses: (0..shards).map(|_| Pulse::default()).collect(),
             status: ArcSwap::from_pointee(status),
             ready: watch::Sender::new(false),

@@ -1,8 +1,8 @@
 //! How a node begins: everything that can fail is done before anybody is promised anything.
 //!
-//! In order: check, identity, certificate, one thread a shard with its socket (so that a port in use is told at once),
-//! the address others are told, the control plane, HTTP; then all threads go. Giving up before that lets go of every
-//! thread and socket.
+//! In order: check, certificate, identity, one thread a shard with its socket (so that a port in use is told at once),
+//! the address others are told, the store on disk, the control plane, HTTP; then all threads go, first to be filled from
+//! the store. Giving up before that lets go of every thread and socket. A store that cannot be used is no reason to.
 
 use crate::{
     admin::Admin,
@@ -13,7 +13,9 @@ use crate::{
     handle::{Addresses, NodeHandle, Stopped},
     identity::{self, IdentityError, NodeIdentity},
     shared::Shared,
-    shutdown, telemetry,
+    shutdown,
+    storage::{self, Fed, Feed, Found, MetaFile, Owner, Place, Recovery, Store, StoreOptions, Writer},
+    telemetry,
     worker::{self, Worker},
 };
 use meshwork_core::{
@@ -40,6 +42,8 @@ use tokio::{
 
 /// With port 0, how often a block of free ports is looked for.
 const PORT_TRIES: usize = 16;
+/// Parts of the store that wait for a shard while it is filled.
+const PARTS_MAX: usize = 2;
 
 /// Why a node did not start. Nothing is left running; mend what it names and start again.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +51,7 @@ pub enum StartError {
     /// The configuration does not fit this host.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Config(Vec<Problem>),
-    /// The data directory cannot be used.
+    /// The data directory cannot be used. A store in it that is damaged is set aside instead.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The certificate files cannot be used.
@@ -106,6 +110,8 @@ impl Node {
 struct Go {
     shared: Arc<Shared>,
     shard: ShardConfig,
+    /// What the shard is filled from before it runs, and where it says what became of it.
+    records: (mpsc::Receiver<Feed>, mpsc::Sender<Fed>),
     control: Option<ControlPlane>,
     seeds: (Vec<String>, Vec<SocketAddr>),
     tls: TlsFiles,
@@ -124,8 +130,9 @@ fn start(config: Config) -> Result<NodeHandle, StartError> {
     if !problems.is_empty() {
         return Err(StartError::Config(problems));
     }
-    let identity = Arc::new(NodeIdentity::open(config.node.data_dir.as_deref())?);
     let certificate = Identity::load(&config.tls.files)?;
+    let cluster_id = certificate.cluster_id();
+    let identity = Arc::new(NodeIdentity::open(config.node.data_dir.as_deref(), cluster_id)?);
     let (actor, seed) = (identity::draw_actor()?, identity::draw_seed()?);
     let http = match config.http {
         None => None,
@@ -136,8 +143,9 @@ fn start(config: Config) -> Result<NodeHandle, StartError> {
     let listen = opened[0].address;
     let advertise = discovery::advertised(&config, listen, &seeds)?;
 
+    let disk = open_disk(&config, Owner { cluster: cluster_id, node: identity.node })?;
     let cluster = ClusterConfig {
-        id: certificate.cluster_id(),
+        id: cluster_id,
         name: config.cluster.name.clone(),
         partitions: config.cluster.partitions,
         n: config.cluster.n,
@@ -158,6 +166,8 @@ fn start(config: Config) -> Result<NodeHandle, StartError> {
         seeds: seeds.clone(),
         clock_floor: identity.clock_bound,
         warming_max: config.node.warming_max,
+        disk: disk.is_some(),
+        restored: disk.as_ref().and_then(|disk| disk.restored.clone()),
         seed,
     };
     let clocks = Clocks::start();
@@ -169,7 +179,9 @@ fn start(config: Config) -> Result<NodeHandle, StartError> {
         shards: config.node.shards,
         http: http.as_ref().and_then(|http| http.local_addr().ok()),
     };
-    let shared = Arc::new(Shared::new(cluster.id, cluster.name, node.hello(), addresses, clocks, node.status(now)));
+    let store = disk.as_ref().map(|disk| disk.store.clone());
+    let status = node.status(now);
+    let shared = Arc::new(Shared::new(cluster.id, cluster.name, node.hello(), addresses, clocks, status, store));
     let expires = certificate.expires_at().duration_since(UNIX_EPOCH).unwrap_or_default();
     shared.certificate_expires.store(expires.as_secs(), Ordering::Relaxed);
     let memory = config.memory.bytes();
@@ -181,7 +193,10 @@ fn start(config: Config) -> Result<NodeHandle, StartError> {
     if let Some(listener) = http {
         Admin::spawn(shared.clone(), listener)?;
     }
-    let mut control = Some(ControlPlane::new(node, identity.clone(), config.namespaces.clone()));
+    let (meta, restoring) = disk.map_or((None, None), |disk| (Some(disk.meta), Some((disk.store, disk.recovery))));
+    let mut control = Some(ControlPlane::new(node, identity.clone(), meta, config.namespaces.clone()));
+    let (fed, told) = mpsc::channel();
+    let mut feeds = Vec::new();
     for (number, opened) in (0u16..).zip(opened) {
         let shard = ShardConfig {
             node: identity.node,
@@ -192,11 +207,15 @@ fn start(config: Config) -> Result<NodeHandle, StartError> {
             actor,
             memory: memory / u64::from(config.node.shards),
             clock_floor: identity.clock_bound,
+            disk: restoring.is_some(),
             seed: seed.wrapping_add(u64::from(number) + 1),
         };
+        let (feed, fill) = mpsc::sync_channel(PARTS_MAX);
+        feeds.push(feed);
         let go = Go {
             shared: shared.clone(),
             shard,
+            records: (fill, fed.clone()),
             control: control.take(),
             seeds: (config.transport.seeds.clone(), seeds.clone()),
             tls: config.tls.files.clone(),
@@ -204,8 +223,47 @@ fn start(config: Config) -> Result<NodeHandle, StartError> {
         };
         opened.go.send(go).map_err(|_| StartError::Thread)?;
     }
+    drop(fed);
+    match restoring {
+        Some((store, mut recovery)) => {
+            recovery.restore(feeds, &told, cluster.partitions, &store.disk);
+            Writer::spawn(&shared, &store, recovery)?;
+        }
+        // Nothing more comes: they run.
+        None => drop(feeds),
+    }
     telemetry::started(identity.node, &config.node.name, &config.node.zone, addresses, memory, warning);
     Ok(handle)
+}
+
+/// What a node with a disk has of it before its threads go.
+struct Disk {
+    store: Arc<Store>,
+    recovery: Recovery,
+    meta: MetaFile,
+    /// What core wanted to find again.
+    restored: Option<Vec<u8>>,
+}
+
+fn open_disk(config: &Config, owner: Owner) -> Result<Option<Disk>, StartError> {
+    let Some(data_dir) = config.node.data_dir.clone() else { return Ok(None) };
+    let path = data_dir.join("mesh.meta");
+    let (meta, found) = MetaFile::open(&data_dir).map_err(|source| IdentityError::File { path, source })?;
+    let options = StoreOptions {
+        cache: config.storage.cache,
+        queue: usize::try_from(config.storage.queue).expect("at most a gibibyte"),
+        sync_every: config.storage.sync_every,
+    };
+    let store = Arc::new(Store::new(&options, config.node.shards));
+    let (restored, distrust) = match found {
+        Found::Nothing => (None, None),
+        Found::Meta(bytes) => (Some(bytes), None),
+        // It says which process wrote the store last, without which nobody knows how old the store is.
+        Found::Damaged(reason) => (None, Some(format!("mesh.meta beside it is damaged: {reason}"))),
+    };
+    let place = Place { data_dir, options, owner };
+    let recovery = Recovery::open(place, &store.disk, distrust.as_deref());
+    Ok(Some(Disk { store, recovery, meta, restored }))
 }
 
 fn listen_http(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -294,18 +352,23 @@ impl Drop for EndGuard {
             self.shared.panicked();
         }
         self.shared.mailboxes[usize::from(self.shard)].close();
+        if let Some(store) = &self.shared.store {
+            store.shard_ended();
+        }
         self.shared.thread_ended();
     }
 }
 
 /// The life of a shard's thread.
 async fn run(go: Go, endpoint: Endpoint) {
-    let Go { shared, shard, control, seeds, tls, drain } = go;
-    let number = shard.shard.0;
+    let Go { shared, shard: config, records: (records, fed), control, seeds, tls, drain } = go;
+    let number = config.shard.0;
     let _end = EndGuard { shared: shared.clone(), shard: number };
-    let partitions = shard.partitions;
     let first = control.is_some();
-    let worker = Worker::new(shared.clone(), Shard::new(shard), number, partitions, endpoint.clone(), control);
+    let alive = |shard: &Shard| shared.tick(number, shared.clocks.mono(), shard.stats());
+    let shard = storage::fill(&config, &records, &fed, || shared.clocks.now(), alive);
+    drop(fed);
+    let worker = Worker::new(shared.clone(), shard, number, config.partitions, endpoint.clone(), control);
     let seat = Rc::new(RefCell::new(worker));
     worker::spawn(&seat, worker::run_timer(seat.clone()));
     worker::spawn(&seat, worker::run_mailbox(seat.clone()));

@@ -50,6 +50,7 @@ pub(crate) fn node_event(event: &NodeEvent) {
         NodeEvent::LayoutRetired { epoch } => tracing::info!(epoch, "a layout retired: all is moved to the next one"),
         NodeEvent::Fenced(Some(fence)) => tracing::warn!(%fence, "this node stopped coordinating"),
         NodeEvent::Fenced(None) => tracing::info!("this node coordinates"),
+        NodeEvent::RestoredTooOld { reason } => tracing::warn!(reason, "what was restored from the disk is dropped"),
         NodeEvent::Refused { reason } => tracing::warn!(reason, "a peer was refused"),
         NodeEvent::MustStop { reason } => tracing::error!(reason, "this node must stop"),
     }

@@ -6,6 +6,7 @@ use crate::{Config, Node, NodeHandle, StartError, Stopped};
 use bytes::{Bytes, BytesMut};
 use meshwork_core::{
     id::NamespaceId,
+    namespace::{Ack, Namespace},
     wire::{
         client::{Consistency, Op, Reply, ReplyBody, Request, Status, Ttl},
         control::{self, ClientControl, ControlReply},
@@ -19,7 +20,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
@@ -95,6 +96,7 @@ struct Caller {
     sender: Box<dyn LocalSender>,
     replies: Arc<(Mutex<BTreeMap<u64, Bytes>>, Notify)>,
     next: u64,
+    namespace: NamespaceId,
 }
 
 impl Caller {
@@ -109,14 +111,15 @@ impl Caller {
             }
             queue.1.notify_one();
         };
-        Self { sender: node.link().open(shard, Arc::new(on_frames)), replies, next: 1 }
+        let sender = node.link().open(shard, Arc::new(on_frames));
+        Self { sender, replies, next: 1, namespace: NamespaceId::of("default") }
     }
 
     fn send(&mut self, requests: &[(&[u8], Op<'_>)]) -> Vec<u64> {
         let mut frames = BytesMut::new();
         let mut ids = Vec::new();
         for (key, op) in requests {
-            let request = request(self.next, key, *op);
+            let request = Request { namespace: self.namespace, ..request(self.next, key, *op) };
             local::append_request(&mut frames, None, |buffer| request.encode(buffer));
             ids.push(self.next);
             self.next += 1;
@@ -456,4 +459,88 @@ async fn a_thread_that_panics_stops_the_whole_node_and_its_handle_says_so() {
     assert!(matches!(&why, Stopped::Panicked { thread, .. } if thread == "shard 1"), "{why}");
     assert_eq!(node.stop().await, Err(why.clone()));
     assert_eq!(node.ready().await, Err(why));
+}
+
+/// A node of its own with a disk, and a caller of a namespace that asks for it.
+async fn durable(mint: &Mint, more: &[&str]) -> (NodeHandle, Caller) {
+    let data = format!("node.data_dir={}", mint.path().join("data").display());
+    let mut config = mint.config("a", 1, &[], &[&[&*data], more].concat());
+    let mut namespace = Namespace::new("log");
+    (namespace.n, namespace.r, namespace.w) = (1, 1, 1);
+    namespace.ack = Ack::Log;
+    config.namespaces.push(namespace);
+    let node = Node::start(config).await.unwrap();
+    within("ready", node.ready()).await.unwrap();
+    let mut caller = Caller::open(&node, 0);
+    caller.namespace = NamespaceId::of("log");
+    let begun = Instant::now();
+    while parse(&caller.call(b"first", put(b"1")).await).status != Status::Ok {
+        assert!(begun.elapsed() < LIMIT, "the namespace is not there");
+    }
+    (node, caller)
+}
+
+async fn parse_status(caller: &mut Caller, key: &[u8]) -> Status {
+    parse(&caller.call(key, put(b"1")).await).status
+}
+
+#[tokio::test]
+async fn more_than_waits_for_the_disk_is_refused_and_no_request_is_left_without_an_answer() {
+    let mint = Mint::new();
+    let (node, mut caller) = durable(&mint, &["storage.queue=1MiB"]).await;
+    let store = node.shared.store.clone().unwrap();
+    store.stalled.store(true, Ordering::Release);
+    let value = vec![7; 100 << 10];
+    let keys: Vec<String> = (0..40).map(|key| format!("key-{key}")).collect();
+    let puts: Vec<_> = keys.iter().map(|key| (key.as_bytes(), put(&value))).collect();
+    // The first letter passes the bound as one; what comes then does not even begin.
+    let kept = caller.send(&puts[..20]);
+    until("the first to wait for the disk", || store.waiting() > 1 << 20).await;
+    let refused = caller.send(&puts[20..]);
+    let in_memory = parse_status(&mut Caller::open(&node, 0), b"in memory").await;
+    assert_eq!(in_memory, Status::Ok, "namespaces in memory go on");
+    for id in refused {
+        let status = parse(&caller.reply(id).await).status;
+        assert!(matches!(status, Status::Overloaded { .. }), "{status:?}");
+    }
+    store.stalled.store(false, Ordering::Release);
+    for id in kept {
+        assert_eq!(parse(&caller.reply(id).await).status, Status::Ok);
+    }
+    // What was refused for want of room is no trouble of the disk, which takes the next write.
+    assert_eq!(node.status().disk.as_ref().unwrap().trouble, None);
+    let begun = Instant::now();
+    while parse(&caller.call(b"later", put(b"1")).await).status != Status::Ok {
+        assert!(begun.elapsed() < LIMIT, "nothing waits any more");
+    }
+    within("stop", node.stop()).await.unwrap();
+    drop(node);
+
+    let (node, mut caller) = durable(&mint, &[]).await;
+    for key in keys[..20].iter().map(String::as_bytes).chain([&b"later"[..]]) {
+        let frame = caller.call(key, Op::Get).await;
+        assert!(matches!(parse(&frame).body, ReplyBody::Value { .. }), "{}", String::from_utf8_lossy(key));
+    }
+    within("stop", node.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_one_shard_stored_is_found_by_three() {
+    let mint = Mint::new();
+    let (node, mut caller) = durable(&mint, &[]).await;
+    let keys: Vec<String> = (0..200).map(|key| format!("key-{key}")).collect();
+    let puts: Vec<_> = keys.iter().map(|key| (key.as_bytes(), put(key.as_bytes()))).collect();
+    for id in caller.send(&puts) {
+        assert_eq!(parse(&caller.reply(id).await).status, Status::Ok);
+    }
+    within("stop", node.stop()).await.unwrap();
+    drop(node);
+    let (node, mut caller) = durable(&mint, &["node.shards=3", "memory.limit=128MiB"]).await;
+    let gets: Vec<_> = keys.iter().map(|key| (key.as_bytes(), Op::Get)).collect();
+    for (id, key) in caller.send(&gets).into_iter().zip(&keys) {
+        let frame = caller.reply(id).await;
+        let reply = parse(&frame);
+        assert!(matches!(reply.body, ReplyBody::Value { value, .. } if value == key.as_bytes()), "{key}: {reply:?}");
+    }
+    within("stop", node.stop()).await.unwrap();
 }

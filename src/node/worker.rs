@@ -14,10 +14,11 @@ use crate::{
 };
 use bytes::BytesMut;
 use meshwork_core::{
-    id::{KeyHash, KeyHasher},
+    id::{KeyHash, KeyHasher, NamespaceId},
     input::{Caller, ShardInput},
     shard::Shard,
     time::{Mono, Now},
+    view::View,
     wire::{
         client::{Reply, Request, Status},
         control::{self, ClientControl, PeerControl},
@@ -27,7 +28,7 @@ use meshwork_core::{
     },
 };
 use meshwork_transport::{Endpoint, FrameReader, Frames, Link};
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
 /// A client's link that queues more than this is not read until it drained.
@@ -52,6 +53,8 @@ pub(crate) struct Worker {
     pub(crate) hasher: KeyHasher,
     pub(crate) partitions: u16,
     pub(crate) stopping: bool,
+    /// Namespaces whose writes wait for the disk.
+    pub(crate) durable: BTreeSet<NamespaceId>,
     pub(crate) endpoint: Endpoint,
     pub(crate) offences: Seldom,
     pub(crate) refusals: Seldom,
@@ -87,6 +90,7 @@ impl Worker {
             hasher,
             partitions,
             stopping: false,
+            durable: BTreeSet::new(),
             endpoint,
             offences: Seldom::default(),
             refusals: Seldom::default(),
@@ -225,9 +229,11 @@ impl Worker {
             }
             Letter::View(view, addresses) => {
                 self.out.addresses = addresses;
-                self.shard.handle(now, ShardInput::View(view), &mut self.out);
+                self.on_view(now, view);
             }
             Letter::Report(report) => self.on_report(now, report),
+            Letter::Stored { through } => self.shard.handle(now, ShardInput::Stored { through }, &mut self.out),
+            Letter::StoreFailed { from } => self.shard.handle(now, ShardInput::StoreFailed { from }, &mut self.out),
             Letter::PeerControl { from, frame } => {
                 let Ok((_, id, mut decoder)) = Decoder::start(&frame) else { return };
                 // From a newer node, and another thread's link: not worth an answer, the control plane repeats itself.
@@ -249,6 +255,13 @@ impl Worker {
             #[cfg(test)]
             Letter::Panic => panic!("as a bug would"),
         }
+    }
+
+    /// The control plane's newest snapshot.
+    pub(crate) fn on_view(&mut self, now: Now, view: Arc<View>) {
+        let durable = view.namespaces.iter().filter(|(_, namespace)| namespace.ack.is_durable());
+        self.durable = durable.map(|(id, _)| id).collect();
+        self.shard.handle(now, ShardInput::View(view), &mut self.out);
     }
 
     /// A caller is gone: whoever works for it may stop.

@@ -37,6 +37,8 @@ impl ShardOutbox for Sink {
     }
 
     fn report(&mut self, _: meshwork_core::outbox::ShardReport) {}
+
+    fn store(&mut self, _: &meshwork_core::outbox::StoreWrite<'_>) {}
 }
 
 fn main() {
@@ -51,6 +53,7 @@ fn main() {
         actor: ActorId(7),
         memory: 1 << 30,
         clock_floor: Hlc::default(),
+        disk: false,
         seed: 1,
     };
     let members = vec![LayoutMember { node: me, token_id: me, zone: "z".to_owned(), weight: 100 }];

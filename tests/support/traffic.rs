@@ -53,8 +53,9 @@ const SHUNNED: Duration = Duration::from_secs(2);
 const KEYS: u64 = 6;
 
 fn spaces() -> Vec<SpaceRules> {
+    let ack = meshwork_core::namespace::Ack::Mem;
     let space =
-        |name: &str, ttl_default_ms| SpaceRules { name: name.to_owned(), n: 3, eviction: false, ttl_default_ms };
+        |name: &str, ttl_default_ms| SpaceRules { name: name.to_owned(), n: 3, eviction: false, ttl_default_ms, ack };
     vec![space("lasting", None), space("brief", Some(BRIEF_MS))]
 }
 

@@ -184,9 +184,8 @@ impl Nodes {
         config.tls.files = files;
         config.memory = MemoryLimit::Bytes(shape.memory);
         config.transport.seeds = (0..shape.nodes).map(|other| udp(block, other, 0).to_string()).collect();
-        if self.directory.keep {
-            config.node.data_dir = Some(self.directory.path.join(&name));
-        }
+        // Always with a disk, so that namespaces which ask for one can be tried.
+        config.node.data_dir = Some(self.directory.path.join(&name));
         Ok(config)
     }
 

@@ -6,7 +6,9 @@
 //! what was buried (`limits` proves it), a minute outlives every repair on its way to an owner that has since got the
 //! tombstone. No floor rises: everybody consented. A lost `Commit` leaves a tombstone somewhere; it comes back to the others
 //! as a repair, and is collected again later. Invariants: one collection of a tree at a time; an owner that cannot be asked
-//! stops it; nothing is dropped that some owner may lack.
+//! stops it; nothing is dropped that some owner may lack, nor what one's disk may lack after a loss of power or
+//! as an older copy of itself: in a namespace that asks for a log an owner promises what is synced (`durable`), and was
+//! here for so long that every older disk gives itself away (`STORED_CONSENT_AGE`).
 
 use super::readiness::{self, TreeName};
 use crate::{
@@ -108,7 +110,8 @@ impl Shard {
             asked.push(PeerShard { node: member.node, shard: tree.1.0 % member.shards.max(1) });
         }
         let wall = self.clock.wall(now);
-        let items = self.collectable(tree, wall, limits::TOMBSTONE_AGE_MIN);
+        let mut items = self.collectable(tree, wall, limits::TOMBSTONE_AGE_MIN);
+        items.retain(|item| self.may_promise(item.namespace, item.hash));
         if items.is_empty() || !self.make_room_in_background(256 + 40 * items.len() as u64) {
             return;
         }
@@ -147,6 +150,8 @@ impl Shard {
 
     fn is_collectable(&self, item: &GcItem, partition: PartitionId, wall: Wall, age: Duration) -> bool {
         let Some(rules) = self.rules.get(&item.namespace) else { return false };
+        let stored = self.config.disk && rules.ack.is_durable();
+        let age = if stored { age.max(limits::STORED_CONSENT_AGE) } else { age };
         let here = item.hash.partition(self.config.partitions) == partition;
         here && self.table.by_hash(rules.slot, item.hash).is_some_and(|(key, _, entry_hash)| {
             let since = self.table.tombstone_since(rules.slot, item.hash, key);
@@ -177,7 +182,8 @@ impl Shard {
                         && self.replica_state(tree) == ReplicaState::Ready
                         && self.is_collectable(item, partition, wall, limits::EXPIRY_GRACE)
                 };
-                let held: Vec<GcItem> = GcItem::list(items).take(ITEMS_MAX).filter(consents).collect();
+                let mut held: Vec<GcItem> = GcItem::list(items).take(ITEMS_MAX).filter(consents).collect();
+                held.retain(|item| self.may_promise(item.namespace, item.hash));
                 let held = pack(&held);
                 self.send_exchange(now, from, id, Exchange::Prepared { partition, items: &held }, out);
             }

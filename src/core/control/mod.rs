@@ -6,12 +6,14 @@
 //! - `spread`: who is owed that state, and when
 //! - `succession`: which roles make the next layout; the first layout; taking a dead member's place
 //! - `clock_watch`: offsets to the peers, confirmation of the wall, the clock bound on disk
+//! - `disk`: what is stored, and whether what was restored may be used
 //! - `standing`: whether this node's copies vote
 //! - `seeds`: whom to dial while nobody answers
 //! - `plan`: where a change of layouts stands, and what the next one would move
 //! - `status`: answers for people and clients
 
 pub mod clock_watch;
+pub mod disk;
 pub mod plan;
 pub mod replicated;
 pub mod seeds;
@@ -20,6 +22,8 @@ pub mod standing;
 pub mod status;
 pub mod succession;
 
+#[cfg(test)]
+mod disk_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! All state that the control plane replicates: roles, layouts with their acks, namespaces (PROTOCOL §2, §4).
+//! All state that the control plane replicates: roles, layouts with their acks, namespaces, life stamps (PROTOCOL §2, §4).
 //!
 //! Three joins make a join, with one order that matters: roles first, because a conflict of two layouts is settled
 //! from the merged roles (`ring::layout`), and only from those that may be in a layout (`succession::due`): a joiner's role is
@@ -8,12 +8,14 @@
 use super::succession;
 use crate::{
     config::ClusterConfig,
+    id::NodeId,
     limits::NAMESPACES_MAX,
     namespace::NamespaceTable,
     ring::{Layout, LayoutHistory, RoleMap, layout::EPOCH_MAX},
+    value::Hlc,
     wire::control::Meta,
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The state, with its digest.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub struct Replicated {
     namespaces: Arc<NamespaceTable>,
     n: u8,
     partitions: u16,
+    lives: BTreeMap<NodeId, Hlc>,
     digest: u64,
 }
 
@@ -35,6 +38,7 @@ impl Replicated {
             namespaces: Arc::new(NamespaceTable::with_default(cluster.n)),
             n: cluster.n,
             partitions: cluster.partitions,
+            lives: BTreeMap::new(),
             digest: 0,
         };
         state.redigest();
@@ -74,7 +78,24 @@ impl Replicated {
             namespaces: (*self.namespaces).clone(),
             n: self.n,
             partitions: self.partitions,
+            lives: self.lives.clone(),
         }
+    }
+
+    /// Up to when the disk of `node` goes, as far as is known.
+    pub fn life(&self, node: NodeId) -> Option<Hlc> {
+        self.lives.get(&node).copied()
+    }
+
+    /// Notes that the disk of `node` goes up to `life`; says whether that is news.
+    pub fn live(&mut self, node: NodeId, life: Hlc) -> bool {
+        let known = self.lives.entry(node).or_default();
+        let news = life > *known;
+        if news {
+            *known = life;
+            self.redigest();
+        }
+        news
     }
 
     /// Changes the state by `change`, which says whether it did.
@@ -115,6 +136,15 @@ impl Replicated {
             self.namespaces = Arc::new(namespaces);
             changed = true;
         }
+        let roles = &self.roles;
+        self.lives.retain(|node, _| roles.get(*node).is_some());
+        for (node, life) in &theirs.lives {
+            // Of nodes without a role nothing is kept: the map is bounded as the roles are.
+            if self.roles.get(*node).is_some() && self.lives.get(node) < Some(life) {
+                self.lives.insert(*node, *life);
+                changed = true;
+            }
+        }
         if changed {
             self.redigest();
         }
@@ -148,18 +178,21 @@ impl Replicated {
 
     /// The digest of a peer's state.
     pub fn digest_of(meta: &Meta) -> u64 {
-        digest(&meta.roles, &meta.layouts, &meta.namespaces)
+        digest(&meta.roles, &meta.layouts, &meta.namespaces, &meta.lives)
     }
 
     fn redigest(&mut self) {
-        self.digest = digest(&self.roles, &self.layouts, &self.namespaces);
+        self.digest = digest(&self.roles, &self.layouts, &self.namespaces, &self.lives);
     }
 }
 
-fn digest(roles: &RoleMap, layouts: &LayoutHistory, namespaces: &NamespaceTable) -> u64 {
+fn digest(roles: &RoleMap, layouts: &LayoutHistory, namespaces: &NamespaceTable, lives: &BTreeMap<NodeId, Hlc>) -> u64 {
     let namespaces = rmp_serde::to_vec(namespaces).expect("a namespace has no type that MessagePack lacks");
     let mut hasher = blake3::Hasher::new();
     hasher.update(&roles.digest().to_be_bytes()).update(&layouts.digest().to_be_bytes()).update(&namespaces);
+    for (node, life) in lives {
+        hasher.update(&node.0.to_be_bytes()).update(&life.0.to_be_bytes());
+    }
     let mut first = [0; 8];
     first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
     u64::from_be_bytes(first)

@@ -49,6 +49,8 @@ pub struct Facts<'a> {
     pub fence: Option<Fence>,
     /// Why it cannot become a member, if a person has to do something.
     pub obstacle: Option<&'a str>,
+    /// Why it does not serve yet, though it has a layout.
+    pub held_back: Option<&'a str>,
 }
 
 impl Facts<'_> {
@@ -88,6 +90,9 @@ impl Facts<'_> {
                 obstacle(format!("waiting for {missing} more (bootstrap_expect = {expect})"))
             }
             (Some(_), Some(fence)) => format!("fenced: {fence}"),
+            (Some(_), None) if self.held_back.is_some() => {
+                format!("starting: {}", self.held_back.unwrap_or_default())
+            }
             (Some(_), None) => match self.standing.state() {
                 ReplicaState::Ready | ReplicaState::Settled if !self.reads_here() => self.arriving(),
                 ReplicaState::Ready | ReplicaState::Settled => "ready".to_owned(),
@@ -173,6 +178,7 @@ impl Facts<'_> {
             members: self.members(incarnation),
             fenced: self.fence.map(|fence| fence.to_string()),
             stats,
+            disk: None,
         }
     }
 

@@ -88,6 +88,6 @@ impl Shard {
         self.peers.on_timeout(to, now.mono);
         self.take(id);
         let status = if writes { Status::Unknown } else { Status::Unavailable { need: 1, have: 0 } };
-        self.answer_failure(origin, status, writes, out);
+        self.answer_failure(origin, status, None, writes, out);
     }
 }

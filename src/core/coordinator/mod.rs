@@ -1,13 +1,15 @@
 //! Running a request: who is asked, who is counted, what the caller is told (PROTOCOL §4).
 //!
 //! `get` and `put` count votes and decide, without sending; `read`, `write`, `replicate` and `forward` send what they ask for;
-//! `in_flight` holds the requests that wait, `peers` what was learned of those who answer, `quorum` who was asked.
+//! `in_flight` holds the requests that wait, `peers` what was learned of those who answer, `quorum` who was asked;
+//! `answer` tells the caller.
 //! Here: which way a request takes, and why it may be refused before anything happens.
 //!
 //! What it promises: the coordinator is an owner whenever one can be reached; exactly one reply a request; no reply says
 //! more than the votes behind it; nothing waits past its deadline. Shown by the exhaustive tests of `get` and `put` and
 //! by the named schedules in `testing`.
 
+mod answer;
 mod forward;
 mod get;
 mod in_flight;
@@ -37,11 +39,10 @@ use crate::{
     ring::Ring,
     shard::{Rules, Shard},
     time::{Mono, Now, Wall},
-    value::Entry,
     view::View,
     wire::{
-        client::{Condition, Op, Quorum, Reply, ReplyBody, Request, Status, Ttl, Worth},
-        peer::{Header, PeerMessage},
+        client::{Condition, Op, Quorum, Reply, Request, Status, Ttl},
+        peer::Header,
     },
 };
 use in_flight::{Change, Guarded, Operation, Origin, Phase, Subject};
@@ -358,46 +359,6 @@ impl Shard {
         self.view.ring.as_ref().map_or(0, |ring| ring.name().epoch)
     }
 
-    fn answer(&self, origin: Origin, reply: Reply<'_>, out: &mut dyn ShardOutbox) {
-        deliver(origin, reply, out);
-    }
-
-    /// Answers a read with what it found, if that is still served.
-    fn answer_read(
-        &mut self,
-        now: Now,
-        origin: Origin,
-        found: Option<&Entry<'_>>,
-        worth: Worth,
-        out: &mut dyn ShardOutbox,
-    ) {
-        let wall = self.served_until(now);
-        let hit = deliver_read(origin, found, wall, worth, out);
-        self.count_lookup(hit);
-    }
-
-    fn count_lookup(&mut self, hit: bool) {
-        if hit {
-            self.stats.hits += 1;
-        } else {
-            self.stats.misses += 1;
-        }
-    }
-
-    fn answer_failure(&mut self, origin: Origin, status: Status, maybe_applied: bool, out: &mut dyn ShardOutbox) {
-        if origin == Origin::Nobody {
-            return;
-        }
-        self.stats.errors += 1;
-        match status {
-            Status::Unavailable { .. } => self.stats.unavailable += 1,
-            Status::Unknown => self.stats.unknown += 1,
-            _ => {}
-        }
-        let worth = Worth { epoch: self.epoch(), ..Worth::default() };
-        self.answer(origin, Reply { maybe_applied, worth, ..Reply::status(0, status) }, out);
-    }
-
     /// Puts a request among those in flight, with the times at which it is looked at again.
     fn park(&mut self, now: Now, operation: Operation) -> OperationId {
         let deadline = operation.deadline;
@@ -488,7 +449,7 @@ impl Shard {
                 if *to == member {
                     let (origin, maybe) = (operation.origin, *writes);
                     self.take(id);
-                    self.answer_failure(origin, Status::Unavailable { need: 1, have: 0 }, maybe, out);
+                    self.answer_failure(origin, Status::Unavailable { need: 1, have: 0 }, None, maybe, out);
                 }
             }
         }
@@ -550,34 +511,4 @@ impl Shard {
         }
         self.lose(now, id, member, out);
     }
-}
-
-/// Sends a reply to whoever asked.
-fn deliver(origin: Origin, reply: Reply<'_>, out: &mut dyn ShardOutbox) {
-    match origin {
-        Origin::Caller(caller) => out.reply(caller, &Reply { id: caller.id, ..reply }),
-        Origin::Peer(peer, id) => out.send(peer, &PeerMessage::ForwardReply(Reply { id, ..reply })),
-        Origin::Nobody => {}
-    }
-}
-
-/// Sends what a read found, if it is served at `wall`; whether it was. Apart from the shard, so that the entry may be
-/// borrowed from its memtable.
-fn deliver_read(
-    origin: Origin,
-    found: Option<&Entry<'_>>,
-    wall: Wall,
-    worth: Worth,
-    out: &mut dyn ShardOutbox,
-) -> bool {
-    let live = found.filter(|entry| entry.is_live(wall));
-    let reply = match live {
-        Some(Entry { version, expires_at, body: crate::value::Body::Value(value), .. }) => {
-            let body = ReplyBody::Value { version: *version, expires_at: *expires_at, value };
-            Reply { id: 0, status: Status::Ok, maybe_applied: false, worth, body }
-        }
-        Some(_) | None => Reply { worth, ..Reply::status(0, Status::NotFound) },
-    };
-    deliver(origin, reply, out);
-    live.is_some()
 }

@@ -28,6 +28,8 @@ pub(crate) enum Answer {
     Applied(ReplicaState),
     /// It holds or remembers something newer.
     Superseded(ReplicaState),
+    /// It holds the entry in memory, and has no disk where the namespace asks for one: no vote, but nothing is missing there.
+    Unstored,
     /// It would not, or its link was lost.
     Lost,
 }
@@ -164,7 +166,7 @@ impl Votes {
         self.restamps_left -= 1;
         for position in 0..self.targets.len() {
             match self.targets.answer(position) {
-                Answer::Pending | Answer::Applied(_) | Answer::Superseded(_) => {
+                Answer::Pending | Answer::Applied(_) | Answer::Superseded(_) | Answer::Unstored => {
                     self.targets.set(position, Answer::Pending);
                 }
                 Answer::Unasked | Answer::Lost => {}
@@ -176,6 +178,12 @@ impl Votes {
     pub(crate) fn applied(&self) -> u8 {
         let applied = self.targets.answers().iter().filter(|answer| matches!(answer, Answer::Applied(_))).count();
         u8::try_from(applied).expect("at most TARGETS_MAX")
+    }
+
+    /// One of those who hold it without a disk, though the namespace asks for one.
+    pub(crate) fn unstored(&self) -> Option<u16> {
+        let at = (0..self.targets.len()).find(|at| self.targets.answer(*at) == Answer::Unstored)?;
+        Some(self.targets.member(at))
     }
 
     /// Whether somebody asked has not answered.
@@ -201,7 +209,7 @@ impl Votes {
                     Answer::Applied(_) => votes += 1,
                     Answer::Superseded(_) => newer += 1,
                     Answer::Pending => out += 1,
-                    Answer::Unasked | Answer::Lost => {}
+                    Answer::Unasked | Answer::Unstored | Answer::Lost => {}
                 }
             }
         }
@@ -221,7 +229,7 @@ impl Votes {
         let (mut owners_out, mut others_out) = (0u8, 0u8);
         for (position, answer) in self.targets.answers().iter().enumerate() {
             match answer {
-                Answer::Unasked | Answer::Lost => {}
+                Answer::Unasked | Answer::Unstored | Answer::Lost => {}
                 Answer::Pending if self.targets.is_reader(position) => owners_out += 1,
                 Answer::Pending => others_out += 1,
                 Answer::Applied(state) if self.eligible(position, *state) => votes += 1,

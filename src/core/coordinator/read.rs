@@ -6,7 +6,8 @@
 //! the body fetched, from its holders in turn; gone everywhere is a miss.
 
 use super::{
-    Guarded, Operation, OperationId, Origin, Phase, Refused, Subject, deliver_read,
+    Guarded, Operation, OperationId, Origin, Phase, Refused, Subject,
+    answer::deliver_read,
     get::{Answer, Outcome, Verdict, Votes},
 };
 use crate::{
@@ -323,7 +324,7 @@ impl Shard {
                 Verdict::Unavailable { have } => {
                     let need = votes.need();
                     if let Some(operation) = self.take(id) {
-                        self.answer_failure(operation.origin, Status::Unavailable { need, have }, false, out);
+                        self.answer_failure(operation.origin, Status::Unavailable { need, have }, None, false, out);
                     }
                     return;
                 }
@@ -492,7 +493,7 @@ impl Shard {
         let starts_again = self.in_flight.get_mut(id).is_some();
         if starts_again {
             let Some(operation) = self.take(id) else { return };
-            self.answer_failure(operation.origin, Status::Unavailable { need, have }, false, out);
+            self.answer_failure(operation.origin, Status::Unavailable { need, have }, None, false, out);
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{
     OperationId, Phase,
     put::{Answer, Outcome},
     quorum::{Targets, WRITE_TARGETS_MAX},
+    write::own_answer,
 };
 use crate::{
     canary::canary,
@@ -131,7 +132,7 @@ impl Shard {
                 Outcome { acks: votes.applied(), fallbacks: 0, warming: false, superseded: true, partial: false };
             let (origin, version) = (operation.origin, *version);
             if !replaced {
-                return self.answer_failure(origin, Status::OutOfMemory, true, out);
+                return self.answer_failure(origin, Status::OutOfMemory, None, true, out);
             }
             // A concurrent write of this very coordinator took its place: that one goes on, this one lost to it.
             self.answer_write(origin, &operation.subject, version, &outcome, out);
@@ -156,6 +157,7 @@ impl Shard {
         let me = view.ring.as_ref().and_then(|ring| ring.index_of(view.me));
         let own = me.and_then(|me| votes.targets.position(me));
         let (wall, state) = (self.clock.wall(now), self.state_of(subject.namespace, subject.partition));
+        let (ack, mut after, place) = (self.ack_of(subject.namespace), None, (subject.namespace, subject.partition));
         if let Some(at) = own {
             if let Some(pin) = pin.take() {
                 self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
@@ -164,7 +166,8 @@ impl Shard {
                 match self.table.put(wall, subject.slot, subject.hash, &subject.key, &entry.as_entry(), true) {
                     Put::Applied { pin: pinned } => {
                         *pin = pinned;
-                        Answer::Applied(state)
+                        let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
+                        own_answer(self.standing_of_entry(ack, &key, out), state, &mut after)
                     }
                     Put::Superseded { version, hold_until } => {
                         votes.report(version, hold_until);
@@ -175,17 +178,22 @@ impl Shard {
             } else {
                 let owner = votes.targets.covers(at).and_then(|owner| view.members.get(usize::from(owner)));
                 let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
-                let kept = owner.is_some_and(|owner| self.keep_hint_for(wall, owner.node, &key, &entry.as_entry()));
-                if kept { Answer::Applied(ReplicaState::Fallback) } else { Answer::Lost }
+                let kept = owner.filter(|owner| self.keep_hint_for(wall, owner.node, &key, &entry.as_entry()));
+                kept.map_or(Answer::Lost, |owner| {
+                    own_answer(self.standing_of_hint(ack, owner.node, &key, out), ReplicaState::Fallback, &mut after)
+                })
             };
             votes.targets.set(at, answer);
         }
         let asked: Vec<(u16, Option<u16>)> = (0..votes.targets.len())
-            .filter(|at| votes.targets.answer(*at) == Answer::Pending)
+            .filter(|at| votes.targets.answer(*at) == Answer::Pending && Some(*at) != own)
             .map(|at| (votes.targets.member(at), votes.targets.covers(at)))
             .collect();
         let deadline = operation.deadline;
         let id = self.park(now, operation);
+        if let Some(ticket) = after {
+            self.park_own(ticket, place, id);
+        }
         let header = self.header(now, &view, deadline);
         for (member, covers) in asked {
             self.peers.on_ask(member, now.mono);

@@ -13,8 +13,10 @@ use super::{
 };
 use crate::{
     canary::canary,
+    durable::Standing,
     handoff::{HintStore, Replay},
-    id::NodeId,
+    id::{NamespaceId, NodeId},
+    namespace::Ack,
     outbox::ShardOutbox,
     ring::Ring,
     shard::Shard,
@@ -68,7 +70,14 @@ impl Shard {
         deadline: Mono,
         out: &mut dyn ShardOutbox,
     ) -> Result<(), Refused> {
-        let copies = self.rules.get(&subject.namespace).map_or(0, |rules| rules.n);
+        let rules = self.rules.get(&subject.namespace);
+        let (copies, ack) = rules.map_or((0, Ack::Mem), |rules| (rules.n, rules.ack));
+        if ack.is_durable() && self.config.disk && self.is_disk_behind() {
+            return Err(refused(
+                Status::Overloaded { retry_after_ms: 100 },
+                "this node's disk is full, failing or far behind, and the namespace asks for its log",
+            ));
+        }
         let (_, beside) = view.owners(subject.partition, copies);
         let newest = view.beside.as_ref().is_some_and(|beside| beside.name() > ring.name());
         let mut votes =
@@ -93,13 +102,15 @@ impl Shard {
         let body = value.map_or(Body::Tombstone, Body::Value);
         let entry = Entry { version, expires_at, hold_until, body };
         let (wall, state) = (self.clock.wall(now), self.state_of(subject.namespace, subject.partition));
-        let mut pin = None;
+        let (mut pin, mut after) = (None, None);
         if is_owner {
             let at = votes.targets.position(me).expect("an owner is among the owners");
             match self.table.put(wall, subject.slot, subject.hash, &subject.key, &entry, copies > 1) {
                 Put::Applied { pin: pinned } => {
                     pin = pinned;
-                    votes.targets.set(at, Answer::Applied(state));
+                    let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
+                    let standing = self.standing_of_entry(ack, &key, out);
+                    votes.targets.set(at, own_answer(standing, state, &mut after));
                 }
                 Put::Superseded { version, hold_until } => {
                     // Only a version beyond the clock's bounds is still above the stamp.
@@ -119,12 +130,16 @@ impl Shard {
         } else {
             let owner = owners.iter().copied().find(|owner| !self.reachable(now, view, *owner));
             let target = owner.map(|owner| ring.node(owner));
-            let kept = target.is_some_and(|target| self.keep_hint(wall, target, &subject, &entry));
-            if !kept {
+            let kept = target.filter(|target| self.keep_hint(wall, *target, &subject, &entry));
+            let Some(target) = kept else {
                 return Err(refused(Status::OutOfMemory, "no room to keep the write for its unreachable owner"));
-            }
-            votes.targets.add_fallback(me, owner, Answer::Applied(ReplicaState::Fallback)).expect("there is room");
+            };
+            let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
+            let standing = self.standing_of_hint(ack, target, &key, out);
+            let answer = own_answer(standing, ReplicaState::Fallback, &mut after);
+            votes.targets.add_fallback(me, owner, answer).expect("there is room");
         }
+        let place = (subject.namespace, subject.partition);
         if copies == 1
             && is_owner
             && let Verdict::Done(outcome) = votes.verdict()
@@ -140,6 +155,9 @@ impl Shard {
             phase: Phase::Write { votes, version, expiry, pin, kept: None },
         };
         let id = self.park(now, operation);
+        if let Some(ticket) = after {
+            self.park_own(ticket, place, id);
+        }
         self.send_to_owners(now, view, id, &entry, me, out);
         self.send_to_fallbacks(now, view, id, &entry, out);
         self.advance_write(now, id, out);
@@ -204,6 +222,7 @@ impl Shard {
                 votes.forget_beside();
                 Answer::Lost
             }
+            Replicated::Refused(Refusal::NoDisk) => Answer::Unstored,
             Replicated::Refused(_) => Answer::Lost,
         };
         if state == ReplicaState::Warming {
@@ -213,6 +232,36 @@ impl Shard {
             self.stats.late_votes += u64::from(answered);
             self.advance_write(now, id, out);
         }
+    }
+
+    /// This node's own vote is stored, or will not be (`None`).
+    pub(crate) fn on_own_stored(
+        &mut self,
+        now: Now,
+        id: OperationId,
+        stored: Option<ReplicaState>,
+        out: &mut dyn ShardOutbox,
+    ) {
+        let Some(me) = self.view.ring.as_ref().and_then(|ring| ring.index_of(self.view.me)) else { return };
+        let Some(operation) = self.in_flight.get_mut(id) else { return };
+        let Phase::Write { votes, .. } = &mut operation.phase else { return };
+        let Some(at) = votes.targets.position(me) else { return };
+        let answer = match stored {
+            Some(state) if votes.targets.is_owner(at) => Answer::Applied(state),
+            Some(_) => Answer::Applied(ReplicaState::Fallback),
+            None => Answer::Lost,
+        };
+        if votes.record(at, answer) {
+            self.advance_write(now, id, out);
+        }
+    }
+
+    /// Why a node gives no vote in a namespace that asks for a log.
+    fn diskless(&self, namespace: NamespaceId, member: u16) -> Option<String> {
+        let node = self.view.members.get(usize::from(member))?.node;
+        let namespace = self.view.namespaces.get(namespace)?;
+        let (name, ack) = (&namespace.name, namespace.ack.name());
+        Some(format!("namespace {name} wants ack={ack}, and node {node} has no data_dir"))
     }
 
     /// Does what the votes so far ask for.
@@ -249,9 +298,13 @@ impl Shard {
                 }
                 let Some(operation) = self.in_flight.get_mut(id) else { return };
                 let Phase::Write { votes, .. } = &operation.phase else { return };
-                let (origin, maybe) = (operation.origin, votes.applied() > 0);
+                let (origin, unstored) = (operation.origin, votes.unstored());
+                let namespace = operation.subject.namespace;
+                // Without a vote of its disk a replica may hold it all the same.
+                let maybe = votes.applied() > 0 || self.rules.get(&namespace).is_some_and(|it| it.ack.is_durable());
                 operation.origin = Origin::Nobody;
-                self.answer_failure(origin, Status::Unavailable { need, have }, maybe, out);
+                let words = unstored.and_then(|member| self.diskless(namespace, member));
+                self.answer_failure(origin, Status::Unavailable { need, have }, words.as_deref(), maybe, out);
                 self.end_write(now, id);
             }
         }
@@ -366,11 +419,13 @@ impl Shard {
     }
 
     fn silent_owners(&mut self, id: OperationId) -> Vec<u16> {
+        let me = self.view.ring.as_ref().and_then(|ring| ring.index_of(self.view.me));
         let Some(Operation { phase: Phase::Write { votes, .. }, .. }) = self.in_flight.get_mut(id) else {
             return Vec::new();
         };
         let asked = (0..votes.targets.len()).filter(|at| votes.targets.answer(*at) == Answer::Pending);
-        asked.map(|at| votes.targets.member(at)).collect()
+        // Its own vote waits for the disk: that is no silence of a peer.
+        asked.map(|at| votes.targets.member(at)).filter(|member| Some(*member) != me).collect()
     }
 
     pub(super) fn on_write_timeout(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
@@ -388,7 +443,7 @@ impl Shard {
             }
             operation.origin = Origin::Nobody;
             // The replicas that were silent may still apply it.
-            self.answer_failure(origin, Status::Unknown, true, out);
+            self.answer_failure(origin, Status::Unknown, None, true, out);
         }
         self.end_write(now, id);
     }
@@ -491,6 +546,19 @@ impl Shard {
         };
         let body = ReplyBody::Written { version };
         self.answer(origin, Reply { id: 0, status: Status::Ok, maybe_applied: false, worth, body }, out);
+    }
+}
+
+/// What the coordinator's own copy says, and after which ticket.
+pub(super) fn own_answer(standing: Standing, state: ReplicaState, after: &mut Option<u64>) -> Answer {
+    match standing {
+        Standing::Now => Answer::Applied(state),
+        Standing::After(ticket) => {
+            *after = Some(ticket);
+            Answer::Pending
+        }
+        Standing::Never(Refusal::NoDisk) => Answer::Unstored,
+        Standing::Never(_) => Answer::Lost,
     }
 }
 

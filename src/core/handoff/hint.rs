@@ -37,6 +37,8 @@ pub struct HintStore {
     bytes: u64,
     bytes_max: u64,
     dropped: u64,
+    /// Places that changed since they were last taken, if anybody takes them.
+    changes: Option<Vec<(NodeId, Place)>>,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +69,30 @@ impl HintStore {
     /// An empty store that holds at most `bytes_max`, all targets together.
     pub fn new(bytes_max: u64) -> Self {
         Self { bytes_max, ..Self::default() }
+    }
+
+    /// From now on notes which places change.
+    pub(crate) fn note_changes(&mut self) {
+        self.changes = Some(Vec::new());
+    }
+
+    /// The places that changed, in order; some of them twice.
+    pub(crate) fn take_changes(&mut self) -> Vec<(NodeId, Place)> {
+        self.changes.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Whether there is nothing to take.
+    #[inline]
+    pub(crate) fn is_unchanged(&self) -> bool {
+        self.changes.as_ref().is_none_or(Vec::is_empty)
+    }
+
+    /// Runs `change` without noting anything: what it brings is stored already.
+    pub(crate) fn quietly<T>(&mut self, change: impl FnOnce(&mut Self) -> T) -> T {
+        let changes = self.changes.take();
+        let done = change(self);
+        self.changes = changes;
+        done
     }
 
     /// Bytes held, bookkeeping included.
@@ -121,7 +147,12 @@ impl HintStore {
                 } else {
                     entry.hold_for_successor(old.expires_at).filter(|_| old.value.is_some())
                 };
-                old.hold_until = old.hold_until.max(end);
+                if end > old.hold_until {
+                    old.hold_until = end;
+                    if let Some(changes) = &mut self.changes {
+                        changes.push((target, place));
+                    }
+                }
                 return Ok(());
             }
             Some(old) => {
@@ -139,6 +170,9 @@ impl HintStore {
                 self.targets.remove(&target);
             }
             return Err(HintRefused);
+        }
+        if let Some(changes) = &mut self.changes {
+            changes.push((target, place.clone()));
         }
         held.hints.insert(place, OwnedEntry::from(&Entry { hold_until, ..*entry }));
         held.bytes = held.bytes - freed + needed;
@@ -171,6 +205,18 @@ impl HintStore {
         self.targets.get(&target)?.hints.get(&place).map(|entry| entry.version)
     }
 
+    /// What is held for `target` under this key.
+    pub(crate) fn find_for(
+        &self,
+        target: NodeId,
+        namespace: NamespaceId,
+        hash: KeyHash,
+        key: &[u8],
+    ) -> Option<&OwnedEntry> {
+        let place: Place = (hash, namespace, key.into());
+        self.targets.get(&target)?.hints.get(&place)
+    }
+
     /// The hint of `target` that follows `place`; `None`: the first.
     pub(crate) fn after(&self, target: NodeId, place: Option<&Place>) -> Option<(&Place, &OwnedEntry)> {
         let from = place.map_or(Bound::Unbounded, Bound::Excluded);
@@ -182,6 +228,9 @@ impl HintStore {
         let Some(held) = self.targets.get_mut(&target) else { return false };
         let Some(entry) = held.hints.get(place).filter(|entry| entry.version <= version) else { return false };
         let freed = cost_owned(&place.2, entry);
+        if let Some(changes) = &mut self.changes {
+            changes.push((target, place.clone()));
+        }
         held.hints.remove(place);
         held.bytes -= freed;
         self.bytes -= freed;
@@ -195,9 +244,10 @@ impl HintStore {
     /// targets any more. Call it now and then.
     pub(crate) fn expire(&mut self, wall: Wall) -> BTreeSet<KeyHash> {
         let (mut freed_in_all, mut dropped, mut died) = (0, 0, BTreeSet::new());
-        for target in self.targets.values_mut() {
+        for (name, target) in &mut self.targets {
             let mut freed = 0;
-            target.hints.retain(|(hash, _, key), entry| {
+            target.hints.retain(|place, entry| {
+                let (hash, _, key) = place;
                 let over = is_over(&entry.as_entry(), wall);
                 let dead = is_dead(&entry.as_entry(), wall);
                 if dead && !over {
@@ -206,6 +256,9 @@ impl HintStore {
                 }
                 if dead || over {
                     freed += cost_owned(key, entry);
+                    if let Some(changes) = &mut self.changes {
+                        changes.push((*name, place.clone()));
+                    }
                 }
                 !(dead || over)
             });

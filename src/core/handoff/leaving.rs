@@ -8,7 +8,7 @@
 //! layout assigns here again is emptied before anything is done under that layout, since what it held is old.
 
 use super::ownership::Cleanup;
-use crate::{id::PartitionId, ring::Ring, shard::Shard, time::Mono, time::Now, view::View};
+use crate::{id::PartitionId, outbox::ShardOutbox, ring::Ring, shard::Shard, time::Mono, time::Now, view::View};
 use std::{collections::BTreeSet, time::Duration};
 
 /// Between two partitions.
@@ -25,6 +25,11 @@ impl Leaving {
     /// When the next partition is due.
     pub(crate) fn poll_timeout(&self) -> Option<Mono> {
         (!self.partitions.is_empty()).then_some(self.next_at)
+    }
+
+    /// Whether the partition's entries are void, though they are still there.
+    pub(crate) fn holds(&self, partition: PartitionId) -> bool {
+        self.partitions.contains(&partition)
     }
 
     fn add(&mut self, now: Mono, partitions: Vec<PartitionId>) {
@@ -58,7 +63,10 @@ impl Shard {
     }
 
     /// Lets go of what is not assigned here any more: at once what must be empty now, the rest by and by.
-    pub(crate) fn let_go(&mut self, now: Mono, cleanup: Cleanup) {
+    pub(crate) fn let_go(&mut self, now: Now, cleanup: Cleanup, out: &mut dyn ShardOutbox) {
+        for partition in cleanup.emptied.iter().chain(&cleanup.dropped) {
+            self.void_partition(now, *partition, out);
+        }
         // Counted when it is decided: that is what must not be while an active layout assigns them.
         self.stats.partitions_dropped += (cleanup.emptied.len() + cleanup.dropped.len()) as u64;
         for partition in cleanup.emptied {
@@ -66,7 +74,7 @@ impl Shard {
             self.leaving.take(|at| at == partition);
             self.table.remove_partition(partition);
         }
-        self.leaving.add(now, cleanup.dropped);
+        self.leaving.add(now.mono, cleanup.dropped);
     }
 
     /// Forgets the next partition that is due.

@@ -50,7 +50,7 @@ impl Shard {
         let (shards, shard) = (self.config.shards, self.config.shard.0);
         let mine = (0..self.config.partitions).filter(|at| at % shards == shard).map(PartitionId);
         let cleanup = self.ownership.on_view(now.mono, view, mine, &self.anti_entropy.readiness);
-        self.let_go(now.mono, cleanup);
+        self.let_go(now, cleanup, out);
         self.work_on_ownership(now, None, out);
     }
 
@@ -83,7 +83,8 @@ impl Shard {
         {
             self.ownership.on_drained();
         }
-        if let Some(report) = self.ownership.report(self.config.shard.0, self.stats.moved_bytes) {
+        let synced = self.ownership.missing() > 0 || self.is_moved_synced(out);
+        if let Some(report) = self.ownership.report(self.config.shard.0, self.stats.moved_bytes, synced) {
             out.report(report);
         }
     }

@@ -455,10 +455,10 @@ impl Ownership {
         self.drained = true;
     }
 
-    /// What to tell the control plane, if it is news.
-    pub(crate) fn report(&mut self, shard: u16, moved_bytes: u64) -> Option<ShardReport> {
+    /// What to tell the control plane, if it is news. What came here and may not be `synced` yet is as if it were missing.
+    pub(crate) fn report(&mut self, shard: u16, moved_bytes: u64, synced: bool) -> Option<ShardReport> {
         let (newest, read) = self.pair?;
-        let missing = u32::try_from(self.wanted.len()).expect("at most PARTITIONS_MAX");
+        let missing = u32::try_from(self.wanted.len()).expect("at most PARTITIONS_MAX") + u32::from(!synced);
         let (drained, partitions) = (self.drained, self.owned);
         let report = ShardReport { shard, newest, read, drained, missing, partitions, moved_bytes };
         let is_news = self.reported.is_none_or(|told| ShardReport { moved_bytes, ..told } != report);

@@ -6,12 +6,13 @@
 
 use super::Node;
 use crate::{
+    config::NodeConfig,
     control::succession,
     id::NodeId,
     ring::{Role, RoleState, Stage},
     time::Now,
     value::Version,
-    wire::control::LayoutChange,
+    wire::{control::LayoutChange, hello::NodeHello},
 };
 
 impl Node {
@@ -154,5 +155,33 @@ impl Node {
         let changed = self.replicated.update(|_, layouts| dead.iter().filter(|node| layouts.skip(**node)).count() > 0);
         self.unsent |= changed;
         Ok(changed)
+    }
+}
+
+/// What this process would be by its configuration.
+pub(super) fn own_role(config: &NodeConfig) -> Role {
+    Role {
+        token_id: config.node,
+        zone: config.zone.clone(),
+        weight: config.weight,
+        state: RoleState::Active,
+        name: config.name.clone(),
+        address: config.address,
+        shards: config.shards,
+        replaces: None,
+    }
+}
+
+/// The role that a `Hello` implies, to check its bounds.
+pub(super) fn role_of(hello: &NodeHello) -> Role {
+    Role {
+        token_id: hello.node,
+        zone: hello.zone.clone(),
+        weight: 1,
+        state: RoleState::Active,
+        name: hello.name.clone(),
+        address: hello.address,
+        shards: hello.shards,
+        replaces: None,
     }
 }

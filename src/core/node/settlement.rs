@@ -4,7 +4,7 @@
 //! claimed before a layout passes it on, a layout is acked before it is told, and the view comes last. Every step is
 //! idempotent: settling twice does nothing the second time, and that is why inputs need not say what they changed.
 
-use super::{Node, own_role};
+use super::{Node, roles::own_role};
 use crate::{
     canary::canary,
     control::succession,
@@ -14,7 +14,7 @@ use crate::{
     time::Now,
     value::{Hlc, Version},
     view::{Fence, MemberView, View},
-    wire::control::PeerControl,
+    wire::{control::PeerControl, peer::ReplicaState},
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -35,6 +35,7 @@ impl Node {
             self.succeed(now);
             self.adopt(now, out);
             self.tell(now, out);
+            self.keep(now, out);
         }
         if self.own_state() == Some(RoleState::Removed) {
             self.condemn(Fence::Removed, out);
@@ -188,6 +189,7 @@ impl Node {
             self.make_rings();
             let Some(stage) = self.reached() else { break };
             if self.own_state() == Some(RoleState::Removed)
+                || !self.disk.may_advance(newest, stage)
                 || !self.replicated.update(|_, layouts| layouts.advance(me, newest, stage))
             {
                 break;
@@ -213,7 +215,10 @@ impl Node {
         if layouts.is_complete(roles) && self.completed != Some(newest) {
             self.completed = Some(newest);
             // Others completed the transition, and this process had no part in that: it was given up meanwhile.
-            if before.is_some() && of(layouts.current()) && self.stage_reached != Some((newest, Stage::Settled)) {
+            // An earlier process did, if its disk was kept: only it said so.
+            let settled = self.disk.is_restored() && layouts.stage(me) == Some(Stage::Settled);
+            let took_part = self.stage_reached == Some((newest, Stage::Settled)) || settled;
+            if before.is_some() && of(layouts.current()) && !took_part {
                 self.lapses += 1;
                 self.standing.lapse(now.mono);
             }
@@ -308,8 +313,25 @@ impl Node {
         }
     }
 
+    /// Stores what the node would have to know if it started again now.
+    fn keep(&mut self, now: Now, out: &mut dyn NodeOutbox) {
+        if !self.config.disk {
+            return;
+        }
+        let me = self.config.node;
+        let alone =
+            self.replicated.layout().is_some_and(|layout| layout.members.iter().all(|member| member.node == me));
+        self.disk.observe(alone, now.mono);
+        let (replicated, clock) = (&self.replicated, &mut self.clock);
+        let due = self.disk.due(me, replicated.digest(), || replicated.meta(), || clock.stamp(now), now.mono);
+        if let Some((number, bytes)) = due {
+            out.store_meta(number, &bytes);
+        }
+    }
+
     fn publish(&mut self, out: &mut dyn NodeOutbox) {
         let me = self.config.node;
+        let (serves, namespaces) = (self.disk.may_serve(), self.disk.usable(self.replicated.namespaces()));
         let layouts = self.replicated.layouts();
         let roles = self.replicated.roles();
         let zone = roles.get(me).map_or(self.config.zone.as_str(), |role| role.zone.as_str());
@@ -318,7 +340,8 @@ impl Node {
             let known = layouts.active().iter().rev().find_map(|layout| layout.member(node));
             known.is_some_and(|member| member.zone == zone)
         };
-        let listed = self.ring.as_ref().map_or(&[][..], |ring| ring.members());
+        let (ring, beside) = if serves { (self.ring.clone(), self.beside.clone()) } else { (None, None) };
+        let listed = ring.as_ref().map_or(&[][..], |ring| ring.members());
         let places: Vec<_> = listed.iter().map(|node| facts.address_of(*node)).collect();
         let view = |(node, place): (&NodeId, &Option<(SocketAddr, u16)>)| MemberView {
             node: *node,
@@ -329,16 +352,17 @@ impl Node {
         let members: Vec<MemberView> = listed.iter().zip(&places).map(view).collect();
         let view = View {
             me,
-            ring: self.ring.clone(),
-            beside: self.beside.clone(),
+            ring: ring.clone(),
+            beside,
             moving: layouts.in_transition() && layouts.all_at(Stage::Acked, roles),
             complete: layouts.is_complete(roles),
             skipped: layouts.skipped().iter().copied().collect(),
             lapses: self.lapses,
             members,
             agreed: layouts.is_agreed(roles),
-            namespaces: Arc::clone(self.replicated.namespaces()),
-            state: self.standing.state(),
+            namespaces,
+            // Who is told of no layout owns nothing; what it is worth it learns with the layout.
+            state: if serves { self.standing.state() } else { ReplicaState::Fallback },
             fence: self.fence,
             clock_confirmations: self.watch.confirmations(),
         };

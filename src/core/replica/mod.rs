@@ -6,9 +6,12 @@
 //! anybody; who counts its answer, and for what, is the coordinator's business (`coordinator::put`, `coordinator::get`).
 
 use crate::{
+    anti_entropy::REPAIR_ID,
     canary::canary,
     clock::Skew,
+    durable::Standing,
     input::PeerShard,
+    namespace::Ack,
     outbox::ShardOutbox,
     shard::Shard,
     storage::{Lookup, NamespaceSlot, Put},
@@ -19,7 +22,7 @@ use crate::{
 
 impl Shard {
     /// Whether a peer's request may be served at all; folds its clock in.
-    fn admit_peer(&mut self, now: Now, header: &Header, key: &KeyRef<'_>) -> Result<NamespaceSlot, Refusal> {
+    fn admit_peer(&mut self, now: Now, header: &Header, key: &KeyRef<'_>) -> Result<(NamespaceSlot, Ack), Refusal> {
         match self.clock.receive(header.hlc, now) {
             Ok(()) => {}
             Err(Skew::Ahead | Skew::Behind) => {
@@ -32,7 +35,7 @@ impl Shard {
             self.stats.stale_epochs += 1;
             return Err(Refusal::StaleEpoch);
         }
-        self.rules.get(&key.namespace).map(|rules| rules.slot).ok_or(Refusal::NoSuchNamespace)
+        self.rules.get(&key.namespace).map(|rules| (rules.slot, rules.ack)).ok_or(Refusal::NoSuchNamespace)
     }
 
     /// This node's state as a replica of the key.
@@ -59,9 +62,19 @@ impl Shard {
         kind: ReplicationKind,
         out: &mut dyn ShardOutbox,
     ) {
-        let (state, outcome) = match self.admit_peer(now, header, key) {
+        let admitted = self.admit_peer(now, header, key);
+        let ack = admitted.map_or(Ack::Mem, |(_, ack)| ack);
+        let (mut state, mut outcome) = match admitted {
             Err(refusal) => (ReplicaState::Fallback, Replicated::Refused(refusal)),
-            Ok(slot) => match (stands_for, self.state_for(key)) {
+            // Whoever is behind takes nothing more: not even in memory, where it would have to be written later.
+            Ok(_) if ack.is_durable() && self.config.disk && self.is_disk_behind() => {
+                self.stats.votes_not_stored += 1;
+                (ReplicaState::Fallback, Replicated::Refused(Refusal::NotStored))
+            }
+            Ok((slot, _)) => match (stands_for, self.state_for(key)) {
+                (Some(_), _) if ack.is_durable() && !self.config.disk => {
+                    (ReplicaState::Fallback, Replicated::Refused(Refusal::NoDisk))
+                }
                 (Some(target), _) => {
                     let kept = self.keep_hint_for(self.clock.wall(now), target, key, entry);
                     let outcome = if kept { Replicated::Applied } else { Replicated::Refused(Refusal::OutOfMemory) };
@@ -74,6 +87,22 @@ impl Shard {
                 }
             },
         };
+        // Nobody waits for the answer to a repair.
+        if ack.is_durable() && id != REPAIR_ID && !matches!(outcome, Replicated::Refused(_)) {
+            let standing = match stands_for {
+                Some(target) => self.standing_of_hint(ack, target, key, out),
+                None => self.standing_of_entry(ack, key, out),
+            };
+            match standing {
+                Standing::Now => {}
+                Standing::After(ticket) => {
+                    return self.park_reply(ticket, key, (from, id), stands_for.is_some(), outcome);
+                }
+                Standing::Never(refusal) => {
+                    (state, outcome) = (ReplicaState::Fallback, Replicated::Refused(refusal));
+                }
+            }
+        }
         self.stats.replica_writes += u64::from(outcome == Replicated::Applied);
         let hlc = self.clock.reading(now);
         out.send(from, &PeerMessage::Replicated { id, hlc, state, outcome });
@@ -119,7 +148,7 @@ impl Shard {
         let hlc = self.clock.reading(now);
         let found = match admitted {
             Err(refusal) => Found::Refused(refusal),
-            Ok(slot) => {
+            Ok((slot, _)) => {
                 let place = (key.namespace, slot, key.hash.partition(self.config.partitions), key.hash);
                 match Self::local(&mut self.table, &self.hints, place, key.key) {
                     Ok(entry) if full => Found::Entry(entry),

@@ -314,6 +314,7 @@ impl Memtable {
     /// Accounts for a record that leaves the index: its actor's reference goes to its ghost, if it gets one.
     fn lose(&mut self, header: &Header, record: &[u8], fate: &Fate) {
         self.count(header, false);
+        self.note_gone(header, record);
         let gone = self.entry_hash(header, record);
         let version = Version { hlc: Hlc(header.hlc), actor: self.actors.resolve(header.actor()) };
         match fate {
@@ -327,6 +328,7 @@ impl Memtable {
                 let local = self.placement.local(header.hash);
                 let rises = self.floors.raise_tombstone(header.namespace(), local, version);
                 self.stats.tombstone_floor_raised += u64::from(rises);
+                self.note_floor(header.namespace(), local);
             }
             Fate::Ended => self.stats.expired += 1,
             Fate::Buried | Fate::Kept(..) => unreachable!("those stay"),
@@ -360,8 +362,10 @@ impl Memtable {
 
     fn forget_ghost(&mut self, ghost: &Ghost) {
         let version = self.ghost_version(ghost);
-        let rises = self.floors.raise_evicted(ghost.namespace, self.placement.local(ghost.hash), version);
+        let local = self.placement.local(ghost.hash);
+        let rises = self.floors.raise_evicted(ghost.namespace, local, version);
         self.stats.evicted_floor_raised += u64::from(rises);
+        self.note_floor(ghost.namespace, local);
         self.tree_remove(ghost.namespace, ghost.hash, ghost.entry_hash);
         self.actors.release(ghost.actor);
     }

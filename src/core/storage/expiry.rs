@@ -127,6 +127,7 @@ impl Memtable {
             } else {
                 self.index.remove(self.placement.local(header.hash), header.hash, handle);
                 self.stats.expired += 1;
+                self.note_gone_at(handle);
                 self.forget_record(handle);
                 if self.log.segment(slot).generation != generation {
                     return walked;

@@ -84,6 +84,7 @@ impl Memtable {
             self.stats.evicted_floor_raised += u64::from(self.floors.raise_evicted(slot.0, local, floors.evicted));
             self.stats.tombstone_floor_raised +=
                 u64::from(self.floors.raise_tombstone(slot.0, local, floors.tombstone));
+            self.note_floor(slot.0, local);
         }
     }
 }

@@ -34,6 +34,11 @@ impl Placement {
         usize::from(partition.0 / self.shards)
     }
 
+    /// The partition of a table.
+    pub(super) fn partition(self, local: usize) -> PartitionId {
+        PartitionId(u16::try_from(local).expect("as many tables as partitions") * self.shards + self.shard)
+    }
+
     /// Tables a shard needs.
     pub(super) fn tables(self) -> usize {
         usize::from(self.partitions.div_ceil(self.shards))

@@ -8,6 +8,7 @@ use super::{
     Floors, KEY_BYTES_MAX, Lookup, MemtableConfig, MemtableStats, NAMESPACE_SLOTS_MAX, NamespaceSlot, Pin, Put,
     VALUE_BYTES_MAX,
     actors::Actors,
+    changes::Changes,
     expiry::Sweep,
     floors::FloorTable,
     ghosts::{Ghost, Ghosts},
@@ -38,6 +39,7 @@ pub struct Memtable {
     pub(super) namespaces: Vec<Option<Namespace>>,
     pub(super) stats: MemtableStats,
     pub(super) sweep: Sweep,
+    pub(super) changes: Changes,
     /// The wall clock as the last call that brought one told it.
     pub(super) wall: Wall,
 }
@@ -47,6 +49,8 @@ pub struct Memtable {
 pub(super) struct Namespace {
     pub(super) evictable: bool,
     pub(super) copies: u8,
+    /// Whether its changes are noted.
+    pub(super) stored: bool,
 }
 
 impl Memtable {
@@ -70,6 +74,7 @@ impl Memtable {
             namespaces: Vec::new(),
             stats: MemtableStats::default(),
             sweep: Sweep::default(),
+            changes: Changes::default(),
             wall: Wall(0),
         };
         made.settle();
@@ -92,7 +97,8 @@ impl Memtable {
             self.namespaces.reserve_exact(at + 1 - self.namespaces.len());
             self.namespaces.resize(at + 1, None);
         }
-        let before = self.namespaces[at].replace(Namespace { evictable, copies });
+        let stored = self.namespaces[at].is_some_and(|known| known.stored);
+        let before = self.namespaces[at].replace(Namespace { evictable, copies, stored });
         if let Some(before) = before.filter(|before| before.copies != copies) {
             self.retree(slot.0, before.copies, copies);
         }
@@ -492,6 +498,7 @@ impl Memtable {
     pub fn remove_partition(&mut self, partition: PartitionId) {
         let local = self.placement.local_partition(partition);
         for handle in self.index.take(local) {
+            self.note_gone_at(handle);
             self.forget_record(handle);
         }
         for ghost in self.ghosts.take_partition(local) {

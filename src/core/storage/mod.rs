@@ -2,7 +2,7 @@
 //!
 //! Start at [`Memtable`]. Beneath it: `record` (how an entry lies in memory), `segments` (the log records are appended
 //! to), `index` (hash to handle, per partition), `eviction` (who leaves when room is needed), `expiry` (who leaves with
-//! time), `ghosts` and `floors` (what is remembered of those that left), `actors` (interned process ids), `tree` (what others
+//! time), `changes` (what is to be stored), `ghosts` and `floors` (what is remembered of those that left), `actors` (interned process ids), `tree` (what others
 //! compare themselves with).
 //!
 //! Invariant: after every call the accounted bytes are at most the limit, unless the limit or the reservation was just
@@ -12,6 +12,7 @@
 mod actors;
 #[cfg(test)]
 mod audit;
+mod changes;
 mod eviction;
 mod expiry;
 mod floors;

@@ -52,6 +52,7 @@ impl Memtable {
         let header = Header::read(record);
         let entry = self.entry_hash(&header, record);
         self.trees.add(self.copies_of(header.namespace()), self.placement.local(header.hash), header.hash, entry);
+        self.note_held(&header, handle);
     }
 
     /// A record or ghost of this hash is about to go.
@@ -174,6 +175,7 @@ impl Memtable {
         let local = self.placement.local(hash.0);
         let Some(handle) = self.index.find(local, hash.0, is_it) else { return false };
         self.index.remove(local, hash.0, handle);
+        self.note_gone_at(handle);
         self.forget_record(handle);
         self.settle();
         true

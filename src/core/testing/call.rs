@@ -1,12 +1,20 @@
 //! A client of the rig: a request with the defaults most tests want, and the reply it got, owned.
 
+use super::rig::{Asked, Rig};
 use crate::{
     id::NamespaceId,
+    input::{Caller, ShardInput},
+    limits,
     namespace::Mode,
     time::Wall,
     value::Version,
-    wire::client::{Condition, Consistency, Op, Quorum, Reply, ReplyBody, Request, Status, Ttl, Worth},
+    wire::{
+        client::{Condition, Consistency, Op, Quorum, Reply, ReplyBody, Request, Status, Ttl, Worth},
+        frame::{Decoder, FrameType},
+    },
 };
+use bytes::BytesMut;
+use std::time::Duration;
 
 /// Names one request made through a rig.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -165,6 +173,65 @@ impl From<&Reply<'_>> for Answer {
             }
             ReplyBody::Written { version } => Self { version: Some(version), ..empty },
             ReplyBody::Text(text) => Self { text: Some(text.to_owned()), ..empty },
+        }
+    }
+}
+
+impl Rig {
+    /// Asks `node`; the reply is found under the ticket.
+    ///
+    /// # Panics
+    /// If the node was killed.
+    pub fn ask(&mut self, node: usize, call: &Call) -> Ticket {
+        let ticket = Ticket(self.asked.len() as u64);
+        self.asked.push(Asked::At(node));
+        let mut frame = BytesMut::new();
+        call.request(ticket.0).encode(&mut frame);
+        let hasher = self.hasher.clone();
+        self.input(node, &frame, |shard, now, out| {
+            let (frame_type, id, mut decoder) = Decoder::start(&frame).expect("our own codec's frame");
+            assert_eq!(frame_type, FrameType::Request);
+            let request = Request::decode(id, &mut decoder).expect("our own codec's request");
+            let hash = hasher.hash(request.namespace, request.key);
+            shard.handle(now, ShardInput::Client { caller: Caller { link: 0, id }, hash, request }, out);
+        });
+        ticket
+    }
+
+    /// The reply, if it has come.
+    pub fn reply(&self, ticket: Ticket) -> Option<&Answer> {
+        match &self.asked[usize::try_from(ticket.0).expect("tickets are small")] {
+            Asked::Answered(answer) => Some(answer),
+            Asked::At(_) | Asked::Gone => None,
+        }
+    }
+
+    /// Whether the node that was asked died before it replied.
+    pub fn is_gone(&self, ticket: Ticket) -> bool {
+        matches!(self.asked[usize::try_from(ticket.0).expect("tickets are small")], Asked::Gone)
+    }
+
+    /// Asks and waits.
+    ///
+    /// # Panics
+    /// If no reply comes within the longest deadline.
+    pub fn call(&mut self, node: usize, call: &Call) -> Answer {
+        let ticket = self.ask(node, call);
+        self.wait(ticket)
+    }
+
+    /// Runs until the reply is there.
+    ///
+    /// # Panics
+    /// If no reply comes within a second over the longest time a request may take.
+    pub fn wait(&mut self, ticket: Ticket) -> Answer {
+        let limit = self.now + limits::WRITE_TIMEOUT + Duration::from_secs(1);
+        loop {
+            if let Some(answer) = self.reply(ticket) {
+                return answer.clone();
+            }
+            assert!(!self.is_gone(ticket), "the node that was asked was killed");
+            assert!(self.step(limit), "a request was not answered within its time");
         }
     }
 }

@@ -46,6 +46,10 @@ struct Process {
     published: usize,
     armed: Option<Mono>,
     bound: Hlc,
+    /// What it stored last, if it has a disk.
+    meta: Option<Vec<u8>>,
+    /// Whether what it stores reaches the disk.
+    keeps: bool,
     /// Whether clock bounds reach the disk.
     disk: bool,
     paused_until: Mono,
@@ -61,6 +65,7 @@ enum Event {
     Hello { to: Index, from: Index },
     Lost { to: Index, peer: NodeId },
     Stored { to: Index, bound: Hlc },
+    MetaStored { to: Index, number: u64, bytes: Vec<u8> },
     Report { to: Index, report: ShardReport },
 }
 
@@ -71,6 +76,7 @@ enum Effect {
     Reply(ControlReply),
     Publish,
     Store(Hlc),
+    StoreMeta(u64, Vec<u8>),
     Event(NodeEvent),
 }
 
@@ -99,6 +105,9 @@ impl NodeOutbox for Collected {
     }
     fn store_clock(&mut self, bound: Hlc) {
         self.0.push(Effect::Store(bound));
+    }
+    fn store_meta(&mut self, number: u64, bytes: &[u8]) {
+        self.0.push(Effect::StoreMeta(number, bytes.to_vec()));
     }
     fn event(&mut self, event: NodeEvent) {
         self.0.push(Effect::Event(event));
@@ -165,7 +174,6 @@ impl ControlRig {
         let now = self.now_with(wall_offset);
         self.processes.push(Process {
             node: Node::new(config.clone(), now),
-            config,
             alive: true,
             wall_offset,
             events: Vec::new(),
@@ -173,9 +181,12 @@ impl ControlRig {
             published: 0,
             armed: None,
             bound: Hlc::default(),
+            meta: config.restored.clone(),
             disk: true,
             paused_until: Mono::default(),
             moves: true,
+            keeps: true,
+            config,
         });
         let index = self.processes.len() - 1;
         self.arm(index);
@@ -198,7 +209,13 @@ impl ControlRig {
     /// Settings of a process that starts again on the same disk: identity and clock bound are kept.
     pub fn config_from_disk(&self, index: Index) -> NodeConfig {
         let process = &self.processes[index];
-        NodeConfig { known: true, clock_floor: process.bound, ..process.config.clone() }
+        let restored = process.meta.clone();
+        NodeConfig { known: true, clock_floor: process.bound, restored, ..process.config.clone() }
+    }
+
+    /// What a process stored last.
+    pub fn meta(&self, index: Index) -> Option<Vec<u8>> {
+        self.processes[index].meta.clone()
     }
 
     /// The process stands still for so long, as under SIGSTOP; what arrives waits, and its timers come first.
@@ -229,6 +246,11 @@ impl ControlRig {
     /// Whether clock bounds of a process still reach its disk.
     pub fn set_disk(&mut self, index: Index, works: bool) {
         self.processes[index].disk = works;
+    }
+
+    /// Whether the state that a process stores still reaches its disk.
+    pub fn set_keeps(&mut self, index: Index, keeps: bool) {
+        self.processes[index].keeps = keeps;
     }
 
     /// Whether partitions come to a process. Set before they are asked for.
@@ -373,6 +395,7 @@ impl ControlRig {
             | Event::Hello { to, .. }
             | Event::Lost { to, .. }
             | Event::Report { to, .. }
+            | Event::MetaStored { to, .. }
             | Event::Stored { to, .. } => *to,
         };
         if !self.processes[to].alive {
@@ -402,6 +425,10 @@ impl ControlRig {
             }
             Event::Report { report, .. } => self.input(to, NodeInput::Report(report)),
             Event::Lost { peer, .. } => self.input(to, NodeInput::PeerLost(peer)),
+            Event::MetaStored { number, bytes, .. } => {
+                self.processes[to].meta = Some(bytes);
+                self.input(to, NodeInput::MetaStored(number));
+            }
             Event::Stored { bound, .. } => {
                 self.processes[to].bound = bound;
                 self.input(to, NodeInput::ClockStored(bound));
@@ -454,6 +481,11 @@ impl ControlRig {
                 Effect::Store(bound) => {
                     if self.processes[from].disk {
                         self.push(at, Event::Stored { to: from, bound });
+                    }
+                }
+                Effect::StoreMeta(number, bytes) => {
+                    if self.processes[from].keeps {
+                        self.push(at, Event::MetaStored { to: from, number, bytes });
                     }
                 }
                 Effect::Event(event) => self.processes[from].events.push(event),

@@ -49,6 +49,7 @@ impl Rig {
     /// The process dies. Its links break: everybody else is told so.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].shard = None;
+        self.disks[node].crash();
         for asked in &mut self.asked {
             if matches!(asked, Asked::At(at) if *at == node) {
                 *asked = Asked::Gone;

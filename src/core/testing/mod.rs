@@ -4,6 +4,7 @@
 //! - `call`: what clients ask and what they are told.
 //! - `control_rig`: the same for the control plane.
 //! - `faults`: what a test does to them.
+//! - `disk`: what a process finds again; `durability` (tests): what is promised about it.
 //! - `handoff` (tests): hints and read repair.
 //! - `schedules`, `promises`, `transitions` and `soak` (tests): the schedules that broke earlier rules, by name; and random
 //!   ones, many.
@@ -12,6 +13,9 @@
 
 mod call;
 pub mod control_rig;
+pub mod disk;
+#[cfg(test)]
+mod durability;
 #[cfg(test)]
 mod entropy;
 mod faults;

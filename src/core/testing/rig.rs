@@ -8,14 +8,17 @@
 //! What it is not: it knows no membership. Who is up, who is Ready and which layout holds is said by the test, and
 //! `publish` tells the nodes. Links are faithful with a fixed latency; with a drawn one they also reorder.
 
-use super::call::{Answer, Call, Ticket};
+use super::{
+    call::{Answer, Call},
+    disk::{Content, NodeDisk},
+};
 use crate::{
     config::ShardConfig,
     id::{ActorId, ClusterId, KeyHasher, NodeId, ShardId},
     input::{Caller, PeerShard, ShardInput},
     limits,
     namespace::{Namespace, NamespaceTable},
-    outbox::{ShardOutbox, ShardReport},
+    outbox::{ShardOutbox, ShardReport, StoreWrite},
     ring::{Layout, LayoutMember, Ring},
     rng::Rng,
     shard::Shard,
@@ -24,7 +27,7 @@ use crate::{
     value::{Hlc, Version},
     view::{Fence, MemberView, View},
     wire::{
-        client::{Reply, Request},
+        client::Reply,
         frame::{Decoder, FrameType},
         peer::{PeerMessage, ReplicaState},
     },
@@ -52,6 +55,8 @@ pub struct RigConfig {
     pub memory: u64,
     /// Shortest and longest time on the way; equal: nothing overtakes.
     pub latency: (Duration, Duration),
+    /// Nodes that have a disk, from the first on.
+    pub disks: usize,
     /// Namespaces beside `default`.
     pub namespaces: Vec<Namespace>,
     /// Every draw comes from here.
@@ -62,7 +67,16 @@ impl Default for RigConfig {
     fn default() -> Self {
         let latency = Duration::from_micros(200);
         let memory = 16 << 20;
-        Self { nodes: 3, n: 3, partitions: 16, memory, latency: (latency, latency), namespaces: Vec::new(), seed: 1 }
+        Self {
+            nodes: 3,
+            n: 3,
+            partitions: 16,
+            memory,
+            latency: (latency, latency),
+            disks: 0,
+            namespaces: Vec::new(),
+            seed: 1,
+        }
     }
 }
 
@@ -109,6 +123,15 @@ pub(super) struct Effects {
     sends: Vec<(PeerShard, Vec<u8>)>,
     replies: Vec<(Caller, Vec<u8>)>,
     report: Option<ShardReport>,
+    stores: Vec<Stored>,
+}
+
+/// A `StoreWrite` that owns its bytes.
+struct Stored {
+    ticket: u64,
+    sync: bool,
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
 }
 
 impl ShardOutbox for Effects {
@@ -126,6 +149,11 @@ impl ShardOutbox for Effects {
 
     fn report(&mut self, report: ShardReport) {
         self.report = Some(report);
+    }
+
+    fn store(&mut self, write: &StoreWrite<'_>) {
+        let (key, value) = (write.key.to_vec(), write.value.map(<[u8]>::to_vec));
+        self.stores.push(Stored { ticket: write.ticket, sync: write.sync, key, value });
     }
 }
 
@@ -160,6 +188,12 @@ pub struct Rig {
     /// Pairs (who, whom): who believes whom down.
     pub(super) down: BTreeSet<(usize, usize)>,
     pub(super) held: Vec<Flight>,
+    /// Parallel to the nodes.
+    pub(super) disks: Vec<NodeDisk>,
+    /// How often each node was passed by.
+    pub(super) lapses: Vec<u64>,
+    /// What a node that starts finds on its disk.
+    pub(super) restored: Vec<Option<Content>>,
     pub(super) fate: Option<FateOf>,
     exchanges: bool,
     pub(super) asked: Vec<Asked>,
@@ -208,6 +242,9 @@ impl Rig {
             cuts: BTreeSet::new(),
             down: BTreeSet::new(),
             held: Vec::new(),
+            disks: (0..config.nodes).map(|_| NodeDisk::default()).collect(),
+            lapses: vec![0; config.nodes],
+            restored: vec![None; config.nodes],
             fate: None,
             exchanges: true,
             asked: Vec::new(),
@@ -240,7 +277,18 @@ impl Rig {
         Self::new(RigConfig::default())
     }
 
-    pub(super) fn make_shard(&self, node: usize, life: u32) -> Shard {
+    pub(super) fn make_shard(&mut self, node: usize, life: u32) -> Shard {
+        let content = self.restored.get_mut(node).and_then(Option::take).unwrap_or_default();
+        let now = Now { mono: Mono(0), wall: self.true_wall() };
+        let mut shard = self.empty_shard(node, life);
+        for (key, value) in content {
+            // What cannot be used is counted by the shard.
+            let _ = shard.restore(now, &key, &value);
+        }
+        shard
+    }
+
+    fn empty_shard(&self, node: usize, life: u32) -> Shard {
         Shard::new(ShardConfig {
             node: node_id(node),
             shard: ShardId(0),
@@ -250,6 +298,7 @@ impl Rig {
             actor: ActorId(100 * (node as u64 + 1) + u64::from(life)),
             memory: self.config.memory,
             clock_floor: Hlc::default(),
+            disk: node < self.config.disks,
             seed: self.config.seed ^ ((node as u64) << 8) ^ u64::from(life),
         })
     }
@@ -259,9 +308,13 @@ impl Rig {
         self.now
     }
 
+    fn true_wall(&self) -> Wall {
+        Wall(START + self.now.millis())
+    }
+
     /// The wall of `node`, as it believes it.
     pub fn wall(&self, node: usize) -> Wall {
-        let true_wall = i64::try_from(START + self.now.millis()).expect("a rig lives for days, not ages");
+        let true_wall = i64::try_from(self.true_wall().0).expect("a rig lives for days, not ages");
         Wall(u64::try_from(true_wall + self.nodes[node].skew).expect("skews are within the epoch"))
     }
 
@@ -374,72 +427,13 @@ impl Rig {
             moving: self.moving,
             complete: self.complete,
             skipped: Vec::new(),
-            lapses: 0,
+            lapses: self.lapses[node],
             members: self.ring.members().iter().map(member).collect(),
             agreed: self.agreed,
             namespaces: Arc::clone(&self.namespaces),
             state: if is_member { known.state } else { ReplicaState::Fallback },
             fence: known.fence,
             clock_confirmations: known.confirmations,
-        }
-    }
-
-    // --- clients ---
-
-    /// Asks `node`; the reply is found under the ticket.
-    ///
-    /// # Panics
-    /// If the node was killed.
-    pub fn ask(&mut self, node: usize, call: &Call) -> Ticket {
-        let ticket = Ticket(self.asked.len() as u64);
-        self.asked.push(Asked::At(node));
-        let mut frame = BytesMut::new();
-        call.request(ticket.0).encode(&mut frame);
-        let hasher = self.hasher.clone();
-        self.input(node, &frame, |shard, now, out| {
-            let (frame_type, id, mut decoder) = Decoder::start(&frame).expect("our own codec's frame");
-            assert_eq!(frame_type, FrameType::Request);
-            let request = Request::decode(id, &mut decoder).expect("our own codec's request");
-            let hash = hasher.hash(request.namespace, request.key);
-            shard.handle(now, ShardInput::Client { caller: Caller { link: 0, id }, hash, request }, out);
-        });
-        ticket
-    }
-
-    /// The reply, if it has come.
-    pub fn reply(&self, ticket: Ticket) -> Option<&Answer> {
-        match &self.asked[usize::try_from(ticket.0).expect("tickets are small")] {
-            Asked::Answered(answer) => Some(answer),
-            Asked::At(_) | Asked::Gone => None,
-        }
-    }
-
-    /// Whether the node that was asked died before it replied.
-    pub fn is_gone(&self, ticket: Ticket) -> bool {
-        matches!(self.asked[usize::try_from(ticket.0).expect("tickets are small")], Asked::Gone)
-    }
-
-    /// Asks and waits.
-    ///
-    /// # Panics
-    /// If no reply comes within the longest deadline.
-    pub fn call(&mut self, node: usize, call: &Call) -> Answer {
-        let ticket = self.ask(node, call);
-        self.wait(ticket)
-    }
-
-    /// Runs until the reply is there.
-    ///
-    /// # Panics
-    /// If no reply comes within a second over the longest time a request may take.
-    pub fn wait(&mut self, ticket: Ticket) -> Answer {
-        let limit = self.now + limits::WRITE_TIMEOUT + Duration::from_secs(1);
-        loop {
-            if let Some(answer) = self.reply(ticket) {
-                return answer.clone();
-            }
-            assert!(!self.is_gone(ticket), "the node that was asked was killed");
-            assert!(self.step(limit), "a request was not answered within its time");
         }
     }
 
@@ -456,6 +450,16 @@ impl Rig {
     pub fn step(&mut self, until: Mono) -> bool {
         let arrival = self.flights.first_key_value().map(|(key, _)| key.0);
         let timer = (0..self.nodes.len()).filter_map(|node| Some((self.due(node)?, node))).min();
+        let disk = self.disks.iter().enumerate().filter_map(|(node, disk)| Some((disk.due()?, node))).min();
+        if let Some((at, node)) = disk
+            && at <= until
+            && arrival.is_none_or(|arrival| at <= arrival)
+            && timer.is_none_or(|(due, _)| at <= due)
+        {
+            self.now = self.now.max(at);
+            self.run_disk(node);
+            return true;
+        }
         match (arrival, timer) {
             (Some(at), _) if at <= until && timer.is_none_or(|(due, _)| at <= due) => {
                 self.now = self.now.max(at);
@@ -520,6 +524,10 @@ impl Rig {
             let asked = &mut self.asked[usize::try_from(caller.id).expect("tickets are small")];
             assert!(matches!(asked, Asked::At(at) if *at == node), "a caller gets one reply");
             *asked = Asked::Answered(Answer::from(&reply));
+        }
+        for Stored { ticket, sync, key, value } in effects.stores {
+            let write = StoreWrite { ticket, sync, key: &key, value: value.as_deref() };
+            self.disks[node].give(self.now, &write);
         }
         for (to, frame) in effects.sends {
             self.note(node, &frame);

@@ -16,7 +16,7 @@ use crate::{
 };
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 /// Between nodes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,9 @@ pub struct Meta {
     pub n: u8,
     /// Partitions: must agree.
     pub partitions: u16,
+    /// Up to when the disks of nodes go that have one, as far as they said so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lives: BTreeMap<NodeId, Hlc>,
 }
 
 /// From a client or an administrator.
@@ -228,6 +231,33 @@ pub struct NodeStatus {
     pub fenced: Option<String>,
     /// Sum over the node's shards.
     pub stats: crate::stats::ShardStats,
+    /// How its disk does; `None`: it has none.
+    #[serde(default)]
+    pub disk: Option<DiskStatus>,
+}
+
+/// How a node's disk does. Core knows nothing of disks: the driver fills this in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskStatus {
+    /// Why nothing is stored now, and so durable writes are refused; `None`: all is well.
+    pub trouble: Option<String>,
+    /// What was found at the start, for a person; empty: nothing to say.
+    pub found: String,
+    /// Records restored at the start.
+    pub restored: u64,
+    /// Records that were there at the start and could not be used.
+    pub skipped: u64,
+    /// Records written or removed since.
+    pub writes: u64,
+    /// Syncs since, whether asked for or by time.
+    pub syncs: u64,
+    /// Records that were not kept since: the disk failed, or too much waited for it.
+    pub failures: u64,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Nothing waits, and all that was written is synced.
+    pub idle: bool,
 }
 
 /// One member, as the answering node sees it.

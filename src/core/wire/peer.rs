@@ -73,10 +73,14 @@ pub enum Refusal {
     Unsupported,
     /// The hint is too old, or what it brings is over: drop it.
     Outlived,
+    /// The namespace asks for a log, and it has no disk: what was sent is held in memory, and that is no vote.
+    NoDisk,
+    /// The namespace asks for a log, and its disk is full, failing or too far behind: held in memory perhaps, no vote.
+    NotStored,
 }
 
 impl Refusal {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::StaleEpoch,
         Self::ClockSkew,
         Self::OutOfMemory,
@@ -85,6 +89,8 @@ impl Refusal {
         Self::Overloaded,
         Self::Unsupported,
         Self::Outlived,
+        Self::NoDisk,
+        Self::NotStored,
     ];
 
     fn code(self) -> u64 {
@@ -97,6 +103,8 @@ impl Refusal {
             Self::Overloaded => 5,
             Self::Unsupported => 6,
             Self::Outlived => 7,
+            Self::NoDisk => 8,
+            Self::NotStored => 9,
         }
     }
 

@@ -33,7 +33,9 @@ pub(super) async fn live(State(admin): State<Admin>) -> Response {
 pub(super) async fn ready(State(admin): State<Admin>) -> Response {
     let shared = &admin.shared;
     if shared.is_ready() {
-        return "ok\n".into_response();
+        // A bad disk costs durable votes and not readiness: what is in memory is served.
+        let trouble = shared.store.as_ref().and_then(|store| store.disk.trouble());
+        return trouble.map_or_else(|| "ok\n".to_owned(), |trouble| format!("ok, but: {trouble}\n")).into_response();
     }
     let words = match shared.stopping() {
         Some(why) => format!("stopping: {why}\n"),

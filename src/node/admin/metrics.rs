@@ -4,7 +4,10 @@
 //! carries the figures over. Labels are bounded: members, and fixed words; never keys.
 
 use super::Admin;
-use crate::shared::Shared;
+use crate::{
+    shared::Shared,
+    storage::{Disk, get},
+};
 use axum::{
     extract::State,
     http::header,
@@ -38,6 +41,9 @@ impl Metrics {
             feed_stats(&shared.stats());
             feed_status(&shared.status());
             feed_host(shared);
+            if let Some(store) = &shared.store {
+                feed_store(&store.disk, store.waiting());
+            }
         });
         self.handle.render()
     }
@@ -72,6 +78,20 @@ fn describe() {
     describe_gauge!("meshwork_memory_bytes", "Bytes accounted, by kind.");
     describe_gauge!("meshwork_memory_limit_bytes", "The hard limit.");
     describe_gauge!("meshwork_hints_pending", "Hints held for unreachable owners.");
+    describe_counter!("meshwork_store_writes_total", "Records written to the log or removed from it.");
+    describe_counter!("meshwork_store_bytes_total", "Bytes of records written to the log.");
+    describe_counter!("meshwork_store_commits_total", "Batches of records written to the log.");
+    describe_counter!("meshwork_store_syncs_total", "Syncs of the log, whether asked for or by time.");
+    describe_gauge!("meshwork_store_busy_seconds", "Time spent writing and syncing the log, since the start.");
+    describe_counter!("meshwork_store_failures_total", "Records not kept: the disk failed, or too much waited for it.");
+    describe_counter!("meshwork_store_reopened_total", "Times that the store was opened anew after a failure.");
+    describe_gauge!("meshwork_store_restored_records", "Records restored from the store at the start.");
+    describe_gauge!("meshwork_store_restored_bytes", "Bytes of records restored at the start.");
+    describe_gauge!("meshwork_store_skipped_records", "Records found at the start that could not be used.");
+    describe_gauge!("meshwork_store_set_aside", "Stores set aside since the start: damaged, or another node's.");
+    describe_gauge!("meshwork_store_waiting_bytes", "Bytes that wait for the disk.");
+    describe_gauge!("meshwork_store_disk_bytes", "Bytes of the store on disk.");
+    describe_gauge!("meshwork_store_up", "Whether the store takes writes; without it durable votes are refused here.");
     describe_gauge!("meshwork_members", "Members known, by health.");
     describe_gauge!("meshwork_peer_up", "Whether a member answers.");
     describe_gauge!("meshwork_clock_offset_seconds", "A peer's clock against this node's.");
@@ -134,6 +154,33 @@ fn feed_status(status: &NodeStatus) {
     }
     gauge!("meshwork_layout_epoch").set(float(status.layout.map_or(0, |layout| layout.epoch)));
     gauge!("meshwork_ready").set(if status.ready { 1.0 } else { 0.0 });
+}
+
+fn feed_store(disk: &Disk, waiting: usize) {
+    let figures = &disk.figures;
+    for (name, figure) in [
+        ("meshwork_store_writes_total", figures.writes()),
+        ("meshwork_store_bytes_total", figures.bytes()),
+        ("meshwork_store_commits_total", figures.commits()),
+        ("meshwork_store_syncs_total", figures.syncs()),
+        ("meshwork_store_failures_total", figures.failures()),
+        ("meshwork_store_reopened_total", figures.reopened()),
+    ] {
+        counter!(name).absolute(get(figure));
+    }
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+    gauge!("meshwork_store_busy_seconds").set(get(figures.busy_nanos()) as f64 / 1e9);
+    for (name, figure) in [
+        ("meshwork_store_restored_records", figures.restored()),
+        ("meshwork_store_restored_bytes", figures.restored_bytes()),
+        ("meshwork_store_skipped_records", figures.skipped()),
+        ("meshwork_store_set_aside", figures.set_aside()),
+        ("meshwork_store_disk_bytes", figures.disk_bytes()),
+    ] {
+        gauge!(name).set(float(get(figure)));
+    }
+    gauge!("meshwork_store_waiting_bytes").set(float(waiting as u64));
+    gauge!("meshwork_store_up").set(if disk.trouble().is_none() { 1.0 } else { 0.0 });
 }
 
 fn feed_host(shared: &Shared) {

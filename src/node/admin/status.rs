@@ -5,5 +5,8 @@ use axum::{Json, extract::State};
 use meshwork_core::wire::control::NodeStatus;
 
 pub(super) async fn status(State(admin): State<Admin>) -> Json<NodeStatus> {
-    Json((*admin.shared.status()).clone())
+    let mut status = (*admin.shared.status()).clone();
+    // As of now: the rest is as of the last tick.
+    status.disk = admin.shared.store.as_ref().map(|store| store.status());
+    Json(status)
 }

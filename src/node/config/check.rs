@@ -5,7 +5,8 @@
 
 use super::{Config, Origin};
 use meshwork_transport::{Identity, Role};
-use std::fmt;
+use rustix::fs::Access;
+use std::{fmt, path::Path};
 
 /// Least memory of a shard, bytes: below it segments and trees leave no room for entries.
 const SHARD_BYTES_MIN: u64 = 16 << 20;
@@ -25,6 +26,20 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}: {}", self.origin, self.name, self.what)
     }
+}
+
+/// Why a node could not write there; what is missing is made at the start.
+fn unusable(dir: &Path) -> Option<String> {
+    let there = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    if !there.is_dir() {
+        return Some(format!("{} is not a directory", there.display()));
+    }
+    let writable = rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK);
+    let error = writable.err()?;
+    Some(format!(
+        "{} cannot be written by this user: {error}; the node keeps its identity and store there",
+        there.display()
+    ))
 }
 
 impl Config {
@@ -78,10 +93,9 @@ impl Config {
             add("http.listen", what);
         }
         if let Some(dir) = &self.node.data_dir
-            && dir.exists()
-            && !dir.is_dir()
+            && let Some(what) = unusable(dir)
         {
-            add("node.data_dir", format!("{} is not a directory", dir.display()));
+            add("node.data_dir", what);
         }
         if self.transport.listen.ip().is_unspecified()
             && self.transport.advertise.is_none()

@@ -27,6 +27,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -71,7 +72,7 @@ pub struct NodeSection {
     pub weight: u16,
     /// Threads.
     pub shards: u16,
-    /// Where identity and clock bound are kept; `None`: diskless.
+    /// Where identity, clock bound and the store are kept; `None`: diskless.
     pub data_dir: Option<PathBuf>,
     /// When a replica that could not compare itself votes in sloppy requests.
     pub warming_max: Duration,
@@ -99,6 +100,17 @@ pub struct TlsSection {
     pub post_quantum: PostQuantum,
 }
 
+/// `[storage]`: how the disk is used, where there is a `node.data_dir`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StorageSection {
+    /// Longest time that a stored write stays unsynced.
+    pub sync_every: Duration,
+    /// Most bytes that wait for the disk.
+    pub queue: u64,
+    /// Bytes of blocks kept in memory.
+    pub cache: u64,
+}
+
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSection {
@@ -121,6 +133,8 @@ pub struct Config {
     pub tls: TlsSection,
     /// Hard limit of all shards together.
     pub memory: MemoryLimit,
+    /// How the disk is used.
+    pub storage: StorageSection,
     /// Address of the admin endpoint; `None`: there is none. Port 0: any free one.
     pub http: Option<SocketAddr>,
     /// Logging, for the binary.
@@ -217,6 +231,11 @@ impl Config {
                 })?,
             },
             memory: read.parsed("memory.limit", MemoryLimit::parse)?,
+            storage: StorageSection {
+                sync_every: read.parsed("storage.sync_every", quantity::parse_duration)?,
+                queue: read.parsed("storage.queue", |text| size_within(text, QUEUE_BYTES))?,
+                cache: read.parsed("storage.cache", |text| size_within(text, CACHE_BYTES))?,
+            },
             http: read.parsed("http.listen", |text| match text {
                 "off" => Ok(None),
                 text => address(text).map(Some),
@@ -236,6 +255,13 @@ impl Config {
         for (namespace, origin) in &layers.namespaces {
             let refuse = |message: String| ConfigError::Namespace { origin: origin.clone(), message };
             namespace.check(config.cluster.n).map_err(|error| refuse(error.to_string()))?;
+            if namespace.ack.is_durable() && config.node.data_dir.is_none() {
+                let ack = namespace.ack.name();
+                return Err(refuse(format!(
+                    "{:?} has ack = \"{ack}\", and this node has no disk: set node.data_dir, or take ack = \"mem\"",
+                    namespace.name
+                )));
+            }
             if config.namespaces.iter().any(|other| other.name == namespace.name) {
                 return Err(refuse(format!("{:?} stands here twice; remove one", namespace.name)));
             }
@@ -289,13 +315,24 @@ impl Config {
             "\n# Namespaces to create where they are missing; \"default\" is always there.\n# [[namespace]]\n\
              # name = \"users\"\n# n = 3\n# r = 2\n# w = 2\n# mode = \"sloppy\"       # strict\n\
              # ttl_default = 3600000  # milliseconds; absent: never\n# value_max = 1048576   # bytes\n\
-             # eviction = \"on\"       # none: OutOfMemory instead\n",
+             # eviction = \"on\"       # none: OutOfMemory instead\n\
+             # ack = \"mem\"           # log: acknowledged when in the logs of w nodes too; fsync: and synced there\n",
         );
         text
     }
 }
 
+/// Bounds of `storage.queue` and `storage.cache`.
+const QUEUE_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 30;
+const CACHE_BYTES: RangeInclusive<u64> = 1 << 20..=16 << 30;
+
 const TLS_FIX: &str = "every link is encrypted; `meshwork cert init` and `meshwork cert node` write the three files";
+
+fn size_within(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let size = quantity::parse_bytes(text)?;
+    let bounds = (bytes_for_people(*range.start()), bytes_for_people(*range.end()));
+    if range.contains(&size) { Ok(size) } else { Err(format!("take {} to {}", bounds.0, bounds.1)) }
+}
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write an IP address and a port, like 0.0.0.0:7400 or [::]:7400".to_owned())
@@ -368,11 +405,7 @@ impl Reader<'_> {
         matches!(self.layers.values.get(name), Some((Value::Boolean(true), _)))
     }
 
-    fn within<T: TryFrom<i64>>(
-        &self,
-        name: &'static str,
-        range: std::ops::RangeInclusive<i64>,
-    ) -> Result<T, ConfigError> {
+    fn within<T: TryFrom<i64>>(&self, name: &'static str, range: RangeInclusive<i64>) -> Result<T, ConfigError> {
         let integer = match &self.layers.values[name].0 {
             Value::Integer(integer) => *integer,
             Value::Text(_) | Value::Boolean(_) | Value::Texts(_) => unreachable!("{name} was read as an integer"),

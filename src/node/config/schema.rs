@@ -126,7 +126,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Text,
         None,
         "\"/var/lib/meshwork\"",
-        "Keeps the node's identity and clock bound over restarts. Absent: a new identity at each start.",
+        "Keeps the node's identity and clock, and what namespaces with ack = log or fsync hold, over restarts. Absent: diskless.",
     ),
     setting(
         "node.warming_max",
@@ -181,6 +181,27 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Hard limit of all shards together: a size like \"256MiB\", or a share of the cgroup's limit or RAM.",
     ),
     setting(
+        "storage.sync_every",
+        Kind::Text,
+        Some("\"1s\""),
+        "",
+        "With node.data_dir: a loss of power may cost writes of ack = log this young. ack = fsync waits for its own syncs.",
+    ),
+    setting(
+        "storage.queue",
+        Kind::Text,
+        Some("\"8MiB\""),
+        "",
+        "Writes that may wait for the disk, 1MiB to 1GiB; beyond half of it clients get Overloaded. Takes twice this memory.",
+    ),
+    setting(
+        "storage.cache",
+        Kind::Text,
+        Some("\"4MiB\""),
+        "",
+        "Blocks of the store kept in memory. Count 128MiB for the whole store, beside memory.limit.",
+    ),
+    setting(
         "http.listen",
         Kind::Text,
         Some("\"127.0.0.1:7480\""),
@@ -205,7 +226,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
 
 /// Keys of a `[[namespace]]` table.
 pub(crate) const NAMESPACE_KEYS: &[&str] =
-    &["name", "kind", "n", "r", "w", "mode", "ttl_default", "ttl_max", "value_max", "eviction"];
+    &["name", "kind", "n", "r", "w", "mode", "ttl_default", "ttl_max", "value_max", "eviction", "ack"];
 
 /// The setting called `section.key`.
 pub(crate) fn find(name: &str) -> Option<&'static Setting> {

@@ -71,6 +71,8 @@ fn a_bad_value_is_named_with_its_line_and_what_would_do() {
             "[transport]\nlisten = \"7400\"",
             "FILE:2: transport.listen = \"7400\": write an IP address and a port, like 0.0.0.0:7400 or [::]:7400",
         ),
+        ("[storage]\nqueue = \"1KiB\"", "FILE:2: storage.queue = \"1KiB\": take 1MiB to 1GiB"),
+        ("[storage]\ncache = \"much\"", "FILE:2: storage.cache = \"much\": write a size like 256MiB or 2GiB"),
         ("[tls]\npq = \"yes\"", "FILE:2: tls.pq = \"yes\": take \"preferred\" or \"required\""),
     ] {
         let mut text = GOOD.to_owned();
@@ -111,6 +113,11 @@ fn a_namespace_that_cannot_be_is_named_with_its_line() {
     assert_eq!(typo, "FILE:12: unknown setting namespace.mod; did you mean namespace.mode?");
     let mode = load(&format!("{GOOD}[[namespace]]\nname = \"users\"\nmode = \"strickt\"\n")).unwrap_err();
     assert!(mode.starts_with("FILE:12: [[namespace]]: ") && mode.contains("strict"), "{mode}");
+    let diskless = load(&format!("{GOOD}[[namespace]]\nname = \"users\"\nack = \"log\"\n")).unwrap_err();
+    assert!(diskless.starts_with("FILE:10: [[namespace]]: ") && diskless.contains("set node.data_dir"), "{diskless}");
+    let disk = GOOD.replace("weight = 50", "data_dir = \"d\"");
+    let kept = load(&format!("{disk}[[namespace]]\nname = \"users\"\nack = \"fsync\"\n")).unwrap();
+    assert_eq!(kept.namespaces[0].ack.name(), "fsync");
 }
 
 #[test]
@@ -151,10 +158,13 @@ fn problems_of_this_host_are_all_told_at_once() {
     let mut config = load(GOOD).unwrap();
     config.http = Some("0.0.0.0:7480".parse().unwrap());
     config.memory = MemoryLimit::Bytes(1 << 20);
+    let file = file("no directory");
+    config.node.data_dir = Some(file.path().join("data"));
     let problems = config.check();
     let of = |name: &str| problems.iter().find(|problem| problem.name == name).map(ToString::to_string);
     assert!(of("tls.cert").unwrap().contains("cannot read c"), "{problems:?}");
     assert!(of("http.listen").unwrap().contains("127.0.0.1:7480"), "{problems:?}");
     assert!(of("memory.limit").unwrap().contains("MiB"), "{problems:?}");
+    assert!(of("node.data_dir").unwrap().contains("is not a directory"), "{problems:?}");
     assert!(of("transport.advertise").unwrap().contains("0.0.0.0:7400"), "{problems:?}");
 }

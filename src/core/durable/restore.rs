@@ -1,0 +1,113 @@
+//! Taking up what an earlier process stored (PROTOCOL §6).
+//!
+//! The driver gives every record before the first input; here they are checked, and held once the view knows their
+//! namespaces. A restored replica warms like one that lost everything, but what it has it has: whoever it compares with is
+//! sent less, and where all owners restarted together nothing that was acknowledged is lost. What it cannot use it counts,
+//! and what is void or of no use any more it removes from the disk.
+
+use super::{
+    log::Place,
+    record::{self, Record, RestoreError},
+    stored_shard,
+};
+use crate::{
+    handoff::HintStore,
+    id::{KeyHasher, NamespaceId},
+    shard::Shard,
+    storage::Put,
+    time::Now,
+};
+
+/// Restored bytes that are moved into the memtable before the shard tells what it holds beside it.
+const MOVE_STEP: u64 = 16 * 1024;
+
+impl Shard {
+    /// Takes a record that an earlier process stored. Called for each, in any order, before any input.
+    ///
+    /// # Errors
+    /// The record cannot be used; it is counted and skipped, and peers bring what it held.
+    pub fn restore(&mut self, now: Now, key: &[u8], value: &[u8]) -> Result<(), RestoreError> {
+        self.clock.observe(now);
+        let restored = self.try_restore(key, value);
+        match restored {
+            Ok(()) => self.stats.restored += 1,
+            Err(_) => self.stats.restore_errors += 1,
+        }
+        restored
+    }
+
+    fn try_restore(&mut self, key: &[u8], value: &[u8]) -> Result<(), RestoreError> {
+        let read = record::read(key, value)?;
+        if stored_shard(key, self.config.shards, self.config.partitions) != Some(self.config.shard.0) {
+            return Err(RestoreError::Shard);
+        }
+        if let Record::Entry { namespace, hash, key, .. } | Record::Hint { namespace, hash, key, .. } = read
+            && KeyHasher::new(self.config.cluster).hash(namespace, key) != hash
+        {
+            return Err(RestoreError::Hash);
+        }
+        self.durable.log.distrust();
+        self.durable.waiting.push(&read, key, value)
+    }
+
+    /// Holds what was restored of the namespaces that are known now.
+    pub(crate) fn take_restored(&mut self, now: Now) {
+        let knows = |namespace: NamespaceId| self.rules.contains_key(&namespace);
+        if self.durable.waiting.len() == 0 || !self.durable.waiting.awaits(knows) {
+            return;
+        }
+        let mut moved = 0;
+        for _ in 0..self.durable.waiting.len() {
+            let Some((key, value)) = self.durable.waiting.pop() else { break };
+            moved += (key.len() + value.len()) as u64;
+            let Ok(read) = record::read(&key, &value) else { continue };
+            if !self.hold_restored(now, &read) && self.durable.waiting.push(&read, &key, &value).is_err() {
+                self.stats.restore_errors += 1;
+            }
+            if moved >= MOVE_STEP {
+                moved = 0;
+                self.reserve();
+            }
+        }
+    }
+
+    /// Forgets what was restored and is not held yet.
+    pub(crate) fn forget_restored(&mut self) {
+        self.durable.waiting.forget();
+    }
+
+    /// Holds a record; `false`: its namespace is not known yet.
+    fn hold_restored(&mut self, now: Now, read: &Record<'_>) -> bool {
+        let wall = self.clock.wall(now);
+        match *read {
+            Record::Entry { namespace, hash, key, term, entry } => {
+                let Some(rules) = self.rules.get(&namespace).copied() else { return false };
+                let partition = hash.partition(self.config.partitions);
+                if term < self.durable.waiting.term(partition) || !rules.ack.is_durable() {
+                    self.durable.unused.push(Place::Entry(rules.slot, hash, key.into()));
+                    return true;
+                }
+                let held = self.table.quietly(|table| table.put(wall, rules.slot, hash, key, &entry, false));
+                self.stats.restore_errors += u64::from(matches!(held, Put::OutOfMemory | Put::TooLarge));
+            }
+            Record::Hint { target, namespace, hash, key, entry } => {
+                let Some(rules) = self.rules.get(&namespace).copied() else { return false };
+                let room = self.make_room_for(HintStore::cost(key, &entry));
+                let kept = rules.ack.is_durable()
+                    && room
+                    && self.hints.quietly(|hints| hints.store(wall, target, namespace, hash, key, &entry).is_ok());
+                if !kept {
+                    self.durable.unused.push(Place::Hint(target, hash, namespace, key.into()));
+                }
+            }
+            Record::Floors { namespace, partition, floors } => {
+                let Some(rules) = self.rules.get(&namespace).copied() else { return false };
+                if rules.evictable {
+                    self.table.quietly(|table| table.raise_floors(rules.slot, partition, floors));
+                }
+            }
+            Record::Term { .. } | Record::Barrier => {}
+        }
+        true
+    }
+}
