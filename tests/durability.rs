@@ -152,6 +152,10 @@ fn all_killed_at_once_keep_every_acknowledged_write_and_no_deleted_one() {
     let mut mesh = start();
     // Not of the configuration: the nodes must find it again by themselves.
     mesh.admin(&["namespace", "create", "made", "--ack", "log", "--mode", "strict"]).done();
+    for number in 0..3 {
+        let probe = ["set", "-n", "made", "probe", "1"];
+        wait_until("everybody to know of it", || mesh.cli_at(number, &probe).code() == 0);
+    }
     let mut made = Ledger::of("made");
     made.write(&mesh, 100, "first");
     let mut ledgers = [Ledger::of("log"), Ledger::of("fsync"), Ledger::of("mem")];

@@ -134,6 +134,11 @@ impl Node {
         }
         // What shards find beside a state that cannot be read is of an unknown time.
         let lapses = u64::from(disk.is_unreadable());
+        if disk.is_unreadable() {
+            let words =
+                "the state on its disk cannot be read: it joins others, and founds no mesh (empty data_dir for that)";
+            obstacle = Some(words.to_owned());
+        }
         let mut view = View::empty(config.node, Arc::clone(replicated.namespaces()));
         view.fence = Some(Fence::ClockUnconfirmed);
         Self {

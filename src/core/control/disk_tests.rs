@@ -147,3 +147,24 @@ fn a_transition_ends_although_every_step_of_it_waits_for_a_disk() {
         assert_eq!((rig.view(node).members.len(), rig.view(node).lapses), (4, 0));
     }
 }
+
+#[test]
+fn a_node_whose_state_cannot_be_read_joins_its_mesh_and_founds_none() {
+    let mut rig = ControlRig::new(1);
+    let mut config = NodeConfig { disk: true, restored: Some(vec![7; 100]), ..rig.config(1) };
+    config.cluster.bootstrap_expect = 1;
+    let alone = rig.start(config);
+    rig.run(seconds(30));
+    assert!(rig.view(alone).ring.is_none());
+    assert!(rig.status(alone).state.contains("cannot be read"), "{}", rig.status(alone).state);
+
+    let mut rig = ControlRig::new(2);
+    let nodes = mesh(&mut rig);
+    rig.run(seconds(5));
+    rig.kill(nodes[2]);
+    rig.run(seconds(20));
+    let damaged = rig.start(NodeConfig { restored: Some(vec![7; 100]), ..rig.config_from_disk(nodes[2]) });
+    let all = [nodes[0], nodes[1], damaged];
+    assert!(rig.run_until(seconds(30), |rig| agree(rig, &all)).is_some(), "{:#?}", rig.status(damaged));
+    assert_eq!((rig.view(damaged).lapses, rig.view(damaged).state), (1, ReplicaState::Warming));
+}

@@ -46,6 +46,14 @@ impl Shard {
         {
             return Err(RestoreError::Hash);
         }
+        if let Record::Entry { hash, term, .. } = read {
+            // Its partition had this term, whatever became of the record that said so.
+            let partition = hash.partition(self.config.partitions);
+            let known = self.durable.waiting.term(partition);
+            if term > known {
+                self.durable.waiting.set_term(partition, term);
+            }
+        }
         self.durable.log.distrust();
         self.durable.waiting.push(&read, key, value)
     }

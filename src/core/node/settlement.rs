@@ -103,7 +103,8 @@ impl Node {
         let cluster = &self.config.cluster;
         let hasty =
             cluster.bootstrap_expect <= 1 && !self.seeds.is_empty() && now.mono.since(self.started) < FOUND_AFTER;
-        if self.replicated.layout().is_some() || hasty {
+        // Where there was a disk that cannot be read there may be a mesh: it is joined, not founded anew.
+        if self.replicated.layout().is_some() || hasty || self.disk.is_unreadable() {
             return;
         }
         let is_live = |node| node == self.config.node || self.membership.is_up(node);
