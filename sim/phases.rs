@@ -320,7 +320,7 @@ impl Cluster<'_> {
         if live
             .iter()
             .flat_map(stats)
-            .any(|stats| stats.entries_without_room > 0 && stats.memory_bytes > stats.memory_limit_bytes / 10 * 9)
+            .any(|stats| stats.entries_without_room > 0 && stats.memory_bytes > stats.memory_limit_bytes / 2)
         {
             return None;
         }
@@ -465,9 +465,17 @@ impl Cluster<'_> {
         if !ledger.clocks || !ledger.identities {
             return;
         }
-        let until = self.at + HINTS_DRAIN;
+        // Of a small memory that refuses some now and then, they go one by one: what counts is that they go.
+        let held = |run: &Self| -> usize {
+            let shards = run.processes.iter().flat_map(|process| &process.shards);
+            shards.flat_map(|shard| shard.hints_by_target()).map(|(_, count)| count as usize).sum()
+        };
+        let (mut until, mut left) = (self.at + HINTS_DRAIN, held(self));
         while self.at < until && !self.broken() && self.hints_left().is_some() {
             self.run_until(self.at + 5_000 * MS);
+            if self.at >= until && held(self) < left {
+                (until, left) = (self.at + HINTS_DRAIN / 3, held(self));
+            }
         }
         if let Some(what) = self.hints_left().filter(|_| !self.broken()) {
             self.blame_run(Invariant::L2, what);

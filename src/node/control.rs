@@ -55,6 +55,8 @@ pub(crate) enum Stored {
 pub(crate) struct ControlPlane {
     node: Node,
     effects: Effects,
+    /// The state is to be shown to the rest of the node.
+    news: bool,
     identity: Arc<NodeIdentity>,
     /// Where core's meta is kept, on a node with a disk.
     meta: Option<Arc<MetaFile>>,
@@ -116,7 +118,15 @@ impl ControlPlane {
     ) -> Self {
         let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
         let meta = meta.map(Arc::new);
-        Self { node, effects: Effects::default(), identity, meta, namespaces, stored: (sender, Some(receiver)) }
+        Self {
+            node,
+            effects: Effects::default(),
+            news: false,
+            identity,
+            meta,
+            namespaces,
+            stored: (sender, Some(receiver)),
+        }
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Mono> {
@@ -128,10 +138,10 @@ impl ControlPlane {
         self.stored.1.take()
     }
 
-    /// Feeds the shards' figures and shows the state to the rest of the node.
+    /// Feeds the shards' figures; the state is shown to the rest of the node once what follows is carried out.
     pub(crate) fn tick(&mut self, now: Now, shared: &Shared) {
         self.node.handle(now, NodeInput::Stats(shared.stats()), &mut self.effects);
-        self.show(now, shared);
+        self.news = true;
         if shared.is_ready() {
             for namespace in std::mem::take(&mut self.namespaces) {
                 let caller = Caller { link: LinkName::INTERNAL.0, id: 0 };
@@ -208,6 +218,11 @@ impl Worker {
                 self.out.shared.stop(crate::handle::Stopped::Refused { reason });
             }
             if control.effects.list.is_empty() {
+                // Last: who is told that the node is ready finds the views that make it so before his requests in every
+                // mailbox.
+                if std::mem::take(&mut control.news) {
+                    control.show(now, &self.out.shared);
+                }
                 return;
             }
             for effect in std::mem::take(&mut control.effects.list) {
@@ -258,12 +273,14 @@ impl Worker {
             members.filter_map(|node| control.node.address_of(node).map(|(address, _)| (node, address))).collect();
         let addresses = Arc::new(addresses);
         let shared = self.out.shared.clone();
-        control.show(now, &shared);
         for shard in 1..shared.addresses.shards {
             shared.tell(shard, Letter::View(view.clone(), addresses.clone()));
         }
         self.out.addresses = addresses;
         self.on_view(now, view);
+        if let Some(control) = &mut self.control {
+            control.news = true;
+        }
     }
 
     fn store_clock(&mut self, now: Now, bound: Hlc) {

@@ -463,6 +463,19 @@ async fn a_thread_that_panics_stops_the_whole_node_and_its_handle_says_so() {
 
 /// A node of its own with a disk, and a caller of a namespace that asks for it.
 async fn durable(mint: &Mint, more: &[&str]) -> (NodeHandle, Caller) {
+    let (node, mut caller) = start_durable(mint, more).await;
+    takes_writes(&mut caller).await;
+    (node, caller)
+}
+
+async fn takes_writes(caller: &mut Caller) {
+    let begun = Instant::now();
+    while parse_status(caller, b"first").await != Status::Ok {
+        assert!(begun.elapsed() < LIMIT, "no write is taken");
+    }
+}
+
+async fn start_durable(mint: &Mint, more: &[&str]) -> (NodeHandle, Caller) {
     let data = format!("node.data_dir={}", mint.path().join("data").display());
     let mut config = mint.config("a", 1, &[], &[&[&*data], more].concat());
     let mut namespace = Namespace::new("log");
@@ -473,10 +486,6 @@ async fn durable(mint: &Mint, more: &[&str]) -> (NodeHandle, Caller) {
     within("ready", node.ready()).await.unwrap();
     let mut caller = Caller::open(&node, 0);
     caller.namespace = NamespaceId::of("log");
-    let begun = Instant::now();
-    while parse(&caller.call(b"first", put(b"1")).await).status != Status::Ok {
-        assert!(begun.elapsed() < LIMIT, "the namespace is not there");
-    }
     (node, caller)
 }
 
@@ -542,5 +551,34 @@ async fn what_one_shard_stored_is_found_by_three() {
         let reply = parse(&frame);
         assert!(matches!(reply.body, ReplyBody::Value { value, .. } if value == key.as_bytes()), "{key}: {reply:?}");
     }
+    within("stop", node.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_could_not_be_read_at_the_start_is_never_read_later() {
+    let mint = Mint::new();
+    let (node, mut caller) = durable(&mint, &[]).await;
+    assert_eq!(parse_status(&mut caller, b"old").await, Status::Ok);
+    within("stop", node.stop()).await.unwrap();
+    drop(node);
+    // Somebody else has it: as good as a disk that refuses.
+    let held = fjall::Database::builder(mint.path().join("data/store")).open().unwrap();
+    let (node, mut caller) = start_durable(&mint, &[]).await;
+    until("the trouble to be told", || {
+        let status = node.status();
+        status.disk.as_ref().is_some_and(|disk| disk.trouble.as_ref().is_some_and(|words| words.contains("store")))
+    })
+    .await;
+    assert_ne!(parse_status(&mut caller, b"refused").await, Status::Ok);
+    assert_eq!(parse_status(&mut Caller::open(&node, 0), b"in memory").await, Status::Ok);
+    drop(held);
+    takes_writes(&mut caller).await;
+    // Others may have deleted meanwhile what it holds: it must not come back with the next start.
+    assert_eq!(parse(&caller.call(b"old", Op::Get).await).status, Status::NotFound);
+    within("stop", node.stop()).await.unwrap();
+    drop(node);
+    let (node, mut caller) = durable(&mint, &[]).await;
+    assert_eq!(parse(&caller.call(b"old", Op::Get).await).status, Status::NotFound);
+    assert_eq!(parse(&caller.call(b"first", Op::Get).await).status, Status::Ok);
     within("stop", node.stop()).await.unwrap();
 }

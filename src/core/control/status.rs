@@ -153,13 +153,13 @@ impl Facts<'_> {
         }
     }
 
-    /// Whether this node should be sent clients: it is a member that votes, and may stamp.
+    /// Whether this node should be sent clients: it is a member that votes, may stamp, and does not wait for its disk.
     pub fn is_ready(&self) -> bool {
         let votes = match self.standing.state() {
             ReplicaState::Ready | ReplicaState::Settled => true,
             ReplicaState::Warming | ReplicaState::Fallback => false,
         };
-        self.ring.is_some() && self.fence.is_none() && votes && self.reads_here()
+        self.ring.is_some() && self.fence.is_none() && self.held_back.is_none() && votes && self.reads_here()
     }
 
     /// Everything, for `status`.

@@ -217,6 +217,13 @@ impl Shard {
             self.stats.late_votes += 1;
             return;
         }
+        // Where what comes is stored, each entry is noted until the disk has it: more than the body takes, if keys are short.
+        if self.config.disk && !self.make_room_for(2 * part.body.len() as u64) {
+            self.stats.entries_without_room += 1;
+            self.ownership.on_full(now.mono);
+            self.ownership.on_refused(now.mono, from, partition);
+            return self.work_on_ownership(now, Some(partition), out);
+        }
         match self.take_part(now, part) {
             Some(floors) => {
                 if let Some(transfer) = self.ownership.expected(from, partition, part.after) {
