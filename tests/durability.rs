@@ -33,13 +33,18 @@ fn plan() -> Plan {
 /// A mesh whose namespaces are there.
 fn start() -> Mesh {
     let mesh = Mesh::start(plan());
-    wait_until("the namespaces of the configuration", || {
-        let listed = mesh.cli(&["namespace", "list", "-o", "json"]).done().json();
-        let acks = [("fsync", "fsync"), ("log", "log"), ("mem", "mem")];
-        let listed = listed.as_array().expect("a list");
-        acks.iter().all(|(name, ack)| listed.iter().any(|space| space["name"] == *name && space["ack"] == *ack))
-    });
+    served(&mesh);
     mesh
+}
+
+/// Waits until every node takes writes of every namespace: each must have heard of it, and have that on its disk.
+fn served(mesh: &Mesh) {
+    for (number, name) in (0..mesh.nodes.len()).flat_map(|number| ["fsync", "log", "mem"].map(|name| (number, name))) {
+        let all = ["set", "-n", name, "probe", "1", "--consistency", "r=1,w=3,strict"];
+        wait_until("all nodes to serve the namespaces", || mesh.cli_at(number, &all).code() == 0);
+    }
+    let listed = mesh.cli(&["namespace", "show", "fsync", "-o", "json"]).done().json();
+    assert_eq!(listed["ack"], "fsync");
 }
 
 fn client(mesh: &Mesh, seeds: &[&Node]) -> meshwork_client::Mesh {
@@ -153,7 +158,7 @@ fn all_killed_at_once_keep_every_acknowledged_write_and_no_deleted_one() {
     // Not of the configuration: the nodes must find it again by themselves.
     mesh.admin(&["namespace", "create", "made", "--ack", "log", "--mode", "strict"]).done();
     for number in 0..3 {
-        let probe = ["set", "-n", "made", "probe", "1"];
+        let probe = ["set", "-n", "made", "probe", "1", "--consistency", "r=1,w=3,strict"];
         wait_until("everybody to know of it", || mesh.cli_at(number, &probe).code() == 0);
     }
     let mut made = Ledger::of("made");
@@ -318,7 +323,7 @@ fn a_full_disk_costs_a_node_its_durable_votes_and_nothing_else_and_heals() {
     let command = with_a_small_disk(&mesh, 2);
     mesh.launch_as(2, command);
     mesh.settle();
-    wait_until("the namespaces", || mesh.cli(&["namespace", "show", "fsync"]).code() == 0);
+    served(&mesh);
     let mut ledger = Ledger::of("log");
     ledger.write(&mesh, 200, "before");
     // In the mount namespace of that node.
@@ -380,7 +385,7 @@ fn a_disk_that_fails_is_opened_anew_until_it_works() {
     command.env_clear().current_dir(mesh.home());
     mesh.launch_as(2, command);
     mesh.settle();
-    wait_until("the namespaces", || mesh.cli(&["namespace", "show", "fsync"]).code() == 0);
+    served(&mesh);
     let mut ledger = Ledger::of("log");
     ledger.write(&mesh, 100, "before");
     limit_files(&mesh.nodes[2], "150000");

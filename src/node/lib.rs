@@ -54,3 +54,4 @@ pub use config::{Config, ConfigError, Problem};
 pub use handle::{Addresses, NodeHandle, Stopped};
 pub use identity::IdentityError;
 pub use start::{Node, StartError};
+pub use storage::contains_panics;

@@ -14,6 +14,7 @@ use super::StoreOptions;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Slice, config};
 use meshwork_core::id::{ClusterId, NodeId};
 use std::{
+    cell::Cell,
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -294,7 +295,7 @@ pub(crate) fn core_key(key: &Slice) -> &[u8] {
 /// Closes a log that may be broken. One that panics at that stays locked until the process ends, and says so when it is
 /// opened anew.
 pub(crate) fn close(log: Log) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(log)));
+    let _ = contained(|| drop(log));
 }
 
 /// Removes the note of what was synced: the database beside it is about to be another.
@@ -319,9 +320,26 @@ fn settings() -> KeyspaceCreateOptions {
         .expect_point_read_hits(true)
 }
 
+thread_local! {
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread, now, is caught and dealt with: of the store's library, at files that were damaged. A
+/// process that ends at every panic should let these pass.
+pub fn contains_panics() -> bool {
+    CONTAINED.get() || std::thread::current().name().is_some_and(|name| name.starts_with("fjall"))
+}
+
+fn contained<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
+    let before = CONTAINED.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(work));
+    CONTAINED.set(before);
+    done
+}
+
 /// Runs what may panic at bytes that nobody wrote.
 fn guarded<T>(work: impl FnOnce() -> Result<T, LogError>) -> Result<T, LogError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+    contained(work).unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().map(String::as_str);
         let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
         Err(LogError::Damaged(format!("reading it panicked: {words}")))

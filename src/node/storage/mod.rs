@@ -21,6 +21,7 @@ mod writer;
 
 pub(crate) use disk::{Disk, get};
 pub(crate) use log::Owner;
+pub use log::contains_panics;
 pub(crate) use meta::{Found, MetaFile};
 pub(crate) use queue::Writes;
 pub(crate) use recovery::{Fed, Feed, Recovery, fill};
