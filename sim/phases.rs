@@ -317,11 +317,7 @@ impl Cluster<'_> {
         let views: Vec<_> = live.iter().map(|process| Arc::clone(&self.processes[*process as usize].view)).collect();
         // Where nothing may be evicted, what does not fit stays where it is: the status says for whom.
         let stats = |process: &u32| self.processes[*process as usize].shards.iter().map(|shard| shard.stats());
-        if live
-            .iter()
-            .flat_map(stats)
-            .any(|stats| stats.entries_without_room > 0 && stats.memory_bytes > stats.memory_limit_bytes / 2)
-        {
+        if live.iter().flat_map(stats).any(|stats| stats.entries_without_room > 0) {
             return None;
         }
         let status =

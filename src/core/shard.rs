@@ -408,7 +408,11 @@ impl Shard {
                 evictable: namespace.eviction == Eviction::On,
                 ack: namespace.ack,
             };
-            self.table.set_stored(slot, self.config.disk && namespace.ack.is_durable());
+            let stored = self.config.disk && namespace.ack.is_durable();
+            self.table.set_stored(slot, stored);
+            if stored {
+                self.durable.begin(self.config.memory);
+            }
             if usize::from(slot.0) == self.spaces.len() {
                 self.spaces.push(id);
             }

@@ -57,6 +57,8 @@ pub(crate) struct Durable {
     unsynced: bool,
     /// Restored records that are of no use: to be removed.
     unused: Vec<Place>,
+    /// Bytes set aside for good, once a namespace is stored: what is noted of it comes where nobody can be asked for room.
+    set_aside: u64,
     key: Vec<u8>,
     value: Vec<u8>,
 }
@@ -80,7 +82,12 @@ impl Durable {
 
     /// Bytes held beside the memtable.
     pub(crate) fn bytes(&self) -> u64 {
-        self.waiting.bytes() + self.log.bytes() + self.votes.bytes()
+        self.waiting.bytes() + (self.log.bytes() + self.votes.bytes()).max(self.set_aside)
+    }
+
+    /// A namespace of a shard with so much memory is stored.
+    pub(crate) fn begin(&mut self, memory: u64) {
+        self.set_aside = memory / OUT_SHARE;
     }
 
     /// Changes whose storing is not confirmed, and those to be written again.
