@@ -464,7 +464,7 @@ impl Cluster<'_> {
         // Of a small memory that refuses some now and then, they go one by one: what counts is that they go.
         let held = |run: &Self| -> usize {
             let shards = run.processes.iter().flat_map(|process| &process.shards);
-            shards.flat_map(|shard| shard.hints_by_target()).map(|(_, count)| count as usize).sum()
+            shards.flat_map(|shard| shard.hints_by_target()).map(|(_, count)| count).sum()
         };
         let (mut until, mut left) = (self.at + HINTS_DRAIN, held(self));
         while self.at < until && !self.broken() && self.hints_left().is_some() {
