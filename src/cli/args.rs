@@ -222,6 +222,7 @@ pub(crate) enum PlanCommand {
     ///
     /// Joins, weights and zones do so by themselves after five quiet seconds, unless the nodes are configured with
     /// cluster.layout = "manual".
+    #[command(disable_version_flag = true)]
     Commit {
         /// The version it becomes, as `plan show` says: another change that came first is not overrun
         #[arg(long, value_name = "N", id = "layout_version")]
