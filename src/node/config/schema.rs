@@ -101,7 +101,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "cluster.layout",
         Kind::Text,
-        Some("auto"),
+        Some("\"auto\""),
         "",
         "auto: joins, weights and zones become a layout by themselves. manual: they wait for `plan commit`; set it on every node.",
     ),
