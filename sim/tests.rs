@@ -12,7 +12,7 @@ use meshwork_core::canary::Canary;
 use std::path::Path;
 
 /// Seeds that found a bug in core, with what it was.
-const FOUND: [(u64, &str); 12] = [
+const FOUND: [(u64, &str); 15] = [
     (0x1, "S15: what a put with a TTL over a delete had buried came back after its end"),
     (0x74, "S1: a value whose holder could not be asked was called missing, in strict reads too"),
     (0xa7, "L5: a read decided by its timeout asked for the body and waited for ever"),
@@ -24,6 +24,9 @@ const FOUND: [(u64, &str); 12] = [
     (0x102d0, "S23: so did partitions that warm, listed when nobody can be asked for room"),
     (0x200e4, "L8: a breaker opened in a split let one request a round trip through, a minute after"),
     (0xb236e, "S6: a miss after the body went meanwhile did not say how few votes were behind it"),
+    (0xaac7, "S23: what a read that a write follows came to wait for had found its room taken"),
+    (0xe5062, "S23: the same, seen first"),
+    (0xe51d7, "S4: what a disk held found no room in memory, and the node voted all the same"),
     (0x591, "L6: nobody probed anybody any more after all had renewed their identity"),
 ];
 

@@ -39,8 +39,12 @@ const RESERVE_STEP: u64 = 16 * 1024;
 const SET_ASIDE_SHARE: u64 = 64;
 /// This share of the memory is set aside for the books of repair, one in …: they must be kept when nothing can be evicted.
 const BACKGROUND_SHARE: u64 = 128;
-/// What a request's places in the queues of due times take, bytes; generous.
-const REQUEST_TIMERS: u64 = 256;
+/// What a place in a queue of due times takes, bytes; one in the odd queue takes four of them.
+const TIMER_BYTES: u64 = 24;
+/// What the places of a request that is let in take: of a read, and of the write that may come after it.
+const REQUEST_TIMERS: u64 = 7 * TIMER_BYTES + WRITE_TIMERS;
+/// What those of a write take. A read that a write comes after owns them from the start: nobody is asked for room between.
+pub(crate) const WRITE_TIMERS: u64 = 6 * TIMER_BYTES;
 /// Hints get this share of the memory, one in …
 const HINTS_SHARE: u64 = 20;
 /// This share of the memory is kept free of restored records that wait, one in …, and so many bytes or half of what there is.
@@ -263,6 +267,7 @@ impl Shard {
             hint_bytes: self.hints.bytes(),
             hints_dropped: self.hints.dropped(),
             partitions_urgent: self.anti_entropy.urgent.len() as u64,
+            partitions_short: self.anti_entropy.readiness.short() as u64,
             stores_waiting: self.durable.waiting_stores(),
             in_flight: self.in_flight.len() as u64,
             entries: table.entries + table.tombstones,
@@ -334,7 +339,12 @@ impl Shard {
             + 4 * self.own_deadline.len();
         let hints = if canary!(K35) { 0 } else { self.hints.bytes() };
         let background = self.background().max(self.config.memory / BACKGROUND_SHARE) + self.listed_partitions();
-        hints + self.durable.bytes() + background + self.in_flight.bytes() + self.in_flight_bytes + 24 * queued as u64
+        hints
+            + self.durable.bytes()
+            + background
+            + self.in_flight.bytes()
+            + self.in_flight_bytes
+            + TIMER_BYTES * queued as u64
     }
 
     /// Tells the memtable what the shard holds beside it, so that one limit covers all.

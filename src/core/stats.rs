@@ -128,6 +128,8 @@ stats! {
     restored,
     /// Stored records that could not be used: damaged, of a newer version, or too many for memory.
     restore_errors,
+    /// Gauge: partitions of which stored records found no room, and that warm until owners that are Ready were asked.
+    partitions_short,
     /// Changes given to the disk.
     stored_writes,
     /// Changes that the disk did not keep; written again since, or waiting for it.

@@ -5,7 +5,8 @@
 //! N−W+1 that were Ready, so that one of them holds whatever was acknowledged, or all of them whatever their state, so that
 //! somebody becomes Ready when all warm. Alone, that is at once. A tree that another layout gives to this node warms too,
 //! though the node is Ready, and there only Ready owners of the layout that is read count: with all others "whatever their
-//! state" a rolling restart in a transition made empty copies Ready. Range transfer (`handoff`) may complete it as well.
+//! state" a rolling restart in a transition made empty copies Ready. So it is where this memory had no room for what the disk held
+//! (`fell_short`): others whatever their state may lack it too. Range transfer (`handoff`) may complete it as well.
 //!
 //! A tree is kept Ready over a change of layouts only by a layout that was active before and still is: what a node owned
 //! under one that retired, or that another of its epoch took the place of, may have missed writes since. Comparisons are
@@ -16,7 +17,7 @@ use crate::{
     ring::Ring,
     view::View,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A tree: copies, and partition.
 pub(crate) type TreeName = (u8, PartitionId);
@@ -35,6 +36,8 @@ struct Compared {
 #[derive(Debug, Default)]
 pub(crate) struct Readiness {
     warming: BTreeMap<TreeName, Compared>,
+    /// Partitions of which something acknowledged was not taken up from the disk.
+    short: BTreeSet<PartitionId>,
 }
 
 /// The owners of a tree, as member indexes.
@@ -130,6 +133,17 @@ impl Readiness {
             .collect();
     }
 
+    /// What the disk held of a partition found no room: only owners that are Ready tell what it lacks.
+    pub(crate) fn fell_short(&mut self, partition: PartitionId) {
+        self.short.insert(partition);
+    }
+
+    /// How many partitions fell short and warm still.
+    pub(crate) fn short(&self) -> usize {
+        let warms = |partition: &&PartitionId| self.warming.keys().any(|tree| tree.1 == **partition);
+        self.short.iter().filter(warms).count()
+    }
+
     /// Whether a tree warms.
     #[inline]
     pub(crate) fn is_warming(&self, tree: TreeName) -> bool {
@@ -175,7 +189,7 @@ impl Readiness {
     pub(crate) fn judge(&mut self, tree: TreeName, ring: &Ring, me: NodeId, (need, gained): (usize, bool)) -> bool {
         let Some(compared) = self.warming.get(&tree) else { return false };
         let others = owners(ring, tree).iter().filter(|owner| ring.node(**owner) != me).count();
-        let all = !gained && compared.all.count_ones() as usize >= others;
+        let all = !gained && !self.short.contains(&tree.1) && compared.all.count_ones() as usize >= others;
         let enough = compared.ready.count_ones() as usize >= need || all;
         if enough {
             self.warming.remove(&tree);
@@ -232,6 +246,18 @@ mod tests {
         readiness.warm_all((&ring, None), 0, (0, 1));
         assert!(!compare(&mut readiness, &ring, 2, false, 1), "a Warming owner may lack it too");
         assert!(compare(&mut readiness, &ring, 3, false, 1));
+    }
+
+    #[test]
+    fn what_found_no_room_is_made_good_by_ready_owners_only() {
+        let ring = ring(3, 3);
+        let mut readiness = Readiness::default();
+        readiness.fell_short(TREE.1);
+        readiness.warm_all((&ring, None), 0, (0, 1));
+        assert!(!compare(&mut readiness, &ring, 2, false, 1) && !compare(&mut readiness, &ring, 3, false, 1));
+        assert_eq!(readiness.short(), 1);
+        assert!(compare(&mut readiness, &ring, 2, true, 1));
+        assert_eq!(readiness.short(), 0);
     }
 
     #[test]

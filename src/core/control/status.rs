@@ -105,6 +105,18 @@ impl Facts<'_> {
         }
     }
 
+    /// `state`, and what an operator of this node can do for it.
+    fn state_with(&self, stats: &ShardStats, now: Mono) -> String {
+        let state = self.state(now);
+        match stats.partitions_short {
+            0 => state,
+            short => format!(
+                "{state}; memory had no room for all that the disk holds of {short} partitions: they vote in strict requests once \
+                 whole owners have filled them; raise memory.limit and start again"
+            ),
+        }
+    }
+
     /// Members that a first layout would have now.
     fn starters(&self) -> usize {
         succession::starters(self.replicated.roles(), |node| self.is_up(node)).len()
@@ -170,7 +182,7 @@ impl Facts<'_> {
             node: self.config.node,
             name: self.config.name.clone(),
             cluster: self.config.cluster.name.clone(),
-            state: self.state(now),
+            state: self.state_with(&stats, now),
             ready: self.is_ready(),
             layout: layouts.current_name(),
             layout_agreed: layouts.is_agreed(self.replicated.roles()),

@@ -10,6 +10,7 @@ use crate::{
     id::{KeyHash, NamespaceId, PartitionId},
     input::{Caller, PeerShard},
     limits::IN_FLIGHT_PER_SHARD,
+    shard::WRITE_TIMERS,
     storage::{NamespaceSlot, Pin},
     time::Mono,
     value::OwnedEntry,
@@ -281,24 +282,25 @@ impl InFlight {
 }
 
 impl Operation {
-    /// Bytes it owns beside its slot.
+    /// Bytes it owns beside its slot, and those that it will.
     pub(super) fn heap_bytes(&self) -> u64 {
-        let key = self.subject.key.len();
+        let key = self.subject.key.len() as u64;
         let phase = match &self.phase {
             Phase::Read { body, guarded, .. } => {
-                let body = body.as_ref().and_then(|entry| entry.value.as_ref()).map_or(0, |value| value.len());
+                let body = body.as_ref().and_then(|entry| entry.value.as_ref()).map_or(0, |value| value.len() as u64);
                 let guarded = match guarded.as_ref().map(|guarded| &guarded.change) {
-                    Some(Change::Put { value, .. }) => value.len(),
-                    Some(Change::Delete | Change::Touch { .. }) | None => 0,
+                    Some(Change::Put { value, .. }) => WRITE_TIMERS + value.len() as u64,
+                    Some(Change::Delete | Change::Touch { .. }) => WRITE_TIMERS,
+                    None => 0,
                 };
                 body + guarded
             }
             Phase::Write { kept, .. } => {
-                kept.as_ref().and_then(|entry| entry.value.as_ref()).map_or(0, |value| value.len())
+                kept.as_ref().and_then(|entry| entry.value.as_ref()).map_or(0, |value| value.len() as u64)
             }
             Phase::Forwarded { .. } => 0,
         };
-        (key + phase) as u64
+        key + phase
     }
 }
 

@@ -55,7 +55,11 @@ impl Shard {
             }
         }
         self.durable.log.distrust();
-        self.durable.waiting.push(&read, key, value)
+        let kept = self.durable.waiting.push(&read, key, value);
+        if kept.is_err() {
+            self.fall_short(&read);
+        }
+        kept
     }
 
     /// Holds what was restored of the namespaces that are known now.
@@ -71,11 +75,19 @@ impl Shard {
             let Ok(read) = record::read(&key, &value) else { continue };
             if !self.hold_restored(now, &read) && self.durable.waiting.push(&read, &key, &value).is_err() {
                 self.stats.restore_errors += 1;
+                self.fall_short(&read);
             }
             if moved >= MOVE_STEP {
                 moved = 0;
                 self.reserve();
             }
+        }
+    }
+
+    /// There is no room for a record: its partition must not call itself whole before owners that are have been asked.
+    fn fall_short(&mut self, read: &Record<'_>) {
+        if let Record::Entry { hash, .. } = read {
+            self.anti_entropy.readiness.fell_short(hash.partition(self.config.partitions));
         }
     }
 
@@ -96,7 +108,10 @@ impl Shard {
                     return true;
                 }
                 let held = self.table.quietly(|table| table.put(wall, rules.slot, hash, key, &entry, false));
-                self.stats.restore_errors += u64::from(matches!(held, Put::OutOfMemory | Put::TooLarge));
+                if matches!(held, Put::OutOfMemory | Put::TooLarge) {
+                    self.stats.restore_errors += 1;
+                    self.fall_short(read);
+                }
             }
             Record::Hint { target, namespace, hash, key, entry } => {
                 let Some(rules) = self.rules.get(&namespace).copied() else { return false };
