@@ -109,6 +109,14 @@ pub(crate) struct Machine {
     pub(crate) of: u16,
 }
 
+impl Machine {
+    /// Ends what ails it: its clock is right again, its disk takes and keeps what it is given.
+    pub(crate) fn repair(&mut self) {
+        self.clock.repair();
+        (self.stalled, self.full) = (0, 0);
+    }
+}
+
 /// The cluster.
 pub(crate) struct Cluster<'p> {
     pub(crate) plan: &'p Plan,
@@ -298,8 +306,8 @@ impl<'p> Cluster<'p> {
     pub(crate) fn resume(&mut self, process: u32) {
         if self.processes[process as usize].paused_until <= self.at {
             self.sight.on_pause(process);
-            for event in self.held.remove(&process).unwrap_or_default() {
-                self.push(self.at, event);
+            for (order, event) in (0..).zip(self.held.remove(&process).unwrap_or_default()) {
+                self.queue.push(self.at, order, event);
             }
         }
     }
@@ -392,9 +400,12 @@ impl<'p> Cluster<'p> {
                 Effect::Report(report) => {
                     let most = self.plan.config.view_delay_us * 1_000;
                     let key = [u64::from(process), u64::from(report.shard), u64::MAX];
-                    // Reports reach the control plane in order: all are as late.
                     let delay = below(draw(self.plan.seed, Purpose::Process, &key), most + 1);
-                    self.push(self.at + delay, Event::Report { process, report });
+                    // Reports of a shard reach the control plane in order, also those of one moment.
+                    let last = &mut self.processes[process as usize].reports_at[usize::from(report.shard)];
+                    *last = (self.at + delay).max(*last + 1);
+                    let at = *last;
+                    self.push(at, Event::Report { process, report });
                 }
                 Effect::Publish(view) => self.publish(process, view),
                 Effect::Store(bound) => self.store(process, bound),

@@ -41,9 +41,7 @@ impl Cluster<'_> {
         self.phase("thaw");
         self.sight.probe("machines that were given up return");
         for machine in lost {
-            let on = &mut self.machines[usize::from(machine)];
-            on.clock.repair();
-            on.stalled = 0;
+            self.machines[usize::from(machine)].repair();
             self.start(machine);
         }
         true

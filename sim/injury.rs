@@ -287,8 +287,7 @@ impl Cluster<'_> {
         }
         for machine in core {
             let on = &mut self.machines[usize::from(machine)];
-            on.clock.repair();
-            (on.stalled, on.full) = (0, 0);
+            on.repair();
             let (process, at) = (on.process, self.at);
             match process {
                 Some(process) if self.processes[process as usize].stopping => {

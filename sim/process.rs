@@ -50,6 +50,8 @@ pub struct Process {
     pub armed: Vec<Option<Time>>,
     /// When the newest snapshot reaches each shard.
     pub views_at: Vec<Time>,
+    /// When the newest report of each shard reaches the control plane.
+    pub reports_at: Vec<Time>,
     /// The newest snapshot that it published.
     pub view: Arc<View>,
     /// It said that it must stop.
@@ -239,7 +241,7 @@ impl Process {
         let shards: Vec<Shard> = shards.collect();
         let (node_id, actor) = (config.node, config.actor);
         let armed = vec![None; shards.len() + 1];
-        let views_at = vec![0; shards.len()];
+        let [views_at, reports_at] = [vec![0; shards.len()], vec![0; shards.len()]];
         let node = Node::new(config, now);
         let view = node.view();
         Self {
@@ -255,6 +257,7 @@ impl Process {
             dials: BTreeMap::new(),
             armed,
             views_at,
+            reports_at,
             view,
             stopping: false,
         }

@@ -12,7 +12,7 @@ use meshwork_core::canary::Canary;
 use std::path::Path;
 
 /// Seeds that found a bug in core, with what it was.
-const FOUND: [(u64, &str); 15] = [
+const FOUND: [(u64, &str); 21] = [
     (0x1, "S15: what a put with a TTL over a delete had buried came back after its end"),
     (0x74, "S1: a value whose holder could not be asked was called missing, in strict reads too"),
     (0xa7, "L5: a read decided by its timeout asked for the body and waited for ever"),
@@ -24,6 +24,12 @@ const FOUND: [(u64, &str); 15] = [
     (0x102d0, "S23: so did partitions that warm, listed when nobody can be asked for room"),
     (0x200e4, "L8: a breaker opened in a split let one request a round trip through, a minute after"),
     (0xb236e, "S6: a miss after the body went meanwhile did not say how few votes were behind it"),
+    (0xf6062, "L7: the checker took a memory that a burst had filled for an overload"),
+    (0x5159_6c2f_c733_da34, "L4: a machine that came back in the end still had a full disk"),
+    (0xd4049, "L4: the simulator let a shard's report overtake another of the same moment"),
+    (0xf6175, "S15: the checker owed what was over beside an older one that came later"),
+    (0xd42fe, "L2: one hint for who owns its key no more held back all others for that node"),
+    (0xf91acb3588ce5f8c, "S7: a copy that a lapse had emptied still voted for a write that it had taken"),
     (0xaac7, "S23: what a read that a write follows came to wait for had found its room taken"),
     (0xe5062, "S23: the same, seen first"),
     (0xe51d7, "S4: what a disk held found no room in memory, and the node voted all the same"),

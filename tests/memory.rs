@@ -15,6 +15,18 @@ use support::{
 
 const MIB: u64 = 1 << 20;
 
+/// Runs `meshwork bench` with these arguments: its report, and the most bytes that were resident at the mesh's only node.
+fn watched_bench(mesh: &Mesh, arguments: &[&str]) -> (serde_json::Value, u64) {
+    let command = mesh.command(&mesh.seeds(), &mesh.client, arguments);
+    let bench = std::thread::spawn(move || finish(command, Duration::from_secs(150)));
+    let mut peak = 0;
+    support::wait::wait_for(Duration::from_secs(150), "the bench to end", || {
+        peak = peak.max(mesh.nodes[0].process().resident_bytes());
+        if bench.is_finished() { Ok(()) } else { Err("it runs".to_owned()) }
+    });
+    (bench.join().unwrap().json(), peak)
+}
+
 #[test]
 fn resident_memory_stays_under_the_limit_and_a_margin_whatever_is_written() {
     let long = std::env::var("MESHWORK_LONG").is_ok_and(|set| set == "1");
@@ -33,15 +45,8 @@ fn resident_memory_stays_under_the_limit_and_a_margin_whatever_is_written() {
         let mut arguments = vec!["bench", "--clients", "4", "--writes", "90", "--no-load"];
         arguments.extend(["--warmup", "0", "--zipf", "0.5", "--seconds", &length, "-o", "json"]);
         arguments.extend(load);
-        let command = mesh.command(&mesh.seeds(), &mesh.client, &arguments);
-        let bench = std::thread::spawn(move || finish(command, Duration::from_secs(150)));
-        let mut peak = 0;
-        support::wait::wait_for(Duration::from_secs(150), "the bench to end", || {
-            peak = peak.max(mesh.nodes[0].process().resident_bytes());
-            if bench.is_finished() { Ok(()) } else { Err("it runs".to_owned()) }
-        });
+        let (report, peak) = watched_bench(&mesh, &arguments);
         peaks.push(peak);
-        let report = bench.join().unwrap().json();
         let size = report["config"]["value_size"].as_u64().unwrap();
         // Overload and refusals would be honest answers; a load that never got through would prove nothing.
         written += (report["ops"].as_u64().unwrap() - report["gets"].as_u64().unwrap()) * size;
@@ -75,15 +80,8 @@ fn a_disk_takes_its_own_share_beside_the_limit_and_no_more() {
         let mut arguments = vec!["bench", "--namespace", "log", "--clients", "4", "--writes", "90", "--no-load"];
         arguments.extend(["--warmup", "0", "--zipf", "0.5", "--in-flight", "64", "--seconds", seconds, "-o", "json"]);
         arguments.extend(load);
-        let command = mesh.command(&mesh.seeds(), &mesh.client, &arguments);
-        let bench = std::thread::spawn(move || finish(command, Duration::from_secs(150)));
-        let mut peak = 0;
-        support::wait::wait_for(Duration::from_secs(150), "the bench to end", || {
-            peak = peak.max(mesh.nodes[0].process().resident_bytes());
-            if bench.is_finished() { Ok(()) } else { Err("it runs".to_owned()) }
-        });
+        let (report, peak) = watched_bench(&mesh, &arguments);
         peaks.push(peak / MIB);
-        let report = bench.join().unwrap().json();
         // A queue for the disk that is full is an honest answer, counted, and so is that the time was too short.
         let kinds = report["errors_by_kind"].as_object().cloned().unwrap_or_default();
         let honest = |kind: &String| ["overloaded", "timeout", "unknown"].contains(&kind.as_str());

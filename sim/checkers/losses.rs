@@ -25,32 +25,36 @@ pub(super) struct Losses {
     narrowed: Vec<(u64, usize)>,
 }
 
+/// Whose memory or disk is lost.
+enum Of<'a> {
+    /// Of the process that starts, or of the one that goes on.
+    Process(&'a str),
+    /// Of the next process on this machine.
+    Machine(&'a str),
+}
+
 impl Losses {
+    /// Every start without what the process before held.
     pub(super) fn of(history: &History) -> Self {
-        let mut open: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut losses: Vec<Loss> = Vec::new();
-        for event in &history.events {
-            let Event::Fault { t, what } = event else { continue };
-            let mut words = what.split(' ');
-            match (words.next(), words.next(), words.next()) {
-                (Some("start"), Some("of"), Some(process)) => {
-                    open.insert(process, losses.len());
-                    losses.push(Loss { from: *t, until: u64::MAX });
-                }
-                (Some("ready"), Some("is"), Some(process)) => {
-                    if let Some(at) = open.remove(process) {
-                        losses[at].until = *t;
-                    }
-                }
-                _ => {}
-            }
-        }
-        Self { losses, twice: usize::from(!history.header.identities), narrowed: narrowed(history) }
+        Self::collect(history, |words| match words {
+            ["start", "of", process, ..] => Some(Of::Process(process)),
+            _ => None,
+        })
     }
 
     /// Every disk of a history that was lost, with what only it held: wiped, damaged, an older copy; without power, too, if
     /// `power` counts. The machine is whole again when a process on it has compared itself.
     pub(super) fn of_disks(history: &History, power: bool) -> Self {
+        Self::collect(history, |words| match words {
+            ["power", ..] if !power => None,
+            ["disk" | "power", "of", "machine", _, "is", "lost", "by", process] => Some(Of::Process(process)),
+            ["disk" | "power", "of", "machine", machine, "is", "lost", ..] => Some(Of::Machine(machine)),
+            _ => None,
+        })
+    }
+
+    /// From what `begins` says of a fault's words, until a process was Ready.
+    fn collect<'a>(history: &'a History, begins: impl Fn(&[&'a str]) -> Option<Of<'a>>) -> Self {
         let mut down: BTreeMap<&str, usize> = BTreeMap::new();
         let mut open: BTreeMap<&str, usize> = BTreeMap::new();
         let mut losses: Vec<Loss> = Vec::new();
@@ -58,15 +62,6 @@ impl Losses {
             let Event::Fault { t, what } = event else { continue };
             let words: Vec<&str> = what.split(' ').collect();
             match words[..] {
-                [kind @ ("disk" | "power"), "of", "machine", machine, "is", "lost", ref rest @ ..]
-                    if kind == "disk" || power =>
-                {
-                    match rest {
-                        ["by", process] => open.insert(process, losses.len()),
-                        _ => down.insert(machine, losses.len()),
-                    };
-                    losses.push(Loss { from: *t, until: u64::MAX });
-                }
                 ["start", "of", process, "on", "machine", machine, ..] => {
                     if let Some(at) = down.remove(machine) {
                         open.insert(process, at);
@@ -78,6 +73,13 @@ impl Losses {
                     }
                 }
                 _ => {}
+            }
+            if let Some(of) = begins(&words) {
+                match of {
+                    Of::Process(process) => open.insert(process, losses.len()),
+                    Of::Machine(machine) => down.insert(machine, losses.len()),
+                };
+                losses.push(Loss { from: *t, until: u64::MAX });
             }
         }
         Self { losses, twice: usize::from(!history.header.identities), narrowed: narrowed(history) }

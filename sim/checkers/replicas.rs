@@ -317,8 +317,10 @@ impl Replicas {
         }
         // Who may evict may have evicted what this one replaces, and its end with it: then only its own end is owed.
         let evictable = self.evictable.contains(&incoming.key.0);
-        kept.end = if evictable && version > kept.version { end } else { kept.end.max(end) };
-        kept.version = kept.version.max(version);
+        // And what was over may be forgotten when an older one comes: then that one is owed, and no more (seed f6175).
+        let anew = is_over(kept.end, incoming.wall, evictable);
+        kept.end = if anew || evictable && version > kept.version { end } else { kept.end.max(end) };
+        kept.version = if anew { version } else { kept.version.max(version) };
         None
     }
 
@@ -342,13 +344,11 @@ impl Replicas {
             }
             Found::Refused(_) => return None,
         };
-        // What is over and may be evicted goes first, before its minute of grace: nothing it said can be missed by then.
-        let grace = limits::EXPIRY_GRACE.as_millis() as u64;
-        let grace = if self.evictable.contains(&incoming.key.0) { 0 } else { grace };
-        let over = kept.end.0.saturating_add(grace) <= incoming.wall.0 + CLOCK_SLACK_MS;
+        let evictable = self.evictable.contains(&incoming.key.0);
+        let over = is_over(kept.end, incoming.wall, evictable);
         // A shard's own writes are not seen here: one with an end may have replaced this and be over, and where memory may be
         // taken, what it replaced was perhaps not there any more to be remembered.
-        let over = over || (grace == 0 && self.expired.contains(&site));
+        let over = over || (evictable && self.expired.contains(&site));
         // A wall that jumped may have ended entries early; what is kept is then not judged.
         if has < kept.version && !over && self.ledger.clocks {
             let what = format!(
@@ -356,7 +356,7 @@ impl Replicas {
                 kept.version,
                 incoming.key.0,
                 incoming.key.1,
-                if self.evictable.contains(&incoming.key.0) { " (evictable)" } else { "" },
+                if evictable { " (evictable)" } else { "" },
                 if kept.end == Wall(u64::MAX) {
                     "for ever".to_owned()
                 } else {
@@ -368,6 +368,13 @@ impl Replicas {
         }
         None
     }
+}
+
+/// Whether what was to be remembered until `end` may be forgotten at `wall`. What may be evicted goes first, before its minute
+/// of grace: nothing it said can be missed by then.
+fn is_over(end: Wall, wall: Wall, evictable: bool) -> bool {
+    let grace = if evictable { 0 } else { limits::EXPIRY_GRACE.as_millis() as u64 };
+    end.0.saturating_add(grace) <= wall.0 + CLOCK_SLACK_MS
 }
 
 #[cfg(test)]
@@ -435,6 +442,18 @@ mod tests {
         assert!(says(&mut replicas, 20, Found::Absent { forgotten: Version::ZERO }).is_some());
         assert!(says(&mut replicas, 21, Found::Digest { version: version(9) }).is_some());
         assert_eq!(says(&mut replicas, 61_000, Found::Absent { forgotten: Version::ZERO }), None);
+    }
+
+    #[test]
+    fn an_older_one_that_comes_after_the_end_of_what_was_held_is_owed_alone() {
+        let mut replicas = replicas();
+        assert_eq!(took(&mut replicas, 10, 11, Some(1_000)), None);
+        assert_eq!(took(&mut replicas, 9, 62_000, None), None);
+        assert_eq!(says(&mut replicas, 63_000, Found::Digest { version: version(9) }), None);
+        assert!(says(&mut replicas, 63_000, Found::Absent { forgotten: version(8) }).is_some());
+        assert_eq!(took(&mut replicas, 20, 64_000, Some(70_000)), None);
+        assert_eq!(took(&mut replicas, 19, 65_000, None), None);
+        assert!(says(&mut replicas, 66_000, Found::Digest { version: version(19) }).is_some(), "not over yet");
     }
 
     #[test]

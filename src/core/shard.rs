@@ -373,7 +373,8 @@ impl Shard {
         self.empty_assigned(view);
         let old = std::mem::replace(&mut self.view, Rc::new(View::clone(view)));
         self.learn_namespaces();
-        if self.view.lapses > old.lapses {
+        let lapsed = self.view.lapses > old.lapses;
+        if lapsed {
             self.forget_restored();
         }
         self.take_restored(now);
@@ -383,7 +384,7 @@ impl Shard {
         self.on_view_compared(now, &old);
         let members = |view: &View| -> Vec<NodeId> { view.members.iter().map(|member| member.node).collect() };
         let (before, after) = (members(&old), members(&self.view));
-        if before != after || new_ring {
+        if before != after || new_ring || lapsed {
             self.peers.set_members(&before, &after);
             self.on_new_ring(now, &before, &after, out);
         }

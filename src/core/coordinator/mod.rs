@@ -474,14 +474,9 @@ impl Shard {
                 }
                 Phase::Write { votes, .. } => {
                     votes.targets.remap(new_index, put::Answer::Lost);
-                    // A copy that warms under the new ring votes no more, whatever it was when it took the write.
-                    if let Some(at) = me.and_then(|me| votes.targets.position(me))
-                        && matches!(
-                            votes.targets.answer(at),
-                            put::Answer::Applied(crate::wire::peer::ReplicaState::Ready)
-                        )
-                    {
-                        votes.targets.set(at, put::Answer::Applied(state));
+                    // A copy that warms under the new ring, or since the node lapsed, votes no more as it did.
+                    if let Some(at) = me.and_then(|me| votes.targets.position(me)) {
+                        votes.lower(at, state);
                     }
                     self.advance_write(now, id, out);
                 }

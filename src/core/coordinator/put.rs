@@ -144,6 +144,20 @@ impl Votes {
         open
     }
 
+    /// The copy of the one at `position` is worth no more than `state` any more.
+    pub(crate) fn lower(&mut self, position: usize, state: ReplicaState) {
+        let lower = |was: ReplicaState| match (was, state) {
+            (ReplicaState::Ready, _) | (ReplicaState::Settled, ReplicaState::Warming | ReplicaState::Fallback) => state,
+            (ReplicaState::Settled | ReplicaState::Warming | ReplicaState::Fallback, _) => was,
+        };
+        let answer = match self.targets.answer(position) {
+            Answer::Applied(was) => Answer::Applied(lower(was)),
+            Answer::Superseded(was) => Answer::Superseded(lower(was)),
+            other @ (Answer::Unasked | Answer::Pending | Answer::Unstored | Answer::Lost) => other,
+        };
+        self.targets.set(position, answer);
+    }
+
     /// Notes what a `Superseded` reported.
     pub(crate) fn report(&mut self, version: Version, hold_until: Option<Wall>) {
         self.reported = self.reported.max(version);

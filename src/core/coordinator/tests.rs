@@ -161,6 +161,25 @@ fn every_write_without_stamps_left_ends_flagged_or_acknowledged() {
 }
 
 #[test]
+fn a_copy_that_is_worth_less_than_when_it_took_the_write_votes_as_what_it_is() {
+    for (was, now, counts) in [
+        (ReplicaState::Ready, ReplicaState::Ready, true),
+        (ReplicaState::Ready, ReplicaState::Warming, false),
+        (ReplicaState::Settled, ReplicaState::Warming, false),
+        (ReplicaState::Settled, ReplicaState::Ready, true),
+        (ReplicaState::Warming, ReplicaState::Ready, false),
+    ] {
+        let mut votes = put::Votes::new(&[0, 1, 2], 1, false);
+        for position in 0..3 {
+            votes.targets.set(position, put::Answer::Pending);
+        }
+        votes.record(0, put::Answer::Applied(was));
+        votes.lower(0, now);
+        assert_eq!(matches!(votes.verdict(), put::Verdict::Done(_)), counts, "{was:?} {now:?}");
+    }
+}
+
+#[test]
 fn a_fallback_makes_a_sloppy_quorum_and_never_a_strict_one() {
     let answers = write_answers();
     for strict in [false, true] {

@@ -174,8 +174,8 @@ fn a_node_still_reading_by_the_old_layout_sees_what_one_of_the_new_wrote() {
     assert_eq!(value(&rig.call(A, &get())), Some("x"), "forwarded");
 }
 
-#[test]
-fn a_range_is_dropped_when_the_old_layout_retired_and_not_before() {
+/// Forty keys of A, B and C, and all of them at D too, for which A goes.
+fn moved() -> Rig {
     let mut rig = six();
     for key in 0..40 {
         assert_written(&rig.call(A, &Call::put(format!("k{key}"), "v").strict().w(3)));
@@ -183,6 +183,12 @@ fn a_range_is_dropped_when_the_old_layout_retired_and_not_before() {
     rig.begin_transition(&[B, C, D]);
     rig.begin_moving();
     rig.wait_until_moved();
+    rig
+}
+
+#[test]
+fn a_range_is_dropped_when_the_old_layout_retired_and_not_before() {
+    let mut rig = moved();
     assert_eq!((rig.stats(A).entries, rig.stats(D).entries), (40, 40));
     rig.flip();
     rig.run_for(Duration::from_secs(5));
@@ -201,13 +207,7 @@ fn a_range_is_dropped_when_the_old_layout_retired_and_not_before() {
 
 #[test]
 fn what_was_let_go_and_is_assigned_again_comes_from_its_owners_and_not_from_what_was_still_there() {
-    let mut rig = six();
-    for key in 0..40 {
-        assert_written(&rig.call(A, &Call::put(format!("k{key}"), "v").strict().w(3)));
-    }
-    rig.begin_transition(&[B, C, D]);
-    rig.begin_moving();
-    rig.wait_until_moved();
+    let mut rig = moved();
     rig.flip();
     rig.retire();
     assert!(rig.stats(A).entries > 0, "nothing was left to come back");
