@@ -84,10 +84,8 @@ pub struct Replicas {
 }
 
 fn end_of(entry: &Entry<'_>) -> Wall {
-    match entry.body {
-        Body::Tombstone => Wall(u64::MAX),
-        Body::Value(_) => entry.expires_at.map_or(Wall(u64::MAX), |at| at.max(entry.hold_until.unwrap_or_default())),
-    }
+    // What has an end keeps it when it is over and travels without its value.
+    entry.expires_at.map_or(Wall(u64::MAX), |at| at.max(entry.hold_until.unwrap_or_default()))
 }
 
 fn dot_of(value: Option<&[u8]>, expires_at: Option<Wall>) -> Dot {
@@ -418,7 +416,20 @@ mod tests {
     }
 
     fn took(replicas: &mut Replicas, ms: u64, now: u64, expires: Option<u64>) -> Option<(Invariant, String)> {
-        replicas.before(Wall(EPOCH_MS + now), FROM, &replicate(1, ms, expires));
+        took_of(replicas, &replicate(1, ms, expires), now)
+    }
+
+    /// What was stamped at `ms` comes in a message of now.
+    fn took_late(replicas: &mut Replicas, ms: u64, now: u64, expires: Option<u64>) -> Option<(Invariant, String)> {
+        let mut message = replicate(1, ms, expires);
+        if let PeerMessage::Replicate { header, .. } = &mut message {
+            header.hlc = at(now);
+        }
+        took_of(replicas, &message, now)
+    }
+
+    fn took_of(replicas: &mut Replicas, message: &PeerMessage<'_>, now: u64) -> Option<(Invariant, String)> {
+        replicas.before(Wall(EPOCH_MS + now), FROM, message);
         let done =
             PeerMessage::Replicated { id: 1, hlc: at(now), state: ReplicaState::Ready, outcome: Replicated::Applied };
         replicas.on_sent(now * MS, SITE, &done)
@@ -445,14 +456,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_over_and_comes_without_its_value_is_owed_until_its_end() {
+        let mut replicas = replicas();
+        let mut over = replicate(1, 10, Some(1_000));
+        if let PeerMessage::Replicate { entry, .. } = &mut over {
+            entry.body = Body::Tombstone;
+        }
+        assert_eq!(took_of(&mut replicas, &over, 2_000), None);
+        assert!(says(&mut replicas, 3_000, Found::Absent { forgotten: Version::ZERO }).is_some());
+        assert_eq!(says(&mut replicas, 61_500, Found::Absent { forgotten: Version::ZERO }), None);
+    }
+
+    #[test]
     fn an_older_one_that_comes_after_the_end_of_what_was_held_is_owed_alone() {
         let mut replicas = replicas();
         assert_eq!(took(&mut replicas, 10, 11, Some(1_000)), None);
-        assert_eq!(took(&mut replicas, 9, 62_000, None), None);
+        assert_eq!(took_late(&mut replicas, 9, 62_000, None), None);
         assert_eq!(says(&mut replicas, 63_000, Found::Digest { version: version(9) }), None);
         assert!(says(&mut replicas, 63_000, Found::Absent { forgotten: version(8) }).is_some());
-        assert_eq!(took(&mut replicas, 20, 64_000, Some(70_000)), None);
-        assert_eq!(took(&mut replicas, 19, 65_000, None), None);
+        assert_eq!(took_late(&mut replicas, 20, 64_000, Some(70_000)), None);
+        assert_eq!(took_late(&mut replicas, 19, 65_000, None), None);
         assert!(says(&mut replicas, 66_000, Found::Digest { version: version(19) }).is_some(), "not over yet");
     }
 

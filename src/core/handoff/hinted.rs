@@ -150,6 +150,9 @@ impl Shard {
             if stray || is_dead(&entry, wall) || is_over(&entry, wall) {
                 // It goes with the next round of `expire_hints` or `resolve_hints`; until then it is passed over. Sent to who
                 // is no owner it would be refused, and hold back all that come with it (simulator, seed d42fe).
+                if stray {
+                    self.hinted.resolve_at.get_or_insert(now.mono + RESOLVE_EVERY);
+                }
                 self.hinted.replay.pass(target, place);
                 continue;
             }
