@@ -7,6 +7,7 @@ mod support;
 
 use meshwork_core::namespace::Mode;
 use serde_json::Value;
+use std::process::Stdio;
 use support::{
     history::judge,
     mesh::Mesh,
@@ -58,6 +59,38 @@ fn nodes_join_leave_and_are_given_up_under_traffic_and_nothing_acknowledged_is_l
 
     let history = judge(&traffic.end(), &ASKED);
     all_is_readable(&history);
+}
+
+/// Requests of clients that this node has coordinated.
+fn asked(mesh: &Mesh, number: usize) -> u64 {
+    let status = mesh.nodes[number].status().unwrap();
+    ["gets", "puts", "deletes", "touches"].iter().map(|kind| status["stats"][kind].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn clients_leave_a_drained_node_and_come_back() {
+    let mesh = Mesh::start(plan());
+    let load = ["bench", "--clients", "1", "--in-flight", "4", "--keys", "200", "--seconds", "60", "-o", "json"];
+    let mut bench = mesh.command(&mesh.seeds(), &mesh.client, &load);
+    let mut bench = bench.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the load to reach every node", || (0..3).all(|number| asked(&mesh, number) > 100));
+
+    mesh.admin(&["node", "drain", "node-1", "--wait"]).done().says(&["no client asks node-1 any more"]);
+    let (others, drained) = (asked(&mesh, 0), asked(&mesh, 1));
+    let status = mesh.nodes[1].status().unwrap();
+    assert_eq!((&status["ready"], partitions(&status, "node-1") > 0), (&Value::Bool(false), true), "{status}");
+    assert!(status["state"].as_str().unwrap().contains("meshwork node undrain node-1"), "{status}");
+    assert!(mesh.cli(&["status"]).done().out.contains("member, drained"));
+    wait_until("the others to go on", || asked(&mesh, 0) > others + 100);
+    assert_eq!(asked(&mesh, 1), drained, "it was asked after all");
+
+    mesh.admin(&["node", "undrain", "node-1"]).done();
+    wait_until("clients to come back", || asked(&mesh, 1) > drained + 100);
+    assert_eq!(mesh.nodes[1].status().unwrap()["ready"], true);
+    let ended_early = bench.try_wait().unwrap();
+    assert!(ended_early.is_none(), "the load ended before it was looked at: {ended_early:?}");
+    bench.kill().unwrap();
+    bench.wait().unwrap();
 }
 
 #[test]

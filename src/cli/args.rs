@@ -264,6 +264,23 @@ pub(crate) enum NodeCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Send clients to other nodes, before it is worked on; it keeps its copies and its vote
+    Drain {
+        /// Its name or id
+        node: String,
+        /// Wait until no client asks it any more
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Let clients come back to a node that was drained
+    Undrain {
+        /// Its name or id
+        node: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Say that a node is gone for good; its identity never returns
     Remove {
         /// Its name or id

@@ -91,7 +91,7 @@ fn text_of(status: &NodeStatus, wide: bool) -> String {
         let mut row = vec![
             member.name.clone(),
             member.health.clone(),
-            member.role.clone(),
+            if member.drained { format!("{}, drained", member.role) } else { member.role.clone() },
             member.replica.clone(),
             member.partitions.to_string(),
             member.zone.clone(),

@@ -5,6 +5,7 @@
 
 use crate::{
     args::{ClientArgs, LayoutCommand, NodeCommand, PlanCommand},
+    cluster,
     failure::{Exit, Failure},
     mesh,
     output::{self, Output},
@@ -20,6 +21,8 @@ use std::time::Duration;
 
 /// How often `--wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Looks without a request between them after which nobody asks a drained node any more.
+const QUIET_LOOKS: u32 = 6;
 
 /// `meshwork plan`.
 pub(crate) async fn plan(command: PlanCommand, output: Output) -> Result<(), Failure> {
@@ -49,6 +52,19 @@ pub(crate) async fn node(command: NodeCommand, output: Output) -> Result<(), Fai
         }
         NodeCommand::Remove { node, wait, client } => {
             change(&client, &node, LayoutChange::Remove, wait.then_some("others hold its copies"), output).await
+        }
+        NodeCommand::Drain { node, wait, client } => {
+            let mesh = mesh::connect(&client).await?;
+            let status = ask_status(&mesh).await?;
+            let node = find(&status, &node)?;
+            let sent = send_saying(&mesh, LayoutChange::Drain(node, true), "clients learn of it within 10 s", output);
+            sent.await?;
+            if wait { wait_until_quiet(&mesh, &status, node, output).await } else { Ok(()) }
+        }
+        NodeCommand::Undrain { node, client } => {
+            let mesh = mesh::connect(&client).await?;
+            let node = find(&ask_status(&mesh).await?, &node)?;
+            send_saying(&mesh, LayoutChange::Drain(node, false), "clients learn of it within 10 s", output).await
         }
         NodeCommand::Replace { old, new, wait, client } => {
             let mesh = mesh::connect(&client).await?;
@@ -91,13 +107,18 @@ async fn change(
 }
 
 async fn send(mesh: &Mesh, change: LayoutChange, output: Output) -> Result<(), Failure> {
+    send_saying(mesh, change, "`meshwork plan show` says how far it is", output).await
+}
+
+/// Asks for `change`; `then`: what comes after it.
+async fn send_saying(mesh: &Mesh, change: LayoutChange, then: &str, output: Output) -> Result<(), Failure> {
     let ControlReply::Changed(changed) = mesh::control(mesh, ClientControl::Change(change)).await? else {
         return Err(mesh::strange());
     };
     if output.is_json() {
         return output.data(&json!({ "changed": changed }), |_| String::new());
     }
-    output.say(if changed { "done; `meshwork plan show` says how far it is" } else { "it was so already" }.to_owned());
+    output.say(if changed { format!("done; {then}") } else { "it was so already".to_owned() });
     Ok(())
 }
 
@@ -117,6 +138,27 @@ async fn wait_until_gone(mesh: &Mesh, node: NodeId, end: &str, output: Output) -
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Waits until no client has asked `node` anything for a while.
+async fn wait_until_quiet(mesh: &Mesh, status: &NodeStatus, node: NodeId, output: Output) -> Result<(), Failure> {
+    let member = status.members.iter().find(|member| member.node == node).ok_or_else(mesh::strange)?;
+    let (mut before, mut looks) = (None, 0);
+    while looks < QUIET_LOOKS {
+        let asked = match mesh.control_at(member.address, ClientControl::Status).await {
+            Ok(reply) => {
+                let stats = cluster::status_of(reply)?.stats;
+                Some(stats.gets + stats.puts + stats.deletes + stats.touches)
+            }
+            // Down, or going down: nobody asks it.
+            Err(_) => None,
+        };
+        looks = if before == Some(asked) { looks + 1 } else { 0 };
+        before = Some(asked);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    output.say(format!("no client asks {} any more", member.name));
+    Ok(())
 }
 
 async fn ask_status(mesh: &Mesh) -> Result<NodeStatus, Failure> {

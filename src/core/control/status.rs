@@ -95,6 +95,10 @@ impl Facts<'_> {
             }
             (Some(_), None) => match self.standing.state() {
                 ReplicaState::Ready | ReplicaState::Settled if !self.reads_here() => self.arriving(),
+                ReplicaState::Ready | ReplicaState::Settled if self.is_drained(self.config.node) => format!(
+                    "drained: keeps its copies and votes, clients are sent to others until `meshwork node undrain {}`",
+                    self.config.name
+                ),
                 ReplicaState::Ready | ReplicaState::Settled => "ready".to_owned(),
                 ReplicaState::Warming => format!(
                     "warming: takes writes and compares itself with other owners; votes in sloppy requests in {} s at most",
@@ -165,13 +169,20 @@ impl Facts<'_> {
         }
     }
 
-    /// Whether this node should be sent clients: it is a member that votes, may stamp, and does not wait for its disk.
+    /// Whether clients are sent to others, because somebody wants that.
+    fn is_drained(&self, node: NodeId) -> bool {
+        self.replicated.roles().get(node).is_some_and(|role| role.drained)
+    }
+
+    /// Whether this node should be sent clients: it is a member that votes, may stamp, does not wait for its disk, and is not
+    /// drained.
     pub fn is_ready(&self) -> bool {
         let votes = match self.standing.state() {
             ReplicaState::Ready | ReplicaState::Settled => true,
             ReplicaState::Warming | ReplicaState::Fallback => false,
         };
-        self.ring.is_some() && self.fence.is_none() && self.held_back.is_none() && votes && self.reads_here()
+        let serves = self.fence.is_none() && self.held_back.is_none() && !self.is_drained(self.config.node);
+        self.ring.is_some() && serves && votes && self.reads_here()
     }
 
     /// Everything, for `status`.
@@ -219,6 +230,7 @@ impl Facts<'_> {
                 partitions: shares.get(&node).copied().unwrap_or(0),
                 clock_offset_ms: self.watch.offset(node),
                 incarnation: if mine { incarnation } else { gossiped.unwrap_or_default() },
+                drained: self.is_drained(node),
             })
         };
         known.into_iter().filter_map(status).collect()
@@ -251,7 +263,8 @@ impl Facts<'_> {
         let layout = self.replicated.layouts().read(self.replicated.roles())?;
         let place = |member: &crate::ring::LayoutMember| {
             let (address, shards) = self.address_of(member.node)?;
-            Some((member.node, Place { address, shards, zone: member.zone.clone(), up: self.is_up(member.node) }))
+            let up = self.is_up(member.node) && !self.is_drained(member.node);
+            Some((member.node, Place { address, shards, zone: member.zone.clone(), up }))
         };
         Some(Routing {
             cluster: self.config.cluster.id,

@@ -138,6 +138,7 @@ pub fn heir(node: NodeId, old: &Role, own: &Role) -> Role {
         address: own.address,
         shards: own.shards,
         replaces: Some(node),
+        drained: false,
     }
 }
 
@@ -160,6 +161,7 @@ mod tests {
             address: SocketAddr::from(([10, 0, 0, 1], 7000 + u16::try_from(node).unwrap())),
             shards: 1,
             replaces: None,
+            drained: false,
         }
     }
 

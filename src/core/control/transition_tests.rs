@@ -113,6 +113,40 @@ fn a_member_that_leaves_hands_its_partitions_over_and_is_in_no_layout_then() {
 }
 
 #[test]
+fn a_drained_member_keeps_its_place_and_tells_clients_to_go_elsewhere() {
+    let mut rig = ControlRig::new(36);
+    let nodes = mesh(&mut rig, |_| {});
+    let up = |rig: &mut ControlRig, node| {
+        let ControlReply::Routing(Some(routing)) = rig.ask(node, false, ClientControl::Routing) else {
+            panic!("there is a layout");
+        };
+        routing.members.values().map(|place| place.up).collect::<Vec<_>>()
+    };
+    assert_eq!(change(&mut rig, nodes[0], LayoutChange::Drain(id(3), true)), ControlReply::Changed(true));
+    rig.run(seconds(10));
+    let drained = rig.status(nodes[2]);
+    assert!(drained.state.contains("meshwork node undrain node-3") && !drained.ready, "{}", drained.state);
+    for node in &nodes {
+        assert_eq!(up(&mut rig, *node), [true, true, false], "also itself says so");
+        assert_eq!((epoch(&rig, *node), members(&rig, *node)), (1, vec![1, 2, 3]), "nothing moves");
+    }
+    assert_eq!(rig.view(nodes[2]).state, ReplicaState::Ready, "it votes");
+    // Whoever runs it may start it anew: that does not bring clients back.
+    rig.kill(nodes[2]);
+    rig.run(seconds(10));
+    let again = rig.start(rig.config(3));
+    rig.run(seconds(30));
+    for node in [nodes[0], nodes[1], again] {
+        assert_eq!(up(&mut rig, node), [true, true, false]);
+    }
+    assert_eq!(change(&mut rig, nodes[0], LayoutChange::Drain(id(3), false)), ControlReply::Changed(true));
+    rig.run(seconds(10));
+    for node in [nodes[0], nodes[1], again] {
+        assert_eq!(up(&mut rig, node), [true, true, true]);
+    }
+}
+
+#[test]
 fn a_dead_member_holds_a_join_up_until_it_is_removed_and_never_comes_back() {
     let mut rig = ControlRig::new(33);
     let nodes = mesh(&mut rig, |_| {});

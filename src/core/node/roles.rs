@@ -1,4 +1,4 @@
-//! Changes of roles that an administrator asks for: leave, remove, weight, zone, replace; and giving up the dead
+//! Changes of roles that an administrator asks for: leave, remove, weight, zone, replace, drain; and giving up the dead
 //! (PROTOCOL §2).
 //!
 //! A change is one write to the role map, stamped here; what follows from it (a new layout, its transition) is
@@ -60,6 +60,10 @@ impl Node {
                 self.declare_role(now, node, Role { zone, ..role })
             }
             LayoutChange::Replace { old, new } => self.replace(now, old, new),
+            LayoutChange::Drain(node, drained) => {
+                let role = self.role(node)?;
+                self.declare_role(now, node, Role { drained, ..role })
+            }
             LayoutChange::SkipDead => self.skip_dead(),
             LayoutChange::Commit(version) => self.commit(version),
         }
@@ -169,6 +173,7 @@ pub(super) fn own_role(config: &NodeConfig) -> Role {
         address: config.address,
         shards: config.shards,
         replaces: None,
+        drained: false,
     }
 }
 
@@ -183,5 +188,6 @@ pub(super) fn role_of(hello: &NodeHello) -> Role {
         address: hello.address,
         shards: hello.shards,
         replaces: None,
+        drained: false,
     }
 }

@@ -57,6 +57,9 @@ pub struct Role {
     pub shards: u16,
     /// The member whose place this one took, if any.
     pub replaces: Option<NodeId>,
+    /// Clients are sent to others; it keeps its copies and its vote.
+    #[serde(default)]
+    pub drained: bool,
 }
 
 /// Why a role is not acceptable. Nothing was changed; the node that declared it is at fault; a retry does not help.

@@ -22,6 +22,7 @@ pub(super) fn role(token_id: u128, zone: &str, weight: u16) -> Role {
         address: "127.0.0.1:7000".parse().unwrap(),
         shards: 1,
         replaces: None,
+        drained: false,
     }
 }
 

@@ -105,6 +105,8 @@ pub enum LayoutChange {
         /// The node that waits outside the layout.
         new: NodeId,
     },
+    /// Clients are sent to other nodes, or to this one again; it keeps its copies and its vote.
+    Drain(NodeId, bool),
     /// The running transition goes on without its members that are down, and without what only they held.
     SkipDead,
     /// What is staged becomes the layout of this version, which must be the next one.
@@ -287,6 +289,9 @@ pub struct MemberStatus {
     pub clock_offset_ms: Option<i64>,
     /// Incarnation: its clock when it started.
     pub incarnation: Hlc,
+    /// Clients are sent to others.
+    #[serde(default)]
+    pub drained: bool,
 }
 
 /// Appends a control frame.

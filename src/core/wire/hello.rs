@@ -97,7 +97,7 @@ pub struct Place {
     pub shards: u16,
     /// Its zone.
     pub zone: String,
-    /// Whether it answers.
+    /// Whether it answers, and clients should ask it: a drained one is asked when no other can be.
     pub up: bool,
 }
 
