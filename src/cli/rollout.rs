@@ -153,6 +153,7 @@ mod tests {
             partitions: 8,
             clock_offset_ms: None,
             incarnation: Hlc(1),
+            drained: false,
         }
     }
 
