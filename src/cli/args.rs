@@ -97,7 +97,7 @@ pub(crate) struct ClientArgs {
     /// The client's zone: nodes of it are asked first
     #[arg(long, env = "MESHWORK_ZONE", value_name = "ZONE")]
     pub(crate) zone: Option<String>,
-    /// How long to wait in all
+    /// How long a request for a key may take [default: 1s]; with `check --local`, the whole answer
     #[arg(long, value_parser = units::span, value_name = "DURATION")]
     pub(crate) deadline: Option<Duration>,
 }

@@ -183,7 +183,8 @@ fn whole(args: &CheckArgs) -> (Verdict, String) {
     let members = status.members.iter().filter(|member| member.role == "member").count();
     let down: Vec<_> =
         status.members.iter().filter(|m| m.role == "member" && m.health != "alive").map(|m| m.name.as_str()).collect();
-    if !status.ready {
+    let drained: Vec<_> = status.members.iter().filter(|member| member.drained).map(|m| m.name.as_str()).collect();
+    if !status.ready && !drained.contains(&status.name.as_str()) {
         return (Verdict::Critical, format!("{}: {}", status.name, status.state));
     }
     if !down.is_empty() {
@@ -192,7 +193,8 @@ fn whole(args: &CheckArgs) -> (Verdict, String) {
     if !status.layout_agreed {
         return (Verdict::Warning, "the members have not yet agreed on the layout".to_owned());
     }
-    (Verdict::Ok, format!("{members} members, all alive"))
+    let drained = if drained.is_empty() { String::new() } else { format!("; drained: {}", drained.join(", ")) };
+    (Verdict::Ok, format!("{members} members, all alive{drained}"))
 }
 
 #[cfg(test)]

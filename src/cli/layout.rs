@@ -21,8 +21,9 @@ use std::time::Duration;
 
 /// How often `--wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Looks without a request between them after which nobody asks a drained node any more.
-const QUIET_LOOKS: u32 = 6;
+/// Looks without a request between them after which nobody asks a drained node any more: longer than the 10 s within which
+/// clients look who is drained.
+const QUIET_LOOKS: u32 = 24;
 
 /// `meshwork plan`.
 pub(crate) async fn plan(command: PlanCommand, output: Output) -> Result<(), Failure> {
@@ -126,7 +127,23 @@ async fn send_saying(mesh: &Mesh, change: LayoutChange, then: &str, output: Outp
 async fn wait_until_gone(mesh: &Mesh, node: NodeId, end: &str, output: Output) -> Result<(), Failure> {
     let mut told = String::new();
     loop {
-        let (status, plan) = (ask_status(mesh).await?, ask_plan(mesh).await?);
+        let asked = match ask_status(mesh).await {
+            Ok(status) => ask_plan(mesh).await.map(|plan| (status, plan)),
+            Err(failure) => Err(failure),
+        };
+        let (status, plan) = match asked {
+            Ok(answers) => answers,
+            Err(failure) if matches!(failure.exit, Exit::Usage | Exit::Refused) => return Err(failure),
+            // The change goes on without whoever asks.
+            Err(failure) => {
+                if failure.what != told {
+                    output.say(failure.what.clone());
+                    told = failure.what;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
+        };
         let owns = status.members.iter().any(|member| member.node == node && member.partitions > 0);
         if plan.active.len() == 1 && !owns {
             output.say(end.to_owned());
@@ -145,16 +162,25 @@ async fn wait_until_quiet(mesh: &Mesh, status: &NodeStatus, node: NodeId, output
     let member = status.members.iter().find(|member| member.node == node).ok_or_else(mesh::strange)?;
     let (mut before, mut looks) = (None, 0);
     while looks < QUIET_LOOKS {
-        let asked = match mesh.control_at(member.address, ClientControl::Status).await {
+        match mesh.control_at(member.address, ClientControl::Status).await {
             Ok(reply) => {
                 let stats = cluster::status_of(reply)?.stats;
-                Some(stats.gets + stats.puts + stats.deletes + stats.touches)
+                let asked = Some(stats.gets + stats.puts + stats.deletes + stats.touches);
+                looks = if before == asked { looks + 1 } else { 0 };
+                before = asked;
             }
-            // Down, or going down: nobody asks it.
-            Err(_) => None,
-        };
-        looks = if before == Some(asked) { looks + 1 } else { 0 };
-        before = Some(asked);
+            // Down, nobody asks it. That it did not answer once says nothing.
+            Err(error) => {
+                let members = ask_status(mesh).await?.members;
+                if members.iter().any(|known| known.node == node && known.health == "down") {
+                    break;
+                }
+                if looks > 0 {
+                    output.say(format!("{} did not answer: {}", member.name, error.message()));
+                }
+                looks = 0;
+            }
+        }
         tokio::time::sleep(LOOK_EVERY).await;
     }
     output.say(format!("no client asks {} any more", member.name));

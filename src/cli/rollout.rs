@@ -79,7 +79,9 @@ fn judge(first: &NodeStatus, said: &[(String, Result<NodeStatus, String>)], name
 /// What one member has against it.
 fn blocks(first: &NodeStatus, status: &NodeStatus, blocking: &mut Vec<String>) {
     let name = &status.name;
-    if !status.ready || status.fenced.is_some() {
+    // Drained, it is not ready for clients, and its copies vote all the same.
+    let drained = status.members.iter().any(|member| member.node == status.node && member.drained);
+    if !(status.ready || drained) || status.fenced.is_some() {
         blocking.push(format!("{name} is not ready: {}", status.state));
     }
     if status.layout != first.layout || !status.layout_agreed {

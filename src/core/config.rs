@@ -59,7 +59,7 @@ pub struct NodeConfig {
     /// log, and creates none.
     pub disk: bool,
     /// What the last `NodeOutbox::store_meta` of an earlier process stored, if anything: the node then starts with that
-    /// process' namespaces, roles and layouts, and never takes part in founding a first layout.
+    /// process' namespaces, roles and layouts; where there is a layout among them, or they cannot be read, it founds none.
     pub restored: Option<Vec<u8>>,
     /// Every draw of the node comes from here.
     pub seed: u64,

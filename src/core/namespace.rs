@@ -163,6 +163,15 @@ pub enum NamespaceError {
 }
 
 impl Namespace {
+    /// Why `node` gives no vote in this namespace, and what to do: it keeps nothing on a disk.
+    pub fn diskless(&self, node: &str) -> String {
+        format!(
+            "namespace {} wants ack={}, and node {node} has no data_dir: set node.data_dir there, or use a namespace with ack=mem",
+            self.name,
+            self.ack.name()
+        )
+    }
+
     /// A namespace with the defaults of PROTOCOL §10.
     pub fn new(name: &str) -> Self {
         Self {

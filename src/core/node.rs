@@ -123,13 +123,16 @@ impl Node {
         assert_eq!(own_role(&config).check(), Ok(()), "the configuration was checked");
         let mut replicated = Replicated::new(&config.cluster);
         let mut standing = Standing::new(config.warming_max);
-        let (disk, restored) = Disk::new(config.disk, config.restored.as_deref(), config.node, now.mono);
+        let (mut disk, restored) = Disk::new(config.disk, config.restored.as_deref(), config.node, now.mono);
         let mut obstacle = None;
         if let Some(meta) = restored {
             match replicated.join(&meta) {
                 Ok(_) if meta.layouts.current().is_some() => standing.on_return(),
                 Ok(_) => {}
-                Err(reason) => obstacle = Some(format!("the state on its disk: {reason}")),
+                Err(reason) => {
+                    disk.refuse();
+                    obstacle = Some(format!("the state on its disk: {reason}"));
+                }
             }
         }
         // What shards find beside a state that cannot be read is of an unknown time.
@@ -137,7 +140,7 @@ impl Node {
         if disk.is_unreadable() {
             let words =
                 "the state on its disk cannot be read: it joins others, and founds no mesh (empty data_dir for that)";
-            obstacle = Some(words.to_owned());
+            obstacle.get_or_insert_with(|| words.to_owned());
         }
         let mut view = View::empty(config.node, Arc::clone(replicated.namespaces()));
         view.fence = Some(Fence::ClockUnconfirmed);
@@ -391,7 +394,10 @@ impl Node {
             }
         };
         self.refused.remove(&from);
-        self.obstacle = None;
+        // Others that have no layout either do not help one whose own state is of no use.
+        if !self.disk.is_unreadable() || self.replicated.layout().is_some() {
+            self.obstacle = None;
+        }
         self.remember(now, meta.lives.get(&self.config.node).copied(), out);
         let theirs = Replicated::digest_of(meta);
         self.spread.learn(from, theirs);
@@ -448,8 +454,7 @@ impl Node {
                     return refused(format!("this node must not stamp now: {fence}"));
                 }
                 if namespace.ack.is_durable() && !self.config.disk {
-                    let (name, ack, node) = (&namespace.name, namespace.ack.name(), &self.config.name);
-                    return refused(format!("namespace {name} wants ack={ack}, and node {node} has no data_dir"));
+                    return refused(namespace.diskless(&self.config.name));
                 }
                 let version = Version { hlc: self.clock.stamp(now), actor: self.config.actor };
                 let n = self.config.cluster.n;

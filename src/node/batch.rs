@@ -8,6 +8,7 @@ use crate::{
     letter::{Crossing, Letter},
     links::{Kind, LinkName},
     outbox::RETRY_AFTER_MS,
+    storage::add,
     worker::Worker,
 };
 use bytes::Bytes;
@@ -136,6 +137,9 @@ impl Worker {
             return;
         }
         if self.waits_too_long(&request) {
+            if let Some(store) = &self.out.shared.store {
+                add(store.disk.figures.refused(), 1);
+            }
             let reply = Reply::status(request.id, Status::Overloaded { retry_after_ms: RETRY_AFTER_MS });
             self.out.answer(caller.link, |buffer| reply.encode(buffer));
             return;

@@ -14,6 +14,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 /// Why the data directory cannot be used. Nothing was changed in it.
@@ -101,6 +102,8 @@ pub(crate) struct NodeIdentity {
     pub(crate) clock_bound: Hlc,
     cluster: ClusterId,
     directory: Option<PathBuf>,
+    /// The highest bound that this process has on disk.
+    written: Mutex<Hlc>,
     /// Held for the life of the process.
     _lock: Option<File>,
 }
@@ -109,7 +112,16 @@ impl NodeIdentity {
     pub(crate) fn open(directory: Option<&Path>, cluster: ClusterId) -> Result<Self, IdentityError> {
         let Some(directory) = directory else {
             let node = NodeId(u128::from_be_bytes(random()?));
-            return Ok(Self { node, known: false, clock_bound: Hlc(0), cluster, directory: None, _lock: None });
+            let written = Mutex::new(Hlc(0));
+            return Ok(Self {
+                node,
+                known: false,
+                clock_bound: Hlc(0),
+                cluster,
+                directory: None,
+                written,
+                _lock: None,
+            });
         };
         std::fs::create_dir_all(directory).map_err(failed(directory))?;
         let lock_path = directory.join("node.lock");
@@ -129,6 +141,7 @@ impl NodeIdentity {
             clock_bound: Hlc(0),
             cluster,
             directory: Some(directory.to_owned()),
+            written: Mutex::new(Hlc(0)),
             _lock: Some(lock),
         };
         match File::open(&path) {
@@ -154,12 +167,19 @@ impl NodeIdentity {
         self.directory.is_some()
     }
 
-    /// Keeps the bound; returns once it is on disk. Nothing to do without a directory.
+    /// Keeps the bound; returns once it, or a higher one, is on disk. Nothing to do without a directory. May be called from
+    /// several threads at once: on a slow disk the next bound is due before the last one is synced.
     pub(crate) fn store_clock(&self, bound: Hlc) -> Result<(), IdentityError> {
         let Some(directory) = &self.directory else { return Ok(()) };
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if bound < *written {
+            return Ok(());
+        }
         let stored = Stored::new(self.node, bound, self.cluster);
         let text = serde_json::to_vec_pretty(&stored).expect("strings and integers are JSON");
-        replace(directory, "node.json", &text).map_err(failed(&directory.join("node.json")))
+        replace(directory, "node.json", &text).map_err(failed(&directory.join("node.json")))?;
+        *written = bound;
+        Ok(())
     }
 }
 
@@ -204,6 +224,21 @@ mod tests {
     use super::*;
 
     const CLUSTER: ClusterId = ClusterId(7);
+
+    #[test]
+    fn a_bound_that_comes_late_does_not_lower_the_one_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = NodeIdentity::open(Some(dir.path()), CLUSTER).unwrap();
+        std::thread::scope(|scope| {
+            for bound in [5, 3, 9, 7, 1, 8] {
+                let first = &first;
+                scope.spawn(move || first.store_clock(Hlc(bound)).unwrap());
+            }
+        });
+        first.store_clock(Hlc(4)).unwrap();
+        drop(first);
+        assert_eq!(NodeIdentity::open(Some(dir.path()), CLUSTER).unwrap().clock_bound, Hlc(9));
+    }
 
     #[test]
     fn identity_and_clock_bound_outlive_the_process() {

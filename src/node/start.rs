@@ -256,7 +256,8 @@ fn open_disk(config: &Config, owner: Owner) -> Result<Option<Disk>, StartError> 
     };
     let store = Arc::new(Store::new(&options, config.node.shards));
     let (restored, distrust) = match found {
-        Found::Nothing => (None, None),
+        // Nothing is stored before it is.
+        Found::Nothing => (None, Some("mesh.meta beside it is missing".to_owned())),
         Found::Meta(bytes) => (Some(bytes), None),
         // It says which process wrote the store last, without which nobody knows how old the store is.
         Found::Damaged(reason) => (None, Some(format!("mesh.meta beside it is damaged: {reason}"))),

@@ -582,3 +582,22 @@ async fn a_store_that_could_not_be_read_at_the_start_is_never_read_later() {
     assert_eq!(parse(&caller.call(b"first", Op::Get).await).status, Status::Ok);
     within("stop", node.stop()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_store_that_an_earlier_start_could_not_read_is_not_read_either() {
+    let mint = Mint::new();
+    let (node, mut caller) = durable(&mint, &[]).await;
+    assert_eq!(parse_status(&mut caller, b"old").await, Status::Ok);
+    within("stop", node.stop()).await.unwrap();
+    drop(node);
+    let held = fjall::Database::builder(mint.path().join("data/store")).open().unwrap();
+    let (node, caller) = start_durable(&mint, &[]).await;
+    within("stop", node.stop()).await.unwrap();
+    drop((node, caller, held));
+    let (node, mut caller) = start_durable(&mint, &[]).await;
+    takes_writes(&mut caller).await;
+    let found = node.status().disk.as_ref().map(|disk| disk.found.clone()).unwrap_or_default();
+    assert!(found.contains("an earlier start could not read it"), "{found}");
+    assert_eq!(parse(&caller.call(b"old", Op::Get).await).status, Status::NotFound);
+    within("stop", node.stop()).await.unwrap();
+}

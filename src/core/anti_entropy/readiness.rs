@@ -138,10 +138,9 @@ impl Readiness {
         self.short.insert(partition);
     }
 
-    /// How many partitions fell short and warm still.
+    /// How many partitions fell short, and have not been filled since.
     pub(crate) fn short(&self) -> usize {
-        let warms = |partition: &&PartitionId| self.warming.keys().any(|tree| tree.1 == **partition);
-        self.short.iter().filter(warms).count()
+        self.short.len()
     }
 
     /// Whether a tree warms.
@@ -162,7 +161,11 @@ impl Readiness {
 
     /// A tree was taken over whole from enough Ready owners: it is Ready from now on.
     pub(crate) fn complete(&mut self, tree: TreeName) -> bool {
-        self.warming.remove(&tree).is_some()
+        let warmed = self.warming.remove(&tree).is_some();
+        if !self.short.is_empty() && !self.warming.keys().any(|it| it.1 == tree.1) {
+            self.short.remove(&tree.1);
+        }
+        warmed
     }
 
     /// A tree was compared with `peer`, and holds now what that one held. `ring` is read, `need`: N−W+1, `gained`: only
@@ -192,7 +195,7 @@ impl Readiness {
         let all = !gained && !self.short.contains(&tree.1) && compared.all.count_ones() as usize >= others;
         let enough = compared.ready.count_ones() as usize >= need || all;
         if enough {
-            self.warming.remove(&tree);
+            self.complete(tree);
         }
         enough
     }

@@ -33,6 +33,8 @@ const STORE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 const JUDGED_AFTER: Duration = Duration::from_secs(30);
 /// The format that is written.
 const FORMAT: u8 = 1;
+/// States given to the disk that it may still confirm.
+const GIVEN_MAX: usize = 8;
 
 /// What is on disk.
 #[derive(Serialize, Deserialize)]
@@ -112,6 +114,11 @@ impl Disk {
     /// Whether what was restored is to be dropped from the start.
     pub fn is_unreadable(&self) -> bool {
         self.trust == Trust::Dropped
+    }
+
+    /// What was restored does not fit the configuration: it is as if it could not be read.
+    pub fn refuse(&mut self) {
+        self.trust = Trust::Dropped;
     }
 
     /// Whether a stamp of an earlier process is on disk.
@@ -204,6 +211,10 @@ impl Disk {
         let meta = meta();
         let durable = meta.namespaces.iter().filter(|(_, it)| it.ack.is_durable()).map(|(id, _)| id).collect();
         let (newest, stage) = (meta.layouts.current_name(), meta.layouts.stage(node));
+        // While the disk fails they are given again and again.
+        if self.given.len() >= GIVEN_MAX {
+            self.given.pop_first();
+        }
         self.given.insert(self.number, Content { life, newest, stage, durable });
         let stored = Stored { format: FORMAT, node, life, meta };
         let bytes = rmp_serde::to_vec_named(&stored).expect("the state has no type that MessagePack lacks");
@@ -224,7 +235,9 @@ impl Disk {
         match self.trust {
             _ if !self.there || self.may_serve() => None,
             Trust::Unjudged => Some("waiting for a peer to say that its disk is no older copy"),
-            Trust::Good | Trust::Dropped => Some("waiting for its disk"),
+            Trust::Good | Trust::Dropped => {
+                Some("waiting for its disk: if that lasts, its log says what mesh.meta lacks")
+            }
         }
     }
 }

@@ -98,7 +98,10 @@ fn a_node_without_a_disk_creates_no_namespace_that_asks_for_one() {
     let configs = (1..=3).map(|number| rig.config(number)).collect();
     let nodes = start(&mut rig, configs);
     let ControlReply::Refused { reason, .. } = create(&mut rig, nodes[0], Ack::Log) else { panic!("it was created") };
-    assert_eq!(reason, "namespace kept wants ack=log, and node node-1 has no data_dir");
+    assert!(
+        reason.starts_with("namespace kept wants ack=log, and node node-1 has no data_dir: set node.data_dir"),
+        "{reason}"
+    );
     assert_eq!(create(&mut rig, nodes[0], Ack::Mem), ControlReply::Created(true));
 }
 
@@ -149,6 +152,31 @@ fn a_transition_ends_although_every_step_of_it_waits_for_a_disk() {
 }
 
 #[test]
+fn nodes_whose_state_does_not_fit_their_configuration_found_no_other_mesh_over_it() {
+    let mut rig = ControlRig::new(3);
+    let nodes = mesh(&mut rig);
+    rig.run(seconds(5));
+    for node in &nodes {
+        rig.kill(*node);
+    }
+    let again: Vec<_> = nodes
+        .iter()
+        .map(|node| {
+            let mut config = rig.config_from_disk(*node);
+            config.cluster.n = 2;
+            let kept = config.restored.clone();
+            (rig.start(config), kept)
+        })
+        .collect();
+    rig.run(seconds(60));
+    for (node, kept) in again {
+        assert!(rig.view(node).ring.is_none());
+        assert!(rig.status(node).state.contains("the state on its disk: "), "{}", rig.status(node).state);
+        assert_eq!(rig.config_from_disk(node).restored, kept, "the old state was written over");
+    }
+}
+
+#[test]
 fn a_node_whose_state_cannot_be_read_joins_its_mesh_and_founds_none() {
     let mut rig = ControlRig::new(1);
     let mut config = NodeConfig { disk: true, restored: Some(vec![7; 100]), ..rig.config(1) };
@@ -157,6 +185,8 @@ fn a_node_whose_state_cannot_be_read_joins_its_mesh_and_founds_none() {
     rig.run(seconds(30));
     assert!(rig.view(alone).ring.is_none());
     assert!(rig.status(alone).state.contains("cannot be read"), "{}", rig.status(alone).state);
+    let kept = rig.config_from_disk(alone).restored;
+    assert_eq!(kept, Some(vec![7; 100]), "what can be read must not take its place before it joined");
 
     let mut rig = ControlRig::new(2);
     let nodes = mesh(&mut rig);

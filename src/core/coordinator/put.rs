@@ -146,13 +146,9 @@ impl Votes {
 
     /// The copy of the one at `position` is worth no more than `state` any more.
     pub(crate) fn lower(&mut self, position: usize, state: ReplicaState) {
-        let lower = |was: ReplicaState| match (was, state) {
-            (ReplicaState::Ready, _) | (ReplicaState::Settled, ReplicaState::Warming | ReplicaState::Fallback) => state,
-            (ReplicaState::Settled | ReplicaState::Warming | ReplicaState::Fallback, _) => was,
-        };
         let answer = match self.targets.answer(position) {
-            Answer::Applied(was) => Answer::Applied(lower(was)),
-            Answer::Superseded(was) => Answer::Superseded(lower(was)),
+            Answer::Applied(was) => Answer::Applied(was.lowered(state)),
+            Answer::Superseded(was) => Answer::Superseded(was.lowered(state)),
             other @ (Answer::Unasked | Answer::Pending | Answer::Unstored | Answer::Lost) => other,
         };
         self.targets.set(position, answer);

@@ -75,7 +75,7 @@ impl Shard {
         if ack.is_durable() && self.config.disk && self.is_disk_behind() {
             return Err(refused(
                 Status::Overloaded { retry_after_ms: 100 },
-                "this node's disk is full, failing or far behind, and the namespace asks for its log",
+                "this node's disk is full, failing or far behind (its `meshwork status` says which), and the namespace asks for its log",
             ));
         }
         let (_, beside) = view.owners(subject.partition, copies);
@@ -260,8 +260,7 @@ impl Shard {
     fn diskless(&self, namespace: NamespaceId, member: u16) -> Option<String> {
         let node = self.view.members.get(usize::from(member))?.node;
         let namespace = self.view.namespaces.get(namespace)?;
-        let (name, ack) = (&namespace.name, namespace.ack.name());
-        Some(format!("namespace {name} wants ack={ack}, and node {node} has no data_dir"))
+        Some(namespace.diskless(&node.to_string()))
     }
 
     /// Does what the votes so far ask for.

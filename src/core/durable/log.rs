@@ -91,6 +91,10 @@ impl Log {
         if let Place::Barrier = place {
             (self.barrier, self.barrier_wanted) = (ticket, false);
         }
+        // Written again: whether it is kept is what becomes of this write.
+        if self.failed.remove(&place) {
+            self.bytes -= place.bytes();
+        }
         self.bytes += place.bytes();
         self.out.push_back((ticket, sync, place));
     }
@@ -107,7 +111,7 @@ impl Log {
 
     /// All up to `through` is stored.
     pub(super) fn on_stored(&mut self, through: u64) {
-        let through = through.min(self.last);
+        let (through, synced) = (through.min(self.last), self.synced);
         while self.out.front().is_some_and(|(ticket, _, _)| *ticket <= through) {
             let Some((ticket, sync, place)) = self.out.pop_front() else { break };
             if sync {
@@ -116,8 +120,10 @@ impl Log {
             self.bytes -= place.bytes();
         }
         self.stored = if self.out.is_empty() { self.last } else { self.stored.max(through) };
-        let synced = self.synced;
-        self.tombstones.retain(|_, ticket| *ticket > synced);
+        if self.synced > synced {
+            let synced = self.synced;
+            self.tombstones.retain(|_, ticket| *ticket > synced);
+        }
     }
 
     /// What was given out from `from` on was not kept; how many places that leaves behind.
@@ -163,6 +169,11 @@ impl Log {
     /// How many changes are on their way.
     pub(super) fn out(&self) -> usize {
         self.out.len()
+    }
+
+    /// Bytes of what waits for the disk.
+    pub(super) fn backlog(&self) -> u64 {
+        self.bytes
     }
 
     /// Bytes of the lists.
@@ -227,6 +238,23 @@ mod tests {
         }
         log.on_stored(log.last());
         assert_eq!((log.failed(), log.out(), log.bytes(), log.stored()), (0, 0, 0, 6));
+    }
+
+    #[test]
+    fn a_new_write_of_what_failed_takes_its_place() {
+        let mut log = Log::default();
+        let first = log.next();
+        log.follow(first, false, place(b"a"));
+        assert_eq!(log.on_failed(first), 1);
+        let second = log.next();
+        log.follow(second, false, place(b"a"));
+        assert!(!log.is_failed(&place(b"a")) && log.out() == 1);
+        assert_eq!(log.on_failed(second), 1);
+        assert!(log.is_failed(&place(b"a")), "nor was that kept");
+        let third = log.next();
+        log.follow(third, false, place(b"a"));
+        log.on_stored(third);
+        assert_eq!((log.failed(), log.bytes()), (0, 0));
     }
 
     #[test]

@@ -96,15 +96,20 @@ impl Durable {
     }
 
     /// A vote waits for this ticket.
-    pub(crate) fn park(&mut self, ticket: u64, namespace: NamespaceId, partition: PartitionId, vote: Vote) {
-        self.votes.park(ticket, Parked { namespace, partition, vote });
+    fn park(&mut self, ticket: u64, parked: Parked) {
+        self.votes.park(ticket, parked);
+    }
+
+    /// Whether any namespace's changes are stored.
+    pub(crate) fn stores(&self) -> bool {
+        self.set_aside > 0
     }
 }
 
 impl Shard {
     /// Whether the disk is so far behind that nothing more may be promised.
     pub(crate) fn is_disk_behind(&self) -> bool {
-        self.durable.votes.is_full() || self.durable.log.bytes() > self.config.memory / OUT_SHARE
+        self.durable.votes.is_full() || self.durable.log.backlog() > self.config.memory / OUT_SHARE
     }
 
     /// What a vote for the entry held under `key` is worth, in a namespace that asks for `ack`. What changed is stored first.
@@ -186,7 +191,6 @@ impl Shard {
             self.store_place(Place::Floors(slot, partition), out);
         }
         if self.durable.log.failed() > 0 && now.mono >= self.durable.retry_at {
-            self.durable.retry_at = now.mono + RETRY_AFTER;
             for place in self.durable.log.take_failed(RETRY_MOST) {
                 self.store_place(place, out);
             }
@@ -282,30 +286,17 @@ impl Shard {
     }
 
     fn give(&mut self, now: Now, parked: Parked, kept: bool, out: &mut dyn ShardOutbox) {
+        // A copy that completed its comparison meanwhile took the write as one that may lack something newer.
+        let state = parked.state.lowered(self.state_in(parked.namespace, parked.partition));
         match parked.vote {
-            Vote::Own(id) => {
-                let state = self.state_of(parked.namespace, parked.partition);
-                self.on_own_stored(now, id, kept.then_some(state), out);
-            }
-            Vote::Peer { to, id, stand_in, outcome } => {
-                let state = if stand_in || !self.owns(parked.namespace, parked.partition) {
-                    ReplicaState::Fallback
-                } else {
-                    self.state_of(parked.namespace, parked.partition)
-                };
+            Vote::Own(id) => self.on_own_stored(now, id, kept.then_some(state), out),
+            Vote::Peer { to, id, outcome } => {
                 let outcome = if kept { outcome } else { Replicated::Refused(Refusal::NotStored) };
                 self.stats.replica_writes += u64::from(outcome == Replicated::Applied);
                 let hlc = self.clock.reading(now);
                 out.send(to, &PeerMessage::Replicated { id, hlc, state, outcome });
             }
         }
-    }
-
-    fn owns(&self, namespace: NamespaceId, partition: PartitionId) -> bool {
-        let copies = self.rules.get(&namespace).map_or(0, |rules| rules.n);
-        let me = self.view.ring.as_ref().and_then(|ring| ring.index_of(self.view.me));
-        let (read, beside) = self.view.owners(partition, copies);
-        me.is_some_and(|me| read.contains(&me) || beside.contains(&me))
     }
 
     /// This node's own vote for a write that it coordinates waits for `ticket`.
@@ -315,7 +306,8 @@ impl Shard {
         (namespace, partition): (NamespaceId, PartitionId),
         id: OperationId,
     ) {
-        self.durable.park(ticket, namespace, partition, Vote::Own(id));
+        let state = self.state_in(namespace, partition);
+        self.durable.park(ticket, Parked { namespace, partition, state, vote: Vote::Own(id) });
     }
 
     /// A vote for a peer waits for `ticket`.
@@ -324,16 +316,17 @@ impl Shard {
         ticket: u64,
         key: &KeyRef<'_>,
         (to, id): (PeerShard, u64),
-        stand_in: bool,
+        state: ReplicaState,
         outcome: Replicated,
     ) {
         let partition = key.hash.partition(self.config.partitions);
-        self.durable.park(ticket, key.namespace, partition, Vote::Peer { to, id, stand_in, outcome });
+        let vote = Vote::Peer { to, id, outcome };
+        self.durable.park(ticket, Parked { namespace: key.namespace, partition, state, vote });
     }
 
     /// A partition is dropped: what is stored of it is void, and votes for it are not given any more.
     pub(crate) fn void_partition(&mut self, now: Now, partition: PartitionId, out: &mut dyn ShardOutbox) {
-        if !self.config.disk || !self.rules.values().any(|rules| rules.ack.is_durable()) {
+        if !self.durable.stores() {
             return;
         }
         self.durable.waiting.set_term(partition, self.durable.waiting.term(partition).saturating_add(1));
@@ -368,8 +361,7 @@ impl Shard {
 
     fn judge_moved(&mut self, out: &mut dyn ShardOutbox) -> bool {
         let Some(newest) = self.view.newest().map(|ring| ring.name()) else { return true };
-        let stores = self.config.disk && self.rules.values().any(|rules| rules.ack.is_durable());
-        if !stores || self.view.beside.is_none() {
+        if !self.durable.stores() || self.view.beside.is_none() {
             return true;
         }
         if self.durable.log.failed() > 0 {

@@ -11,7 +11,7 @@ use super::{
     stored_shard,
 };
 use crate::{
-    handoff::HintStore,
+    handoff::{HintStore, is_dead},
     id::{KeyHasher, NamespaceId},
     shard::Shard,
     storage::Put,
@@ -119,7 +119,11 @@ impl Shard {
                 let kept = rules.ack.is_durable()
                     && room
                     && self.hints.quietly(|hints| hints.store(wall, target, namespace, hash, key, &entry).is_ok());
-                if !kept {
+                if !kept && rules.ack.is_durable() && !is_dead(&entry, wall) {
+                    // It stays on the disk, for a memory with more room.
+                    self.stats.restore_errors += 1;
+                    self.mark_urgent(hash);
+                } else if !kept {
                     self.durable.unused.push(Place::Hint(target, hash, namespace, key.into()));
                 }
             }

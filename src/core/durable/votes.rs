@@ -10,7 +10,7 @@ use crate::{
     id::{NamespaceId, PartitionId},
     input::PeerShard,
     limits::IN_FLIGHT_PER_SHARD,
-    wire::peer::Replicated,
+    wire::peer::{ReplicaState, Replicated},
 };
 use std::collections::VecDeque;
 
@@ -19,8 +19,8 @@ use std::collections::VecDeque;
 pub(crate) enum Vote {
     /// This node's own, for a write that it coordinates.
     Own(OperationId),
-    /// For a peer, under the number of its request; as a stand-in's, if so.
-    Peer { to: PeerShard, id: u64, stand_in: bool, outcome: Replicated },
+    /// For a peer, under the number of its request.
+    Peer { to: PeerShard, id: u64, outcome: Replicated },
 }
 
 /// A vote that waits, and of what it is.
@@ -28,6 +28,8 @@ pub(crate) enum Vote {
 pub(crate) struct Parked {
     pub(crate) namespace: NamespaceId,
     pub(crate) partition: PartitionId,
+    /// What the copy was worth when it took the write.
+    pub(crate) state: ReplicaState,
     pub(crate) vote: Vote,
 }
 
@@ -62,6 +64,9 @@ impl Votes {
 
     /// Takes those of a partition.
     pub(super) fn take_partition(&mut self, partition: PartitionId) -> Vec<Parked> {
+        if !self.parked.iter().any(|(_, it)| it.partition == partition) {
+            return Vec::new();
+        }
         let (taken, left) = std::mem::take(&mut self.parked).into_iter().partition(|(_, it)| it.partition == partition);
         self.parked = left;
         let taken: VecDeque<(u64, Parked)> = taken;
@@ -80,7 +85,7 @@ mod tests {
 
     fn parked(partition: u16) -> Parked {
         let vote = Vote::Own(OperationId(u64::from(partition)));
-        Parked { namespace: NamespaceId(1), partition: PartitionId(partition), vote }
+        Parked { namespace: NamespaceId(1), partition: PartitionId(partition), state: ReplicaState::Ready, vote }
     }
 
     #[test]

@@ -134,6 +134,7 @@ impl Shard {
     fn replay_to(&mut self, now: Now, view: &Rc<View>, target: NodeId, member: u16, out: &mut dyn ShardOutbox) {
         let wall = self.clock.wall(now);
         let header = self.header(now, view, now.mono + WRITE_TIMEOUT);
+        let mut passed = 0;
         while self.make_room_in_background(REPLAY_ROOM) {
             let Some((place, held)) = self.hints.after(target, self.hinted.replay.cursor(target)) else {
                 self.hinted.replay.end_round(target);
@@ -154,6 +155,10 @@ impl Shard {
                     self.hinted.resolve_at.get_or_insert(now.mono + RESOLVE_EVERY);
                 }
                 self.hinted.replay.pass(target, place);
+                passed += 1;
+                if passed == RESOLVE_MOST {
+                    return;
+                }
                 continue;
             }
             let id = self.hinted.replay.send(target, place.clone(), version, bytes, now.mono);
@@ -187,7 +192,8 @@ impl Shard {
             self.peers.on_answer(member, sent.asked, now.mono);
         }
         match outcome {
-            Replicated::Applied | Replicated::Superseded { .. } => {
+            // Without a disk it holds it in memory, and no more can be had there.
+            Replicated::Applied | Replicated::Superseded { .. } | Replicated::Refused(Refusal::NoDisk) => {
                 self.hints.end(from, &sent.place, sent.version);
                 self.stats.hints_replayed += 1;
             }

@@ -4,7 +4,8 @@
 //! forgotten in one step they held up every request of the mesh for as long as that took (0.1 s at a million entries, and
 //! it grows with them). So they go one partition at a time, with requests served in between.
 //!
-//! Invariants: what waits here is read, compared and sent by nobody, because nobody is its owner here; a partition that a
+//! Invariants: what waits here is compared and sent by nobody, because nobody is its owner here; a stand-in may show it to a
+//! sloppy read, as it may a hint: it is no older than what it said before, and counts as a stand-in's word. A partition that a
 //! layout assigns here again is emptied before anything is done under that layout, since what it held is old.
 
 use super::ownership::Cleanup;
@@ -73,6 +74,8 @@ impl Shard {
             // It may have waited for this.
             self.leaving.take(|at| at == partition);
             self.table.remove_partition(partition);
+            // What a disk is told of it is given away at once, and not noted for all of them together.
+            self.store_changes(out);
         }
         self.leaving.add(now.mono, cleanup.dropped);
     }

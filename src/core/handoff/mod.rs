@@ -16,6 +16,7 @@ pub(crate) use leaving::Leaving;
 pub(crate) use moving::Part;
 pub(crate) use ownership::Ownership;
 
+pub(crate) use hint::is_dead;
 pub use hint::{HintRefused, HintStore};
 pub(crate) use hinted::Hinted;
 pub(crate) use replay::Replay;

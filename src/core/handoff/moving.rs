@@ -218,7 +218,7 @@ impl Shard {
             return;
         }
         // Where what comes is stored, each entry is noted until the disk has it: more than the body takes, if keys are short.
-        if self.config.disk && !self.make_room_for(2 * part.body.len() as u64) {
+        if self.durable.stores() && !self.make_room_for(2 * part.body.len() as u64) {
             self.stats.entries_without_room += 1;
             self.ownership.on_full(now.mono);
             self.ownership.on_refused(now.mono, from, partition);

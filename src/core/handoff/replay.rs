@@ -6,7 +6,7 @@
 //! flight has a number of its own kind, above all those of requests: an answer is never taken for a vote, nor a vote for it.
 //!
 //! What it is not: it holds no hints, sends nothing and knows no ring. A hint stays in its store until its target's answer
-//! is here; a crash of the holder loses it, as it loses everything else in memory.
+//! is here; a crash of the holder loses it as it loses the memory, unless its namespace asks for a log.
 
 use crate::{
     handoff::hint::Place,

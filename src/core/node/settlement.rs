@@ -316,7 +316,8 @@ impl Node {
 
     /// Stores what the node would have to know if it started again now.
     fn keep(&mut self, now: Now, out: &mut dyn NodeOutbox) {
-        if !self.config.disk {
+        // Stored before it joined anybody, its state would be a readable one, and what lies beside that of its time.
+        if !self.config.disk || self.disk.is_unreadable() && self.replicated.layout().is_none() {
             return;
         }
         let me = self.config.node;

@@ -10,6 +10,7 @@ use crate::{
     canary::canary,
     clock::Skew,
     durable::Standing,
+    id::{NamespaceId, PartitionId},
     input::PeerShard,
     namespace::Ack,
     outbox::ShardOutbox,
@@ -40,9 +41,13 @@ impl Shard {
 
     /// This node's state as a replica of the key.
     pub(crate) fn state_for(&self, key: &KeyRef<'_>) -> ReplicaState {
+        self.state_in(key.namespace, key.hash.partition(self.config.partitions))
+    }
+
+    /// As `state_for`, of any key of `partition`.
+    pub(crate) fn state_in(&self, namespace: NamespaceId, partition: PartitionId) -> ReplicaState {
         let Some(ring) = self.view.ring.as_ref() else { return ReplicaState::Fallback };
-        let copies = self.rules.get(&key.namespace).map_or(0, |rules| rules.n);
-        let partition = key.hash.partition(ring.partitions());
+        let copies = self.rules.get(&namespace).map_or(0, |rules| rules.n);
         let Some(me) = ring.index_of(self.view.me) else { return ReplicaState::Fallback };
         let (owners, beside) = self.view.owners(partition, copies);
         let owns = owners.contains(&me) || beside.contains(&me);
@@ -96,7 +101,7 @@ impl Shard {
             match standing {
                 Standing::Now => {}
                 Standing::After(ticket) => {
-                    return self.park_reply(ticket, key, (from, id), stands_for.is_some(), outcome);
+                    return self.park_reply(ticket, key, (from, id), state, outcome);
                 }
                 Standing::Never(refusal) => {
                     (state, outcome) = (ReplicaState::Fallback, Replicated::Refused(refusal));

@@ -328,7 +328,9 @@ impl Memtable {
                 let local = self.placement.local(header.hash);
                 let rises = self.floors.raise_tombstone(header.namespace(), local, version);
                 self.stats.tombstone_floor_raised += u64::from(rises);
-                self.note_floor(header.namespace(), local);
+                if rises {
+                    self.note_floor(header.namespace(), local);
+                }
             }
             Fate::Ended => self.stats.expired += 1,
             Fate::Buried | Fate::Kept(..) => unreachable!("those stay"),
@@ -365,7 +367,9 @@ impl Memtable {
         let local = self.placement.local(ghost.hash);
         let rises = self.floors.raise_evicted(ghost.namespace, local, version);
         self.stats.evicted_floor_raised += u64::from(rises);
-        self.note_floor(ghost.namespace, local);
+        if rises {
+            self.note_floor(ghost.namespace, local);
+        }
         self.tree_remove(ghost.namespace, ghost.hash, ghost.entry_hash);
         self.actors.release(ghost.actor);
     }

@@ -81,10 +81,13 @@ impl Memtable {
     pub fn raise_floors(&mut self, slot: NamespaceSlot, partition: PartitionId, floors: Floors) {
         if self.is_evictable(slot.0) {
             let local = self.placement.local_partition(partition);
-            self.stats.evicted_floor_raised += u64::from(self.floors.raise_evicted(slot.0, local, floors.evicted));
-            self.stats.tombstone_floor_raised +=
-                u64::from(self.floors.raise_tombstone(slot.0, local, floors.tombstone));
-            self.note_floor(slot.0, local);
+            let evicted = self.floors.raise_evicted(slot.0, local, floors.evicted);
+            let tombstone = self.floors.raise_tombstone(slot.0, local, floors.tombstone);
+            self.stats.evicted_floor_raised += u64::from(evicted);
+            self.stats.tombstone_floor_raised += u64::from(tombstone);
+            if evicted || tombstone {
+                self.note_floor(slot.0, local);
+            }
         }
     }
 }

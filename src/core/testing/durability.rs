@@ -127,12 +127,30 @@ fn a_vote_for_what_a_full_disk_did_not_keep_is_not_given_later_either() {
 }
 
 #[test]
+fn a_hint_for_an_owner_without_a_disk_ends_when_that_holds_it_in_memory() {
+    let mut rig = rig_of(Ack::Log, 2);
+    rig.kill(C);
+    rig.all_believe_down(C, true);
+    assert_written(&rig.call(A, &put("k", "v")));
+    let held = |rig: &Rig| [A, B].iter().map(|node| rig.stats(*node).hints).sum::<u64>();
+    assert_eq!(held(&rig), 1);
+    rig.restart(C, ReplicaState::Ready);
+    rig.all_believe_down(C, false);
+    rig.run_for(Duration::from_secs(60));
+    assert_eq!((held(&rig), rig.stats(C).entries), (0, 1));
+}
+
+#[test]
 fn a_node_without_a_disk_gives_no_vote_and_the_client_is_told_why() {
     let mut rig = rig_of(Ack::Log, 1);
     let answer = rig.call(A, &put("k", "v"));
     assert!(matches!(answer.status, Status::Unavailable { need: 2, have: 1 }), "{answer:?}");
     let text = answer.text.unwrap_or_default();
-    assert!(text.starts_with("namespace kept wants ack=log, and node ") && text.ends_with("has no data_dir"), "{text}");
+    assert!(
+        text.starts_with("namespace kept wants ack=log, and node ")
+            && text.contains("has no data_dir: set node.data_dir there"),
+        "{text}"
+    );
     let two = &mut rig_of(Ack::Log, 2);
     assert_written(&two.call(A, &put("k", "v")));
     assert_written(&two.call(C, &put("k", "w")));

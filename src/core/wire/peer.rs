@@ -127,6 +127,14 @@ pub enum ReplicaState {
 }
 
 impl ReplicaState {
+    /// What a vote given as `self` is worth once its copy is worth `now`: no more than before, whatever it is by now.
+    pub(crate) fn lowered(self, now: Self) -> Self {
+        match (self, now) {
+            (Self::Ready, _) | (Self::Settled, Self::Warming | Self::Fallback) => now,
+            (Self::Settled | Self::Warming | Self::Fallback, _) => self,
+        }
+    }
+
     fn code(self) -> u64 {
         u64::from(self.byte())
     }

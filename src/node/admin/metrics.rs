@@ -84,6 +84,9 @@ fn describe() {
     describe_counter!("meshwork_store_syncs_total", "Syncs of the log, whether asked for or by time.");
     describe_gauge!("meshwork_store_busy_seconds", "Time spent writing and syncing the log, since the start.");
     describe_counter!("meshwork_store_failures_total", "Records not kept: the disk failed, or too much waited for it.");
+    describe_counter!("meshwork_store_refused_total", "Writes refused because too much waited for the disk.");
+    describe_counter!("meshwork_votes_not_stored_total", "Votes refused because the disk did not keep the write.");
+    describe_gauge!("meshwork_partitions", "Copies of partitions here, by state.");
     describe_counter!("meshwork_store_reopened_total", "Times that the store was opened anew after a failure.");
     describe_gauge!("meshwork_store_restored_records", "Records restored from the store at the start.");
     describe_gauge!("meshwork_store_restored_bytes", "Bytes of records restored at the start.");
@@ -137,6 +140,15 @@ fn feed_stats(stats: &ShardStats) {
     gauge!("meshwork_memory_bytes", "kind" => "hints").set(float(stats.hint_bytes));
     gauge!("meshwork_memory_limit_bytes").set(float(stats.memory_limit_bytes));
     gauge!("meshwork_hints_pending").set(float(stats.hints));
+    counter!("meshwork_votes_not_stored_total").absolute(stats.votes_not_stored);
+    for (state, count) in [
+        ("ready", stats.partitions_ready),
+        ("warming", stats.partitions_warming),
+        ("missing", stats.partitions_missing),
+        ("short", stats.partitions_short),
+    ] {
+        gauge!("meshwork_partitions", "state" => state).set(float(count));
+    }
 }
 
 fn feed_status(status: &NodeStatus) {
@@ -164,6 +176,7 @@ fn feed_store(disk: &Disk, waiting: usize) {
         ("meshwork_store_commits_total", figures.commits()),
         ("meshwork_store_syncs_total", figures.syncs()),
         ("meshwork_store_failures_total", figures.failures()),
+        ("meshwork_store_refused_total", figures.refused()),
         ("meshwork_store_reopened_total", figures.reopened()),
     ] {
         counter!(name).absolute(get(figure));

@@ -232,7 +232,12 @@ impl Config {
             },
             memory: read.parsed("memory.limit", MemoryLimit::parse)?,
             storage: StorageSection {
-                sync_every: read.parsed("storage.sync_every", quantity::parse_duration)?,
+                sync_every: read.parsed("storage.sync_every", |text| match quantity::parse_duration(text)? {
+                    every if every < crate::storage::LOOK_EVERY => {
+                        Err("take 200ms or more; ack = fsync waits for each write".to_owned())
+                    }
+                    every => Ok(every),
+                })?,
                 queue: read.parsed("storage.queue", |text| size_within(text, QUEUE_BYTES))?,
                 cache: read.parsed("storage.cache", |text| size_within(text, CACHE_BYTES))?,
             },

@@ -178,14 +178,16 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Text,
         Some("\"75%\""),
         "",
-        "Hard limit of all shards together: a size like \"256MiB\", or a share of the cgroup's limit or RAM.",
+        "Hard limit of all shards together: a size like \"256MiB\", or a share of the cgroup's limit or RAM. With node.data_dir the \
+         store takes up to 128 MiB beside it: on less than 1.5 GiB take \"50%\".",
     ),
     setting(
         "storage.sync_every",
         Kind::Text,
         Some("\"1s\""),
         "",
-        "With node.data_dir: a loss of power may cost writes of ack = log this young. ack = fsync waits for its own syncs.",
+        "With node.data_dir: a loss of power may cost writes of ack = log this young; 200ms or more. ack = fsync waits for its own \
+         syncs.",
     ),
     setting(
         "storage.queue",

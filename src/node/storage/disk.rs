@@ -39,6 +39,8 @@ figures! {
     busy_nanos,
     /// Records that were not kept: the disk failed, or too much waited for it.
     failures,
+    /// Writes that clients were refused because too much waited for the disk.
+    refused,
     /// Times that the store was opened anew after a failure.
     reopened,
     /// Records restored at the start.

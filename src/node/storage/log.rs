@@ -217,6 +217,11 @@ impl Log {
         }
     }
 
+    /// Notes that so many batches were there, synced or not: with fewer the next start takes the store for damaged.
+    pub(crate) fn promise(&self, number: u64) {
+        self.mark.write(number);
+    }
+
     /// Whether it still takes writes: fjall's own threads may have failed meanwhile.
     pub(crate) fn check(&self) -> Result<(), LogError> {
         guarded(|| self.database.persist(PersistMode::Buffer).map_err(failure))

@@ -19,13 +19,13 @@ mod queue;
 mod recovery;
 mod writer;
 
-pub(crate) use disk::{Disk, get};
+pub(crate) use disk::{Disk, add, get};
 pub(crate) use log::Owner;
 pub use log::contains_panics;
 pub(crate) use meta::{Found, MetaFile};
 pub(crate) use queue::Writes;
 pub(crate) use recovery::{Fed, Feed, Recovery, fill};
-pub(crate) use writer::Writer;
+pub(crate) use writer::{LOOK_EVERY, Writer};
 
 use meshwork_core::wire::control::DiskStatus;
 use queue::{Handover, Queue};

@@ -5,8 +5,10 @@
 //! keys, and values that were deleted, and whose tombstones all owners have since forgotten, would come back. A torn end
 //! of the journal is no damage: what was not synced may be missing, and core counts on no more.
 //!
-//! For the same reason a record that core does not take (unknown format, no memory) is removed, and a store that could
-//! not be opened now, and so was not read, is set aside when it can be: it would be older than what peers were told.
+//! For the same reason a record that core cannot read (unknown format, damaged) is removed; one that finds no room stays,
+//! and its partition asks others before it votes. A store that could
+//! not be opened now, and so was not read, is set aside when it can be, by this process or a later one (`store.unread` says
+//! so beside it): it would be older than what peers were told.
 
 use super::{
     Disk, Place,
@@ -15,11 +17,15 @@ use super::{
     meta::aside,
 };
 use fjall::Slice;
-use meshwork_core::{config::ShardConfig, durable::stored_shard, shard::Shard};
+use meshwork_core::{
+    config::ShardConfig,
+    durable::{RestoreError, stored_shard},
+    shard::Shard,
+};
 use std::{
     io,
     path::PathBuf,
-    sync::mpsc::{Receiver, Sender, SyncSender},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender},
     time::{Duration, Instant},
 };
 
@@ -29,6 +35,9 @@ const PART_BYTES: usize = 1 << 20;
 const REFUSED_MAX: usize = 4096;
 /// A recovery that takes longer says how far it is, so often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
+
+/// A shard's thread that waits for records says so often that it is alive.
+const ALIVE_EVERY: Duration = Duration::from_secs(1);
 
 /// A word to a shard's thread that is being filled. When no more can come, it is full.
 pub(crate) enum Feed {
@@ -46,6 +55,8 @@ pub(crate) struct Fed {
     refused: Vec<Slice>,
     /// Why the last of them was refused.
     reason: String,
+    /// Records that found no room in memory.
+    short: u64,
 }
 
 /// A shard, filled with what is fed until there is no more. Runs on the shard's thread; `alive` is called now and then.
@@ -57,7 +68,16 @@ pub(crate) fn fill(
     alive: impl Fn(&Shard),
 ) -> Shard {
     let mut shard = Shard::new(config.clone());
-    while let Ok(word) = feed.recv() {
+    loop {
+        let word = match feed.recv_timeout(ALIVE_EVERY) {
+            Ok(word) => word,
+            Err(RecvTimeoutError::Disconnected) => return shard,
+            // Others' records are read: this thread does not hang.
+            Err(RecvTimeoutError::Timeout) => {
+                alive(&shard);
+                continue;
+            }
+        };
         match word {
             Feed::Records(records) => {
                 let (now, mut told) = (now(), Fed::default());
@@ -67,6 +87,8 @@ pub(crate) fn fill(
                             told.taken += 1;
                             told.bytes += (key.len() + value.len()) as u64;
                         }
+                        // It is what a larger memory holds: it stays in the store.
+                        Err(RestoreError::Memory) => told.short += 1,
                         Err(error) => {
                             told.reason = error.to_string();
                             told.refused.push(key);
@@ -80,7 +102,6 @@ pub(crate) fn fill(
         }
         alive(&shard);
     }
-    shard
 }
 
 impl Place {
@@ -97,7 +118,39 @@ impl Place {
         std::fs::rename(self.store(), &to)?;
         // In this order: a note without its store only says that a new store lacks something, and that one is empty.
         log::forget_mark(&self.store())?;
+        self.set_unread(false)?;
         Ok(to)
+    }
+
+    /// The file that says, over restarts, that the store must not be read any more.
+    fn unread(&self) -> PathBuf {
+        self.data_dir.join("store.unread")
+    }
+
+    pub(super) fn set_unread(&self, unread: bool) -> io::Result<()> {
+        if unread {
+            return std::fs::File::create(self.unread())?.sync_all();
+        }
+        match std::fs::remove_file(self.unread()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Opens what lies there if it is empty; it is known to be older than what peers were told.
+    pub(super) fn open_empty(&self, reason: &str) -> Result<Log, LogError> {
+        match self.open() {
+            Ok(log) if log.number() == 0 => {
+                self.set_unread(false).map_err(|error| LogError::Refused(error.to_string()))?;
+                Ok(log)
+            }
+            Err(error @ LogError::Refused(_)) => Err(error),
+            Ok(log) => {
+                log::close(log);
+                Err(LogError::Damaged(reason.to_owned()))
+            }
+            Err(LogError::Damaged(_) | LogError::Foreign(_)) => Err(LogError::Damaged(reason.to_owned())),
+        }
     }
 }
 
@@ -114,9 +167,10 @@ impl Recovery {
     /// Opens the store, or begins one. `distrust`: what is known against what lies there, whatever it looks like.
     pub(crate) fn open(place: Place, disk: &Disk, distrust: Option<&str>) -> Self {
         let mut recovery = Self { place, log: None, unread: false };
-        let opened = match distrust {
-            Some(reason) if recovery.place.store().exists() => Err(LogError::Damaged(reason.to_owned())),
-            Some(_) | None => recovery.place.open(),
+        let earlier = recovery.place.unread().exists().then_some("an earlier start could not read it");
+        let opened = match distrust.or(earlier) {
+            Some(reason) => recovery.place.open_empty(reason),
+            None => recovery.place.open(),
         };
         match opened {
             Ok(log) => recovery.log = Some(log),
@@ -149,11 +203,13 @@ impl Recovery {
             Ok(log) => self.log = Some(log),
             Err(reason) => {
                 self.unread = true;
+                // Where even this is refused, only a restart before the store can be opened again goes unnoticed.
+                let noted = self.place.set_unread(true);
                 let words = format!(
                     "the store {} cannot be opened: {reason}; durable writes are refused here until it can, which is tried again and again",
                     path.display()
                 );
-                tracing::error!("{words}");
+                tracing::error!(noted = noted.is_ok(), "{words}");
                 disk.set_trouble(Some(words));
             }
         }
@@ -193,7 +249,7 @@ impl Recovery {
             tracing::warn!(%error, "records that cannot be used could not be removed from the store");
         }
         tally.show(disk);
-        if tally.restored > 0 || tally.skipped > 0 {
+        if tally.restored > 0 || tally.skipped > 0 || tally.short > 0 {
             let (records, bytes) = (tally.restored, tally.bytes);
             tracing::info!(
                 records,
@@ -210,6 +266,14 @@ impl Recovery {
             tracing::warn!("{words}");
             disk.set_found(words);
         }
+        if tally.short > 0 {
+            let words = format!(
+                "{} stored records found no room in memory and stay in the store: raise memory.limit and start again",
+                tally.short
+            );
+            tracing::warn!("{words}");
+            disk.set_found(words);
+        }
     }
 }
 
@@ -218,6 +282,7 @@ struct Tally {
     restored: u64,
     bytes: u64,
     skipped: u64,
+    short: u64,
     reason: String,
     refused: Vec<Slice>,
 }
@@ -227,6 +292,7 @@ impl Tally {
         self.restored += told.taken;
         self.bytes += told.bytes;
         self.skipped += told.refused.len() as u64;
+        self.short += told.short;
         if !told.refused.is_empty() {
             self.reason = told.reason;
         }
@@ -243,7 +309,7 @@ impl Tally {
     fn show(&self, disk: &Disk) {
         set(disk.figures.restored(), self.restored);
         set(disk.figures.restored_bytes(), self.bytes);
-        set(disk.figures.skipped(), self.skipped);
+        set(disk.figures.skipped(), self.skipped + self.short);
     }
 }
 

@@ -47,13 +47,18 @@ fn shard(number: u16) -> ShardConfig {
 
 /// Restores into two shards; how many records each counted.
 fn restore(recovery: &mut Recovery, disk: &Disk) -> [u64; 2] {
+    restore_into(16 << 20, recovery, disk)
+}
+
+/// As `restore`, into shards of so many bytes.
+fn restore_into(memory: u64, recovery: &mut Recovery, disk: &Disk) -> [u64; 2] {
     let (fed, told) = mpsc::channel();
     let (feeds, threads): (Vec<_>, Vec<_>) = (0..2)
         .map(|number| {
             let (feed, records) = mpsc::sync_channel(2);
             let fed = fed.clone();
             let filled = std::thread::spawn(move || {
-                let shard = fill(&shard(number), &records, &fed, || NOW, |_| ());
+                let shard = fill(&ShardConfig { memory, ..shard(number) }, &records, &fed, || NOW, |_| ());
                 shard.stats().restored
             });
             (feed, filled)
@@ -101,6 +106,25 @@ fn every_record_reaches_its_shard_and_those_of_no_use_are_removed_for_good() {
     assert_eq!(restore(&mut recovery, &disk), counts);
     let status = disk.status(0);
     assert_eq!((status.restored, status.skipped, status.found), (500, 0, String::new()));
+}
+
+#[test]
+fn what_finds_no_room_in_memory_stays_for_a_larger_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = place(dir.path()).open().unwrap();
+    write(&mut log, (0..12_000).map(|number| entry(&format!("key-{number}"))).map(|(key, value, _)| (key, value)));
+    close(log);
+    let disk = Disk::default();
+    let mut recovery = Recovery::open(place(dir.path()), &disk, None);
+    let small: u64 = restore_into(512 << 10, &mut recovery, &disk).iter().sum();
+    let status = disk.status(0);
+    assert!(status.found.contains("raise memory.limit"), "{status:?}");
+    assert!(small < 12_000 && status.skipped > 0, "{small} {status:?}");
+    drop(recovery);
+    let disk = Disk::default();
+    let mut recovery = Recovery::open(place(dir.path()), &disk, None);
+    assert_eq!(restore(&mut recovery, &disk).iter().sum::<u64>(), 12_000);
+    assert_eq!((disk.status(0).skipped, disk.status(0).found), (0, String::new()));
 }
 
 #[test]
@@ -197,6 +221,6 @@ fn a_disk_that_refuses_keeps_nobody_from_starting() {
     assert_eq!(restore(&mut recovery, &disk), [0, 0]);
     assert!(recovery.log.is_none() && recovery.unread);
     assert!(disk.status(0).trouble.unwrap().contains("cannot be opened"));
-    assert_eq!(stores(dir.path()), ["store"], "nothing is set aside that may be well");
+    assert_eq!(stores(dir.path()), ["store", "store.unread"], "nothing is set aside that may be well");
     close(held);
 }

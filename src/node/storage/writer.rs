@@ -22,7 +22,7 @@ use std::{
 /// Most bytes in one batch.
 const BATCH_BYTES: usize = 4 << 20;
 /// How often the clock, the room and the health of the store are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often the size on disk is asked for, which walks over the tables.
 const SIZE_EVERY: Duration = Duration::from_secs(2);
 /// First and longest pause before the store is opened anew.
@@ -260,6 +260,7 @@ impl Writer {
         match opened {
             Ok(log) if log.number() < self.number => {
                 let error = found_less(&log);
+                log.promise(self.number);
                 log::close(log);
                 self.break_until(&error, false);
             }
@@ -280,12 +281,9 @@ impl Writer {
 
     /// What lies there was never read by this process: it is set aside unless it is empty.
     fn begin_anew(&self) -> Result<Log, LogError> {
-        match self.recovery.place.open() {
-            Ok(log) if log.number() == 0 => return Ok(log),
+        match self.recovery.place.open_empty("it was not read at the start") {
+            Ok(log) => return Ok(log),
             Err(error @ LogError::Refused(_)) => return Err(error),
-            Ok(log) => {
-                log::close(log);
-            }
             Err(LogError::Damaged(_) | LogError::Foreign(_)) => {}
         }
         let to = self.recovery.place.set_aside().map_err(|error| LogError::Refused(error.to_string()))?;
