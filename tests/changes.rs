@@ -48,7 +48,9 @@ fn nodes_join_leave_and_are_given_up_under_traffic_and_nothing_acknowledged_is_l
     traffic.goes_on(300);
 
     traffic.recorder().fault("node-1 leaves");
-    mesh.admin(&["node", "leave", "node-1", "--wait"]).done().says(&["it owns nothing any more"]);
+    mesh.admin(&["node", "leave", "node-1", "--wait"])
+        .done()
+        .says(&["it owns nothing any more", "nothing depends on it any more: stop it"]);
     assert_eq!(partitions(&mesh.nodes[0].status().unwrap(), "node-1"), 0);
     traffic.goes_on(300);
 

@@ -258,7 +258,7 @@ pub(crate) enum NodeCommand {
     Leave {
         /// Its name or id
         node: String,
-        /// Wait until it owns nothing any more
+        /// Wait until it owns nothing any more, and holds no write for nodes that were away
         #[arg(long)]
         wait: bool,
         #[command(flatten)]

@@ -48,8 +48,16 @@ pub(crate) async fn plan(command: PlanCommand, output: Output) -> Result<(), Fai
 pub(crate) async fn node(command: NodeCommand, output: Output) -> Result<(), Failure> {
     match command {
         NodeCommand::Leave { node, wait, client } => {
-            change(&client, &node, LayoutChange::Leave, wait.then_some("it owns nothing any more: stop it"), output)
-                .await
+            let mesh = mesh::connect(&client).await?;
+            let status = ask_status(&mesh).await?;
+            let node = find(&status, &node)?;
+            send(&mesh, LayoutChange::Leave(node), output).await?;
+            if wait {
+                wait_until_gone(&mesh, node, "it owns nothing any more", output).await?;
+                wait_for_hints(&mesh, &status, node, output).await?;
+                output.say("nothing depends on it any more: stop it".to_owned());
+            }
+            Ok(())
         }
         NodeCommand::Remove { node, wait, client } => {
             change(&client, &node, LayoutChange::Remove, wait.then_some("others hold its copies"), output).await
@@ -155,6 +163,25 @@ async fn wait_until_gone(mesh: &Mesh, node: NodeId, end: &str, output: Output) -
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Waits until `node` holds no write for another one: with its memory that would go. A hint ends by itself after ten minutes.
+async fn wait_for_hints(mesh: &Mesh, status: &NodeStatus, node: NodeId, output: Output) -> Result<(), Failure> {
+    let member = status.members.iter().find(|member| member.node == node).ok_or_else(mesh::strange)?;
+    let mut told = 0;
+    // One that does not answer has been stopped already.
+    while let Ok(reply) = mesh.control_at(member.address, ClientControl::Status).await {
+        let hints = cluster::status_of(reply)?.stats.hints;
+        if hints == 0 {
+            break;
+        }
+        if told != hints {
+            output.say(format!("{} holds {hints} writes for nodes that were away", member.name));
+            told = hints;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 /// Waits until no client has asked `node` anything for a while.

@@ -45,7 +45,6 @@ canaries! {
     K29 "trackers wait for removed nodes",
     K30 "served past the deadline",
     K31 "a process declared down does not renew its identity",
-    K32 "the search for stand-ins stops at the first",
     K33 "stand-ins counted in strict mode",
     K35 "memory not charged for hints",
     K36 "a Warming replica does not compare before it is Ready",

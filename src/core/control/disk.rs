@@ -25,8 +25,8 @@ use std::{
     time::Duration,
 };
 
-/// Not stored more often.
-const STORE_EVERY: Duration = Duration::from_secs(1);
+/// Not stored more often: a namespace that asks for a log, and each stage of a transition, waits for its store.
+const STORE_EVERY: Duration = Duration::from_millis(100);
 /// A store that nobody confirmed is made again after this.
 const STORE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// A restored node that hears of nobody who remembers it goes on after this: all may have forgotten.

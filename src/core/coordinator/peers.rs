@@ -75,6 +75,13 @@ impl Peers {
         }
     }
 
+    /// `member` answered something that says nothing of how fast it is: a part of a partition takes its time.
+    pub(crate) fn on_heard(&mut self, member: u16) {
+        if let Some(peer) = self.peers.get_mut(usize::from(member)) {
+            (peer.timeouts, peer.probe_at) = (0, None);
+        }
+    }
+
     /// `member` did not answer in time.
     pub(crate) fn on_timeout(&mut self, member: u16, now: Mono) {
         let Some(peer) = self.peers.get_mut(usize::from(member)) else { return };
@@ -138,6 +145,16 @@ mod tests {
         assert!(peers.may_ask(0, long_after), "the first one is not alone");
         peers.on_timeout(0, long_after);
         assert!(!peers.may_ask(0, long_after));
+    }
+
+    #[test]
+    fn whoever_is_heard_closes_its_breaker_and_is_no_slower_for_it() {
+        let mut peers = peers(1);
+        peers.on_lost(0, Mono(0));
+        peers.on_ask(0, Mono(0));
+        assert!(!peers.may_ask(0, Mono(1)));
+        peers.on_heard(0);
+        assert!(peers.may_ask(0, Mono(1)) && !peers.is_slow(0));
     }
 
     #[test]

@@ -205,6 +205,7 @@ impl Shard {
 
     pub(crate) fn on_stream_chunk(&mut self, now: Now, from: NodeId, part: &Part<'_>, out: &mut dyn ShardOutbox) {
         let partition = part.partition;
+        self.hear(from);
         if self.clock.receive(part.hlc, now).is_err() {
             self.stats.clock_refusals += 1;
             return;
@@ -279,7 +280,16 @@ impl Shard {
         }
     }
 
+    /// A pull was answered. Unheard, each pull would count as the probe of a breaker that was open once, and requests would
+    /// never get one (simulator, `bug-pulls-keep-a-breaker-open`).
+    fn hear(&mut self, from: NodeId) {
+        if let Some(member) = self.view.ring.as_ref().and_then(|ring| ring.index_of(from)) {
+            self.peers.on_heard(member);
+        }
+    }
+
     pub(crate) fn on_stream_refused(&mut self, now: Now, from: NodeId, id: u64, out: &mut dyn ShardOutbox) {
+        self.hear(from);
         if let Ok(partition) = u16::try_from(id) {
             self.ownership.on_refused(now.mono, from, PartitionId(partition));
             self.work_on_ownership(now, Some(PartitionId(partition)), out);

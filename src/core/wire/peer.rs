@@ -80,7 +80,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::StaleEpoch,
         Self::ClockSkew,
         Self::OutOfMemory,

@@ -148,16 +148,7 @@ impl<'a> Draw<'a> {
         let key = KeyRef { namespace: NamespaceId(self.small()), hash, key: self.key };
         let states = [ReplicaState::Ready, ReplicaState::Warming, ReplicaState::Settled, ReplicaState::Fallback];
         let state = self.pick(&states);
-        let refusal = self.pick(&[
-            Refusal::StaleEpoch,
-            Refusal::ClockSkew,
-            Refusal::OutOfMemory,
-            Refusal::NoSuchNamespace,
-            Refusal::NotOwner,
-            Refusal::Overloaded,
-            Refusal::Unsupported,
-            Refusal::Outlived,
-        ]);
+        let refusal = self.pick(&Refusal::ALL);
         let superseded = Replicated::Superseded { version: self.version(), hold_until: self.time() };
         let outcome = self.pick(&[Replicated::Applied, superseded, Replicated::Refused(refusal)]);
         let (entry, version) = (self.entry(), self.version());
