@@ -32,6 +32,7 @@ fn resident_memory_stays_under_the_limit_and_a_margin_whatever_is_written() {
     let long = std::env::var("MESHWORK_LONG").is_ok_and(|set| set == "1");
     let seconds = if long { 60 } else { 12 };
     let mesh = Mesh::start(Plan { nodes: 1, memory: "64MiB", ..Plan::default() });
+    assert_eq!(mesh.nodes[0].process().status("THP_enabled"), 0, "no page of 2 MiB is cleared while requests wait");
     let limit = 64 * MIB;
     // Sizes and lives differ per load: small that stay, middling that expire, large ones.
     let loads = [

@@ -30,6 +30,9 @@ fn load(args: &NodeArgs) -> Result<Config, Failure> {
 pub(crate) async fn run(args: NodeArgs, output: Output) -> Result<(), Failure> {
     let config = load(&args)?;
     log(&config.log.level, config.log.format)?;
+    if !config.huge_pages {
+        refuse_huge_pages();
+    }
     let node = Node::start(config).await.map_err(start_failure)?;
     let addresses = node.addresses();
     let mut signals = Signals::new()?;
@@ -49,6 +52,18 @@ pub(crate) async fn run(args: NodeArgs, output: Output) -> Result<(), Failure> {
         Stopped::Requested => Ok(()),
         Stopped::Refused { .. } => Err(Failure::new(Exit::Refused, ended)),
         Stopped::Panicked { .. } => Err(Failure::new(Exit::Failed, ended)),
+    }
+}
+
+/// From now on this process gets no transparent huge pages (prctl(2), `PR_SET_THP_DISABLE`), as Redis does. The first use of one
+/// clears 2 MiB: 3 ms on a virtual machine that does not have the memory yet, in which no call is answered. While a fourth node
+/// took over 1 M entries on two cores, p99 was 4.7-5.9 ms with them and 2.8-5.1 ms without; throughput on 3 M entries was 2 % less.
+pub(crate) fn refuse_huge_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::warn!(
+            "transparent huge pages stay on ({error}): expect some calls of several milliseconds while memory fills"
+        );
     }
 }
 

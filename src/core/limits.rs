@@ -55,7 +55,7 @@ pub const RESTAMPS_MAX: u8 = 2;
 /// Entries that a node takes over from others after a change of layouts, bytes a second, all its shards together.
 pub const TRANSFER_BYTES_PER_SECOND: u64 = 16 << 20;
 /// About so many bytes travel in one part of a partition; one larger entry travels alone.
-pub const TRANSFER_PART_BYTES: usize = 128 << 10;
+pub const TRANSFER_PART_BYTES: usize = 64 << 10;
 
 /// A hint dies, and is refused by its receiver, at this age.
 pub const HINT_AGE_MAX: Duration = Duration::from_secs(600);

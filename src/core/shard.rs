@@ -174,8 +174,8 @@ impl Shard {
                     self.on_read_reply(now, from.node, OperationId(id), hlc, state, &found, out);
                 }
                 PeerMessage::Forward { id, hash, request } => self.on_forward(now, from, id, hash, &request, out),
-                PeerMessage::StreamPull { id, header, partition, after } => {
-                    self.on_stream_pull(now, from, id, &header, partition, after, out);
+                PeerMessage::StreamPull { id, header, partition, after, leaves } => {
+                    self.on_stream_pull(now, from, id, &header, partition, (after, leaves), out);
                 }
                 PeerMessage::StreamChunk { id: _, hlc, state, epoch, partition, after, last, body } => {
                     let part = Part { hlc, state, epoch, partition, after, last, body };

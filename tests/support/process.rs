@@ -85,10 +85,15 @@ impl Process {
 
     /// Resident memory in bytes, as the kernel counts it.
     pub(crate) fn resident_bytes(&self) -> u64 {
+        self.status("VmRSS") << 10
+    }
+
+    /// A number that the kernel tells of it (proc_pid_status(5)).
+    pub(crate) fn status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs, on Linux");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a live process has a VmRSS");
-        let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number of kB");
-        kib << 10
+        let mut lines = status.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let words = lines.next().unwrap_or_else(|| panic!("{name} is not in the status of a live process"));
+        words.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
     }
 }
 

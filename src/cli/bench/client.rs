@@ -2,11 +2,11 @@
 //!
 //! A slot makes call after call and reads the clock once a call: the end of one is the begin of the next. Nothing is
 //! spawned and nothing allocated per call. In an open loop a pacer hands out tickets at their intended times, and a
-//! latency counts from there, however late a slot was free ("coordinated omission" is thus counted, not hidden). The
-//! pacer spins when the next ticket is near, since the timer's grain is a millisecond.
+//! latency counts from there, however late a slot was free ("coordinated omission" is thus counted, not hidden).
 
 use super::{
     ledger::{Findings, Ledger},
+    pacer::Tickets,
     plan::Plan,
     report::Tally,
     workload::{Draws, Key, Op, Values},
@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{Barrier, Semaphore},
+    sync::Barrier,
     task::{JoinSet, LocalSet},
 };
 
@@ -59,15 +59,10 @@ pub(crate) struct Found {
     pub(crate) findings: Findings,
 }
 
-/// How long after the end an open loop may still work off what is due.
-const BACKLOG: Duration = Duration::from_secs(2);
 /// After a failed call a slot waits: a mesh that refuses at once must not be hammered by a tight loop.
 const AFTER_FAILURE: Duration = Duration::from_millis(2);
 /// How often progress is published.
 const PROGRESS: Duration = Duration::from_millis(100);
-/// A pacer sleeps only when the next ticket is further away: the timer's grain, and some.
-const SPIN_BELOW: Duration = Duration::from_micros(2500);
-
 /// Runs one client from connecting to its findings.
 pub(crate) async fn run(mesh: Mesh, number: u64, shared: Arc<Shared>) -> Found {
     let slots = Rc::new(Slots::new(&mesh, number, shared.clone()));
@@ -88,7 +83,7 @@ pub(crate) async fn run(mesh: Mesh, number: u64, shared: Arc<Shared>) -> Found {
         if !slots.shared.plan.measure.is_zero() {
             let begun = Instant::now();
             slots.begin(begun);
-            let pacer = slots.shared.plan.rate.map(|_| tokio::task::spawn_local(pace(slots.clone())));
+            let pacer = slots.tickets.is_some().then(|| tokio::task::spawn_local(pace(slots.clone())));
             ledgers = slots.each(ledgers, |slots, slot, ledger| slots.measure(slot, ledger)).await;
             if let Some(pacer) = pacer {
                 pacer.abort();
@@ -119,15 +114,10 @@ struct Slots {
     values: Values,
     tally: RefCell<Tally>,
     findings: Cell<Findings>,
-    begun: Cell<Instant>,
     measured_from: Cell<Instant>,
     end: Cell<Instant>,
-    /// Tickets of the open loop that are due and not taken.
-    tickets: Semaphore,
-    /// Tickets taken.
-    taken: Cell<u64>,
-    /// Time between two tickets of this client.
-    interval: Duration,
+    /// Of an open loop.
+    tickets: Option<Tickets>,
 }
 
 impl Slots {
@@ -141,12 +131,9 @@ impl Slots {
             values: Values::new(plan.value_size, &mut Rng::fork(plan.seed, "values")),
             tally: RefCell::default(),
             findings: Cell::default(),
-            begun: Cell::new(now),
             measured_from: Cell::new(now),
             end: Cell::new(now),
-            tickets: Semaphore::new(0),
-            taken: Cell::new(0),
-            interval: plan.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(plan.clients as f64 / rate)),
+            tickets: plan.rate.map(|rate| Tickets::new(Duration::from_secs_f64(plan.clients as f64 / rate))),
             shared,
         }
     }
@@ -159,9 +146,13 @@ impl Slots {
 
     /// Sets the clock of the measured phase.
     fn begin(&self, begun: Instant) {
-        self.begun.set(begun);
-        self.measured_from.set(begun + self.shared.plan.warmup);
-        self.end.set(begun + self.shared.plan.warmup + self.shared.plan.measure);
+        let measured_from = begun + self.shared.plan.warmup;
+        let end = measured_from + self.shared.plan.measure;
+        self.measured_from.set(measured_from);
+        self.end.set(end);
+        if let Some(tickets) = &self.tickets {
+            tickets.begin(begun, end);
+        }
     }
 
     /// Runs a phase in every slot and gives the ledgers back in the slots' order.
@@ -211,16 +202,15 @@ impl Slots {
     /// Makes calls until the time is over.
     async fn measure(self: Rc<Self>, slot: u64, ledger: Option<Ledger>) -> (u64, Option<Ledger>) {
         let mut caller = self.caller(slot, ledger);
-        let open = self.shared.plan.rate.is_some();
         let mut begun = Instant::now();
         while !self.is_interrupted() {
-            if open {
-                match self.ticket().await {
+            match &self.tickets {
+                Some(tickets) => match tickets.take().await {
                     Some(intended) => begun = intended,
                     None => break,
-                }
-            } else if begun >= self.end.get() {
-                break;
+                },
+                None if begun >= self.end.get() => break,
+                None => {}
             }
             let (op, number) = caller.draws.next();
             let number = caller.ledger.as_ref().map_or(number, |ledger| ledger.own(number));
@@ -229,21 +219,9 @@ impl Slots {
         (slot, caller.ledger)
     }
 
-    /// The intended time of the next call of an open loop; `None`: the run is over.
-    async fn ticket(&self) -> Option<Instant> {
-        // A closed semaphore: the pacer has ended the run.
-        self.tickets.acquire().await.ok()?.forget();
-        let number = self.taken.replace(self.taken.get() + 1);
-        Some(self.begun.get() + self.interval.mul_f64(number as f64))
-    }
-
     /// Calls of an open loop that were due before the end and never begun.
     fn behind(&self) -> u64 {
-        if self.interval.is_zero() || self.is_interrupted() {
-            return 0;
-        }
-        let due = (self.shared.plan.warmup + self.shared.plan.measure).as_secs_f64() / self.interval.as_secs_f64();
-        (due as u64).saturating_sub(self.taken.get())
+        self.tickets.as_ref().filter(|_| !self.is_interrupted()).map_or(0, Tickets::behind)
     }
 
     /// Reads back every acknowledged key of this slot.
@@ -423,40 +401,15 @@ impl Caller<'_> {
     /// Whether a call that ends now counts: after the warm-up, and until the end, so that calls and seconds are of one
     /// span. An open loop counts what was intended before the end, however late it ended.
     fn is_measured(&self, end: Instant) -> bool {
-        let open = !self.slots.interval.is_zero();
-        end >= self.slots.measured_from.get() && (open || end <= self.slots.end.get())
+        end >= self.slots.measured_from.get() && (self.slots.tickets.is_some() || end <= self.slots.end.get())
     }
 }
 
 /// Hands out the tickets of an open loop.
 async fn pace(slots: Rc<Slots>) {
-    let (begun, end) = (slots.begun.get(), slots.end.get());
-    let total = ((end - begun).as_secs_f64() / slots.interval.as_secs_f64()) as u64;
-    let mut given = 0;
-    while given < total && !slots.is_interrupted() {
-        let now = Instant::now();
-        let due = ((now - begun).as_secs_f64() / slots.interval.as_secs_f64()) as u64 + 1;
-        let due = due.min(total);
-        if due > given {
-            slots.tickets.add_permits(usize::try_from(due - given).unwrap_or(Semaphore::MAX_PERMITS));
-            given = due;
-        }
-        let next = begun + slots.interval.mul_f64(given as f64);
-        let wait = next.saturating_duration_since(Instant::now());
-        if wait > SPIN_BELOW {
-            tokio::time::sleep(wait - SPIN_BELOW).await;
-        } else {
-            tokio::task::yield_now().await;
-        }
+    if let Some(tickets) = &slots.tickets {
+        tickets.hand_out(|| slots.is_interrupted()).await;
     }
-    // What is due may still be worked off for a while; then the run is over, and the rest is reported as behind.
-    let limit = end + BACKLOG;
-    while slots.taken.get() < given && Instant::now() < limit && !slots.is_interrupted() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    slots.tickets.close();
-    // Whoever aborts this task does so after the slots have ended.
-    std::future::pending::<()>().await;
 }
 
 /// Publishes progress.

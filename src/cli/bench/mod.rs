@@ -1,11 +1,13 @@
 //! `meshwork bench`: a load generator with the client library of the mesh itself (PERFORMANCE §4).
 //!
-//! `plan` turns flags into a plan; `client` runs it on one thread a client; `workload`, `zipf` and `twitter` draw the
-//! operations; `ledger` judges what is read back; `report` sums up. Exit 0 means that no call failed and nothing was
-//! lost. It measures the client too: on a small machine that may be the limit, so the report names the machine.
+//! `plan` turns flags into a plan; `client` runs it on one thread a client, `pacer` times an open loop; `workload`, `zipf`
+//! and `twitter` draw the operations; `ledger` judges what is read back; `report` sums up. Exit 0 means that no call failed
+//! and nothing was lost. It measures the client too: on a small machine that may be the limit, so the report names the
+//! machine.
 
 mod client;
 mod ledger;
+mod pacer;
 mod plan;
 mod report;
 mod twitter;

@@ -22,6 +22,7 @@ pub(crate) async fn run(args: DevArgs, output: Output) -> Result<u8, Failure> {
     // What the nodes have to say is of interest only when something is wrong, unless asked for.
     let level = std::env::var("MESHWORK_LOG__LEVEL").unwrap_or_else(|_| "error".to_owned());
     serve::log(&level, LogFormat::Auto)?;
+    serve::refuse_huge_pages();
     let mut signals = Signals::new()?;
     let shape = Shape { nodes: args.nodes, shards: args.shards, memory: args.memory };
     let started = tokio::select! {

@@ -82,23 +82,11 @@ impl Shard {
         out: &mut dyn ShardOutbox,
     ) {
         let wall = self.comparing_wall(now);
-        let count = theirs.len() / 8;
-        if !self.is_shared(view, from.node, tree)
-            || !count.is_power_of_two()
-            || count > 256
-            || self.table.trees_at(wall) != Some(at)
-        {
-            return self.send_exchange(now, from, id, Exchange::Later, out);
-        }
-        let bits = count.ilog2().min(self.table.leaf_bits());
+        let comparable = self.is_shared(view, from.node, tree) && self.table.trees_at(wall) == Some(at);
+        let theirs = merkle::from_bytes(theirs, self.table.leaf_bits()).filter(|_| comparable);
+        let Some(theirs) = theirs else { return self.send_exchange(now, from, id, Exchange::Later, out) };
+        let bits = theirs.len().ilog2();
         let mine = self.table.leaves(tree.0, tree.1, bits);
-        let theirs: Vec<u64> = theirs
-            .chunks(theirs.len() >> bits)
-            .map(|part| {
-                let words = part.chunks_exact(8).map(|word| u64::from_be_bytes(word.try_into().unwrap_or_default()));
-                words.fold(0u64, u64::wrapping_add)
-            })
-            .collect();
         let partition_bits = self.config.partitions.trailing_zeros();
         let end = |leaf: usize| leaf_end(tree.1, partition_bits, bits, leaf);
         let mut differing = (0..mine.len()).filter(|leaf| mine.get(*leaf) != theirs.get(*leaf) && end(*leaf) >= first);

@@ -62,6 +62,24 @@ pub(crate) fn leaf_of(hash: u64, partition_bits: u32, leaf_bits: u32) -> usize {
     usize::try_from((hash << partition_bits) >> (64 - leaf_bits)).expect("at most eight bits remain")
 }
 
+/// Leaves as they travel.
+pub(crate) fn to_bytes(leaves: &[u64]) -> Vec<u8> {
+    leaves.iter().flat_map(|leaf| leaf.to_be_bytes()).collect()
+}
+
+/// Leaves that arrived, folded to at most `2^bits`; `None`: they are not those of a tree.
+pub(crate) fn from_bytes(leaves: &[u8], bits: u32) -> Option<Vec<u64>> {
+    let count = leaves.len() / 8;
+    if !count.is_power_of_two() || count as u64 > LEAVES_MAX || !leaves.len().is_multiple_of(8) {
+        return None;
+    }
+    let fold = |part: &[u8]| {
+        let words = part.chunks_exact(8).map(|word| u64::from_be_bytes(word.try_into().unwrap_or_default()));
+        words.fold(0u64, u64::wrapping_add)
+    };
+    Some(leaves.chunks(leaves.len() >> count.ilog2().min(bits)).map(fold).collect())
+}
+
 #[derive(Debug, Default)]
 struct Tree {
     root: u64,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     canary::canary,
-    id::KeyHash,
+    id::{KeyHash, NodeId},
     input::PeerShard,
     limits,
     outbox::ShardOutbox,
@@ -95,6 +95,15 @@ impl Session {
         };
         256 + (self.work.capacity() * size_of::<Work>() + wanted * size_of::<Wanted>()) as u64
     }
+}
+
+/// Whether range transfer brings a tree to `peer`: repairs beside it would bring all of it a second time, from every owner
+/// at once, and for reads of the layout in use none of it counts.
+fn moves_there(view: &View, peer: NodeId, tree: TreeName, state: ReplicaState) -> bool {
+    let index = view.ring.as_ref().and_then(|ring| ring.index_of(peer));
+    view.beside.is_some()
+        && state == ReplicaState::Warming
+        && index.is_some_and(|index| readiness::is_gained(view, index, tree))
 }
 
 impl AntiEntropy {
@@ -234,7 +243,7 @@ impl Shard {
         for tree in self.shared_trees(view, peer) {
             let (state, theirs) = listed.get(&tree).copied().unwrap_or((ReplicaState::Ready, 0));
             let mine = self.table.root(tree.0, tree.1);
-            if self.is_being_moved(view, tree) {
+            if self.is_being_moved(view, tree) || moves_there(view, peer.node, tree, state) {
                 continue;
             }
             if mine == theirs {
@@ -305,8 +314,7 @@ impl Shard {
         *asked = true;
         let (peer, tree, from) = (session.peer, work.tree, *from);
         session.due = now.mono + SILENCE_MAX;
-        let leaves = self.table.leaves(tree.0, tree.1, u32::MAX);
-        let leaves: Vec<u8> = leaves.into_iter().flat_map(u64::to_be_bytes).collect();
+        let leaves = merkle::to_bytes(&self.table.leaves(tree.0, tree.1, u32::MAX));
         let (copies, partition) = tree;
         self.anti_entropy.charge(leaves.len());
         self.send_exchange(now, peer, id, Exchange::Leaves { at, copies, partition, from, leaves: &leaves }, out);

@@ -337,6 +337,13 @@ impl Shard {
             && self.peers.may_ask(member, now.mono)
     }
 
+    /// Whether `member`, whose breaker is open, may be asked what nobody else can serve: membership believes it alive, and a
+    /// probe is under way.
+    pub(super) fn follows(&self, now: Now, view: &View, member: u16) -> bool {
+        view.members.get(usize::from(member)).is_some_and(|known| known.up && known.node != view.me)
+            && self.peers.may_follow(member, now.mono)
+    }
+
     /// The shard of `member` that has `subject`'s partition.
     #[inline]
     fn shard_of(view: &View, member: u16, subject: &Subject) -> PeerShard {

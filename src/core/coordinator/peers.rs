@@ -3,7 +3,9 @@
 //! Routing liveness of a peer is "membership believes it alive" and "its breaker is closed". A breaker opens after
 //! `TIMEOUTS_TO_OPEN` timeouts in a row, and then lets one request through each `PROBE_EVERY`; any answer closes it. One
 //! that nobody tried for `STALE_AFTER` says nothing of now: it closes, and the next timeout opens it again (a node that came
-//! back while nobody asked for its keys refused all but one of the first requests; simulator, seed 200e4). A peer whose
+//! back while nobody asked for its keys refused all but one of the first requests; simulator, seed 200e4). A breaker is there
+//! to choose by: a request that nobody else could serve is not refused while a probe is under way, it follows the probe (one
+//! write after another to the only owner was refused for a round trip; simulator, seed a1055d). A peer whose
 //! latency is far above the fastest one's is slow: it is not chosen for reads, and still written.
 
 use crate::{id::NodeId, time::Mono};
@@ -12,6 +14,8 @@ use std::{collections::BTreeMap, time::Duration};
 const TIMEOUTS_TO_OPEN: u8 = 5;
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 const STALE_AFTER: Duration = Duration::from_secs(5);
+/// How long a probe without an answer may be followed.
+const PROBE_PATIENCE: Duration = Duration::from_millis(250);
 /// A peer is slow above this multiple of the fastest peer's mean …
 const SLOW_FACTOR: u64 = 5;
 /// … and above this: on a fast network a factor alone is noise.
@@ -22,6 +26,8 @@ struct Peer {
     timeouts: u8,
     /// Open until then; then one probe passes.
     probe_at: Option<Mono>,
+    /// When the last probe was sent.
+    probed: Option<Mono>,
     /// Mean round trip, nanoseconds; an exponential average of weight 1/16.
     mean: u64,
 }
@@ -46,6 +52,12 @@ impl Peers {
         self.peers.get(usize::from(member)).is_some_and(|peer| peer.probe_at.is_none_or(|at| now >= at))
     }
 
+    /// Whether a request that nobody else can serve may follow the probe of an open breaker.
+    pub(crate) fn may_follow(&self, member: u16, now: Mono) -> bool {
+        let peer = self.peers.get(usize::from(member));
+        peer.and_then(|peer| peer.probed).is_some_and(|at| now < at + PROBE_PATIENCE)
+    }
+
     /// A request goes to `member`: of an open breaker that is the probe, and the next one is a second away.
     #[inline]
     pub(crate) fn on_ask(&mut self, member: u16, now: Mono) {
@@ -55,8 +67,12 @@ impl Peers {
                 peer.timeouts = TIMEOUTS_TO_OPEN - 1;
                 None
             }
-            Some(_) => Some(now + PROBE_EVERY),
-            None => None,
+            Some(at) if now >= at => {
+                peer.probed = Some(now);
+                Some(now + PROBE_EVERY)
+            }
+            // It follows the probe.
+            known => known,
         };
     }
 
@@ -64,7 +80,7 @@ impl Peers {
     #[inline]
     pub(crate) fn on_answer(&mut self, member: u16, asked: Mono, now: Mono) {
         let Some(peer) = self.peers.get_mut(usize::from(member)) else { return };
-        (peer.timeouts, peer.probe_at) = (0, None);
+        (peer.timeouts, peer.probe_at, peer.probed) = (0, None, None);
         let took = now.0.saturating_sub(asked.0);
         peer.mean = if peer.mean == 0 { took } else { peer.mean - peer.mean / 16 + took / 16 };
         if self.fastest == 0 || peer.mean < self.fastest {
@@ -78,7 +94,7 @@ impl Peers {
     /// `member` answered something that says nothing of how fast it is: a part of a partition takes its time.
     pub(crate) fn on_heard(&mut self, member: u16) {
         if let Some(peer) = self.peers.get_mut(usize::from(member)) {
-            (peer.timeouts, peer.probe_at) = (0, None);
+            (peer.timeouts, peer.probe_at, peer.probed) = (0, None, None);
         }
     }
 
@@ -86,6 +102,7 @@ impl Peers {
     pub(crate) fn on_timeout(&mut self, member: u16, now: Mono) {
         let Some(peer) = self.peers.get_mut(usize::from(member)) else { return };
         peer.timeouts = peer.timeouts.saturating_add(1);
+        peer.probed = None;
         if peer.timeouts >= TIMEOUTS_TO_OPEN && peer.probe_at.is_none() {
             peer.probe_at = Some(now + PROBE_EVERY);
         }
@@ -94,7 +111,7 @@ impl Peers {
     /// The link to `member` was lost: open at once, probe in a second.
     pub(crate) fn on_lost(&mut self, member: u16, now: Mono) {
         let Some(peer) = self.peers.get_mut(usize::from(member)) else { return };
-        peer.probe_at = Some(now + PROBE_EVERY);
+        (peer.probe_at, peer.probed) = (Some(now + PROBE_EVERY), None);
     }
 
     /// Whether reads should rather go elsewhere.
@@ -132,6 +149,13 @@ mod tests {
         assert!(peers.may_ask(0, Mono(second)) && peers.may_ask(0, Mono(second)), "asking whether costs nothing");
         peers.on_ask(0, Mono(second));
         assert!(!peers.may_ask(0, Mono(second)), "and no second one");
+        assert!(peers.may_follow(0, Mono(second + 1)), "but by whoever has nobody else");
+        peers.on_ask(0, Mono(second + 1));
+        assert!(peers.may_ask(0, Mono(2 * second)), "who follows puts the next probe off by nothing");
+        let patience = Mono(second) + PROBE_PATIENCE;
+        assert!(!peers.may_follow(0, patience), "a probe that is not answered is followed for a while only");
+        peers.on_timeout(0, Mono(second + 2));
+        assert!(!peers.may_follow(0, Mono(second + 2)), "and not at all once it failed");
         peers.on_answer(0, Mono(second), Mono(second + 1));
         assert!(peers.may_ask(0, Mono(second + 1)));
     }

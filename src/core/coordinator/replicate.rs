@@ -38,11 +38,13 @@ impl Shard {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let deadline = operation.deadline;
         let Phase::Write { votes, .. } = &operation.phase else { return };
-        let (members, owners) = (votes.targets, votes.targets.owners());
+        let (members, owners, strict) = (votes.targets, votes.targets.owners(), votes.is_strict());
         let header = self.header(now, view, deadline);
         for at in 0..owners {
             let member = members.member(at);
-            if member == me || member == u16::MAX || !self.reachable(now, view, member) {
+            // Nobody else can stand in for an owner of a strict write.
+            let asked = self.reachable(now, view, member) || strict && self.follows(now, view, member);
+            if member == me || member == u16::MAX || !asked {
                 continue;
             }
             let Some(operation) = self.in_flight.get_mut(id) else { return };

@@ -6,7 +6,7 @@
 
 use super::ownership::Transfer;
 use crate::{
-    anti_entropy::readiness,
+    anti_entropy::{merkle, readiness},
     id::{KeyHash, NamespaceId, NodeId, PartitionId},
     input::PeerShard,
     limits::{TRANSFER_PART_BYTES, WRITE_TIMEOUT},
@@ -15,7 +15,7 @@ use crate::{
     shard::Shard,
     storage::{Floors, Lookup, NamespaceSlot, Put},
     time::Now,
-    value::{Entry, Hlc, OwnedEntry},
+    value::{Entry, Hlc},
     view::View,
     wire::{
         peer::{Header, KeyRef, PeerMessage, Refusal, ReplicaState},
@@ -65,7 +65,7 @@ impl Shard {
             view.members.get(usize::from(member)).is_some_and(|known| known.up && known.node != view.me)
                 && peers.may_ask(member, now.mono)
         };
-        let asks = self.ownership.due(now.mono, &view, reachable);
+        let asks = self.ownership.due(now.mono, &view, self.config.shards, reachable);
         // The clock is read only for what is sent: reading it ticks it.
         if let Some(newest) = view.newest().map(|ring| ring.name()).filter(|_| !asks.is_empty()) {
             let deadline_ms = u32::try_from(WRITE_TIMEOUT.as_millis()).expect("half a second");
@@ -75,7 +75,8 @@ impl Shard {
                 let to = PeerShard { node: known.node, shard: partition.0 % known.shards.max(1) };
                 self.peers.on_ask(member, now.mono);
                 let id = u64::from(partition.0);
-                out.send(to, &PeerMessage::StreamPull { id, header, partition, after });
+                let leaves = merkle::to_bytes(&self.table.leaf_sums(partition, u32::MAX));
+                out.send(to, &PeerMessage::StreamPull { id, header, partition, after, leaves: &leaves });
             }
         }
         if let Some(since) = self.ownership.draining(now.mono)
@@ -113,7 +114,7 @@ impl Shard {
         id: u64,
         header: &Header,
         partition: PartitionId,
-        after: Option<u64>,
+        (after, leaves): (Option<u64>, &[u8]),
         out: &mut dyn ShardOutbox,
     ) {
         let state = match self.admit_pull(now, header, partition) {
@@ -122,7 +123,7 @@ impl Shard {
         };
         self.ownership.on_served(header.layout.epoch);
         self.stats.parts_sent += 1;
-        let (body, last) = self.part(partition, after);
+        let (body, last) = self.part(partition, after, leaves);
         let (hlc, epoch) = (self.clock.reading(now), header.layout.epoch);
         out.send(from, &PeerMessage::StreamChunk { id, hlc, state, epoch, partition, after, last, body: &body });
     }
@@ -157,42 +158,40 @@ impl Shard {
         self.view.namespaces.iter().filter_map(|(id, _)| slot(id)).collect()
     }
 
-    /// The next part of a partition, and its last hash unless the partition ends with it. Looks at all of its entries.
-    fn part(&self, partition: PartitionId, after: Option<u64>) -> (bytes::BytesMut, Option<u64>) {
+    /// The next part of a partition, and its last hash unless the partition ends with it: entries in the leaves that differ
+    /// from those that the asker holds. Looks at all of its entries.
+    fn part(&self, partition: PartitionId, after: Option<u64>, held: &[u8]) -> (bytes::BytesMut, Option<u64>) {
         let slots = self.slots();
-        let is_behind = |hash: KeyHash| after.is_none_or(|after| hash.0 > after);
-        let mut sizes = Vec::new();
-        self.table.scan_partition(partition, |_, hash, key, entry| {
-            if is_behind(hash) {
-                sizes.push((hash.0, key.len() + entry.body.len() + 64));
+        let differing = merkle::from_bytes(held, self.table.leaf_bits()).map(|theirs| {
+            let bits = theirs.len().ilog2();
+            let mine = self.table.leaf_sums(partition, bits);
+            let differs = |(at, theirs): (usize, &u64)| mine.get(at).copied().unwrap_or_default() != *theirs;
+            (bits, theirs.iter().enumerate().map(differs).collect::<Vec<bool>>())
+        });
+        let is_asked_for = |hash: KeyHash| {
+            let lacks = |(bits, differs): &(u32, Vec<bool>)| differs[self.table.leaf_of(hash, *bits)];
+            after.is_none_or(|after| hash.0 > after) && differing.as_ref().is_none_or(lacks)
+        };
+        let mut entries: Vec<(KeyRef<'_>, Entry<'_>)> = Vec::new();
+        self.table.scan_partition(partition, |slot, hash, key, entry| {
+            if is_asked_for(hash)
+                && let Some(namespace) = slots.get(&slot)
+            {
+                entries.push((KeyRef { namespace: *namespace, hash, key }, entry));
             }
         });
-        sizes.sort_unstable();
+        entries.sort_unstable_by_key(|(key, _)| (key.hash, key.namespace, key.key));
         // Keys of one hash travel together: the cursor is the hash.
         let (mut bytes, mut last) = (0, None);
-        for (at, (hash, size)) in sizes.iter().enumerate() {
-            bytes += size;
-            if bytes >= TRANSFER_PART_BYTES && sizes.get(at + 1).is_some_and(|next| next.0 != *hash) {
-                last = Some(*hash);
+        for (at, (key, entry)) in entries.iter().enumerate() {
+            bytes += key.key.len() + entry.body.len() + 64;
+            if bytes >= TRANSFER_PART_BYTES && entries.get(at + 1).is_some_and(|next| next.0.hash != key.hash) {
+                last = Some(key.hash.0);
+                entries.truncate(at + 1);
                 break;
             }
         }
-        let mut entries: Vec<(NamespaceId, KeyHash, Vec<u8>, OwnedEntry)> = Vec::new();
-        self.table.scan_partition(partition, |slot, hash, key, entry| {
-            if is_behind(hash)
-                && last.is_none_or(|last| hash.0 <= last)
-                && let Some(namespace) = slots.get(&slot)
-            {
-                entries.push((*namespace, hash, key.to_vec(), OwnedEntry::from(&entry)));
-            }
-        });
-        entries.sort_unstable_by(|left, right| (left.1, left.0, &left.2).cmp(&(right.1, right.0, &right.2)));
-        let mut items: Vec<Item<'_>> = entries
-            .iter()
-            .map(|(namespace, hash, key, entry)| {
-                Item::Entry(KeyRef { namespace: *namespace, hash: *hash, key }, entry.as_entry())
-            })
-            .collect();
+        let mut items: Vec<Item<'_>> = entries.into_iter().map(|(key, entry)| Item::Entry(key, entry)).collect();
         if last.is_none() {
             let forgotten = |(slot, namespace): (&NamespaceSlot, &NamespaceId)| {
                 let floors = self.table.forgotten(*slot, partition);
@@ -236,7 +235,7 @@ impl Shard {
                 }
                 let bytes = part.body.len() as u64;
                 self.stats.moved_bytes += bytes;
-                self.ownership.on_part(now.mono, partition, part.state, part.last, (bytes, self.config.shards));
+                self.ownership.on_part(partition, part.state, part.last, (bytes, self.config.shards));
             }
             None => self.ownership.on_refused(now.mono, from, partition),
         }

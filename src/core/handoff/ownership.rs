@@ -3,7 +3,8 @@
 //! A new owner pulls, part by part, in the order of key hashes; each pull is the credit for one part, so nothing is sent
 //! that was not asked for, and a cursor resumes what was cut off. It pulls from as many former owners as must overlap
 //! with every write quorum: `n − w + 1` Ready ones, or all others whatever their state. One is not enough: a write may be
-//! acknowledged without it. From all others, too few of them Ready, comes all that can be had, and the transition goes on;
+//! acknowledged without it. Each pull tells the leaves of the puller's own tree, and what is equal is not sent: the first
+//! source sends all, the next ones what the first lacked, and one that was cut off goes on with what is missing. From all others, too few of them Ready, comes all that can be had, and the transition goes on;
 //! but such a copy is not Ready for it, since what was acknowledged may be lost: it votes in sloppy requests only, until
 //! comparison (`anti_entropy`) makes it Ready. Concurrent writes go to the owners of both layouts, so a stale part is
 //! harmless.
@@ -25,7 +26,7 @@ use crate::{
     anti_entropy::readiness::{self, Readiness},
     canary::canary,
     id::{NodeId, PartitionId},
-    limits::TRANSFER_BYTES_PER_SECOND,
+    limits::{TRANSFER_BYTES_PER_SECOND, TRANSFER_PART_BYTES},
     outbox::ShardReport,
     ring::{LayoutName, Ring},
     storage::Floors,
@@ -51,6 +52,11 @@ const ROOM_AFTER: Duration = Duration::from_secs(5);
 const START_OVER_AFTER: Duration = Duration::from_secs(5);
 /// While requests of an older layout are in flight, how often to look.
 const DRAIN_EVERY: Duration = Duration::from_millis(20);
+
+/// How long one of so many shards takes for so many bytes within the budget of its node, in nanoseconds.
+fn pace(bytes: u64, shards: u16) -> u64 {
+    bytes.saturating_mul(1_000_000_000 * u64::from(shards)) / TRANSFER_BYTES_PER_SECOND
+}
 
 /// One partition on its way here.
 #[derive(Debug, Default)]
@@ -272,11 +278,13 @@ impl Ownership {
         (enough, sure, next)
     }
 
-    /// Transfers to ask a part for now: partition, whom, behind which hash. `reachable` says who can be asked.
+    /// Transfers to ask a part for now: partition, whom, behind which hash. `reachable` says who can be asked. Each ask is
+    /// charged to the budget with a whole part, so that parts come one after the other and not by the window.
     pub(crate) fn due(
         &mut self,
         now: Mono,
         view: &View,
+        shards: u16,
         reachable: impl Fn(u16) -> bool,
     ) -> Vec<(PartitionId, u16, Option<u64>)> {
         let mut asks = Vec::new();
@@ -285,7 +293,7 @@ impl Ownership {
             return asks;
         }
         let Some(ring) = view.newest() else { return asks };
-        let mut wake = now + PART_TIMEOUT;
+        let (mut wake, pace) = (now + PART_TIMEOUT, pace(TRANSFER_PART_BYTES as u64, shards));
         let mut under_way = 0;
         for transfer in self.wanted.values_mut() {
             if transfer.asked.is_some_and(|at| now.since(at) >= PART_TIMEOUT) {
@@ -325,6 +333,8 @@ impl Ownership {
                     }
                     (transfer.asked, transfer.failed) = (Some(now), None);
                     under_way += 1;
+                    // A timer that rings late may be made up for by one part.
+                    self.free_at = self.free_at.max(Mono(now.0.saturating_sub(pace))) + Duration::from_nanos(pace);
                     asks.push((partition, member, transfer.after));
                 }
                 None if next.is_empty() => {
@@ -357,14 +367,14 @@ impl Ownership {
     /// A part was taken in: the source's partition ends with it, or goes on behind `last`.
     pub(crate) fn on_part(
         &mut self,
-        now: Mono,
         partition: PartitionId,
         state: ReplicaState,
         last: Option<u64>,
         (bytes, shards): (u64, u16),
     ) {
-        let nanos = bytes.saturating_mul(1_000_000_000 * u64::from(shards)) / TRANSFER_BYTES_PER_SECOND;
-        self.free_at = self.free_at.max(now) + Duration::from_nanos(nanos);
+        // A whole part was charged when it was asked for.
+        let (asked, came) = (pace(TRANSFER_PART_BYTES as u64, shards), pace(bytes, shards));
+        self.free_at = Mono((self.free_at.0 + came).saturating_sub(asked));
         let Some(transfer) = self.wanted.get_mut(&partition) else { return };
         (transfer.asked, transfer.failures) = (None, 0);
         transfer.source_ready &= state == ReplicaState::Ready;

@@ -509,10 +509,10 @@ impl Memtable {
     }
 
     /// Calls `visit` with every entry of a partition, in no meaningful order (but the same after the same history).
-    pub fn scan_partition(
-        &self,
+    pub fn scan_partition<'a>(
+        &'a self,
         partition: PartitionId,
-        mut visit: impl FnMut(NamespaceSlot, KeyHash, &[u8], Entry<'_>),
+        mut visit: impl FnMut(NamespaceSlot, KeyHash, &'a [u8], Entry<'a>),
     ) {
         for handle in self.index.values(self.placement.local_partition(partition)) {
             let record = self.log.record(handle);

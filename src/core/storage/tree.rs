@@ -101,6 +101,14 @@ impl Memtable {
         self.trees.leaves(copies, self.placement.local_partition(partition), bits)
     }
 
+    /// The leaves of all trees of a partition, folded to at most `2^bits` and summed; empty if there is nothing in them.
+    pub(crate) fn leaf_sums(&self, partition: PartitionId, bits: u32) -> Vec<u64> {
+        let held = |copies: &u8| self.root(*copies, partition) != 0;
+        let trees = (1..=self.copies_max()).filter(held).map(|copies| self.leaves(copies, partition, bits));
+        let sum = |sums: Vec<u64>, leaves: Vec<u64>| sums.iter().zip(leaves).map(|(a, b)| a.wrapping_add(b)).collect();
+        trees.reduce(sum).unwrap_or_default()
+    }
+
     /// Binary logarithm of the leaves of each tree here.
     pub(crate) fn leaf_bits(&self) -> u32 {
         self.trees.leaf_bits()

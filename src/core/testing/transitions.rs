@@ -236,6 +236,31 @@ fn tombstones_expiries_and_large_partitions_are_moved_as_they_are() {
     assert_eq!(rig.call(E, &Call::get("k1").strict()).status, Status::NotFound, "its time was over when it said so");
 }
 
+/// N − W + 1 sources are asked, and all but the first for what differs: a join once moved twice its bytes by transfer, and
+/// owners that compared themselves with the newcomer sent it all a third time as repairs.
+#[test]
+fn a_new_owner_is_sent_each_entry_once_though_it_asks_several_sources() {
+    let mut rig = six();
+    for key in 0..300 {
+        assert_written(&rig.call(A, &Call::put(format!("k{key}"), "x".repeat(1_000)).w(3)));
+    }
+    rig.run_for(Duration::from_secs(3));
+    let repairs = |rig: &Rig| [A, B, C].map(|node| rig.stats(node).repairs_sent);
+    let before = repairs(&rig);
+    rig.begin_transition(&[A, D, E]);
+    rig.run_for(Duration::from_secs(12));
+    rig.begin_moving();
+    rig.wait_until_moved();
+    for node in [D, E] {
+        let stats = rig.stats(node);
+        assert_eq!((stats.entries, stats.entries_moved), (300, 300));
+        assert!(stats.moved_bytes < 2 * 300 * 1_000, "{} bytes", stats.moved_bytes);
+    }
+    assert_eq!(repairs(&rig), before);
+    let asked: u64 = [A, B, C].iter().map(|node| rig.stats(*node).parts_sent).sum();
+    assert!(asked > 0 && asked.is_multiple_of(4), "{asked}: of each partition by two nodes from two sources");
+}
+
 /// Where nothing may be evicted, a layout of too few nodes cannot take over: it waits, and nothing is lost meanwhile.
 #[test]
 fn a_partition_that_finds_no_room_stays_where_it_is_and_is_asked_for_more_and_more_rarely() {

@@ -297,6 +297,9 @@ pub enum PeerMessage<'a> {
         partition: PartitionId,
         /// The part begins behind this hash; `None`: at the beginning.
         after: Option<u64>,
+        /// What the asker holds of the partition: the sums of its leaves over all trees, 8 bytes each. Of leaves that are
+        /// equal nothing is sent. Empty: it holds nothing.
+        leaves: &'a [u8],
     },
     /// This part.
     StreamChunk {
@@ -424,11 +427,11 @@ impl<'a> PeerMessage<'a> {
                 request.encode(&mut nested);
                 Encoder::start(out, FrameType::Forward, *id, 2).fixed(hash.0).bytes(&nested);
             }
-            Self::StreamPull { id, header, partition, after } => {
-                let mut encoder = Encoder::start(out, FrameType::StreamPull, *id, 6);
+            Self::StreamPull { id, header, partition, after, leaves } => {
+                let mut encoder = Encoder::start(out, FrameType::StreamPull, *id, 7);
                 encoder.uint(header.layout.epoch).fixed(header.layout.hash).fixed(header.hlc.0);
                 encoder.uint(u64::from(header.deadline_ms)).uint(u64::from(partition.0));
-                encoder.time(after.map(Wall));
+                encoder.time(after.map(Wall)).bytes(leaves);
             }
             Self::StreamChunk { id, hlc, state, epoch, partition, after, last, body } => {
                 let mut encoder = Encoder::start(out, FrameType::StreamChunk, *id, 8);
@@ -503,7 +506,8 @@ impl<'a> PeerMessage<'a> {
                 let layout = LayoutName { epoch: decoder.uint()?, hash: decoder.uint()? };
                 let header = Header { layout, hlc: Hlc(decoder.uint()?), deadline_ms: decoder.small()? };
                 let partition = PartitionId(decoder.small()?);
-                Self::StreamPull { id, header, partition, after: decoder.time()?.map(|hash| hash.0) }
+                let after = decoder.time()?.map(|hash| hash.0);
+                Self::StreamPull { id, header, partition, after, leaves: decoder.bytes()? }
             }
             FrameType::StreamChunk => match decoder.uint()? {
                 0 => Self::StreamChunk {

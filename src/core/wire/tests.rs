@@ -168,7 +168,7 @@ impl<'a> Draw<'a> {
             PeerMessage::Forward { id, hash, request: self.request() },
             PeerMessage::ForwardReply(self.reply()),
             PeerMessage::Exchange { id, header: Header { deadline_ms: 0, ..header }, exchange: self.exchange(state) },
-            PeerMessage::StreamPull { id, header, partition, after },
+            PeerMessage::StreamPull { id, header, partition, after, leaves: body },
             PeerMessage::StreamChunk { id, hlc, state, epoch, partition, after, last, body },
             PeerMessage::StreamRefused { id, refusal },
             PeerMessage::Unsupported { id },

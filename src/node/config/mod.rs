@@ -133,6 +133,8 @@ pub struct Config {
     pub tls: TlsSection,
     /// Hard limit of all shards together.
     pub memory: MemoryLimit,
+    /// Whether transparent huge pages are welcome. The process's matter: a node inside another leaves it alone.
+    pub huge_pages: bool,
     /// How the disk is used.
     pub storage: StorageSection,
     /// Address of the admin endpoint; `None`: there is none. Port 0: any free one.
@@ -231,6 +233,7 @@ impl Config {
                 })?,
             },
             memory: read.parsed("memory.limit", MemoryLimit::parse)?,
+            huge_pages: read.boolean("memory.huge_pages"),
             storage: StorageSection {
                 sync_every: read.parsed("storage.sync_every", |text| match quantity::parse_duration(text)? {
                     every if every < crate::storage::LOOK_EVERY => {

@@ -182,6 +182,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
          store takes up to 128 MiB beside it: on less than 1.5 GiB take \"50%\".",
     ),
     setting(
+        "memory.huge_pages",
+        Kind::Boolean,
+        Some("false"),
+        "",
+        "Whether the kernel may back memory with transparent huge pages: some more throughput on much memory, for a process that \
+         stands still for milliseconds whenever a page is used first.",
+    ),
+    setting(
         "storage.sync_every",
         Kind::Text,
         Some("\"1s\""),

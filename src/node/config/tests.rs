@@ -125,7 +125,7 @@ fn what_init_writes_can_be_read_and_gives_the_defaults() {
     let config = load(&Config::render_default()).unwrap();
     assert_eq!(config.cluster.name, "prod");
     assert_eq!((config.cluster.n, config.node.weight), (3, 100));
-    assert_eq!(config.memory, MemoryLimit::Percent(75));
+    assert_eq!((config.memory, config.huge_pages), (MemoryLimit::Percent(75), false));
     assert_eq!(config.show().len(), SETTINGS.len());
 }
 
