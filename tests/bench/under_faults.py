@@ -7,10 +7,9 @@ T10  operations a second from 5 s after `kill -9` of one node, closed loop      
 T11  bytes a second and node while three nodes in sync are idle: all that goes over     the same mesh without entries
      loopback, gossip, keep-alives and headers included, so anti-entropy is less
 
-T9's load is one that the machine carries with room to spare (--rate; 165 % of two cores): the fourth process and the stream must
-fit beside it. Its
-measured time begins with the process of the fourth node and ends when nothing moves any more. T10's load takes all the machine has,
-before and after: the dead node's part of the cores is given to the others, so the budget is the same two cores. T11 is read from the
+T9's load is one that the machine carries with room to spare (--rate; 165 % of two cores): the fourth process and the stream
+must fit beside it. Its measured time begins with the process of the fourth node and ends when nothing moves any more. T10's load takes
+all the machine has, before and after: the dead node's part of the cores is given to the others, so the budget is the same two cores. T11 is read from the
 interface's counters at both ends of a span in which nobody asks the nodes anything, and beside it from their own metrics.
 
 All of it is loopback: no NIC, and servers and clients share the cores. Every run is a fresh mesh; the table gives medians, with the

@@ -214,6 +214,21 @@ impl Trees {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leaves_travel_are_folded_to_fewer_and_are_refused_if_they_are_no_trees() {
+        let leaves: Vec<u64> = (0..256).map(|at| u64::MAX - at).collect();
+        let bytes = to_bytes(&leaves);
+        assert_eq!(from_bytes(&bytes, 8).as_deref(), Some(&leaves[..]));
+        assert_eq!(from_bytes(&bytes, 20).as_deref(), Some(&leaves[..]), "no more than there are");
+        let halves = leaves.chunks(128).map(|half| half.iter().fold(0u64, |sum, leaf| sum.wrapping_add(*leaf)));
+        assert_eq!(from_bytes(&bytes, 1), Some(halves.collect()));
+        assert_eq!(from_bytes(&bytes[..8], 8), Some(vec![u64::MAX]));
+        for length in [0, 1, 7, 9, 24, 2047] {
+            assert_eq!(from_bytes(&bytes[..length], 8), None, "{length} bytes");
+        }
+        assert_eq!(from_bytes(&[0; 8 * 512], 8), None, "more than a tree has");
+    }
     use crate::{
         id::ActorId,
         rng::Rng,

@@ -16,6 +16,7 @@ use crate::{
     input::PeerShard,
     limits,
     outbox::ShardOutbox,
+    ring::Ring,
     shard::Shard,
     storage::NamespaceSlot,
     time::{Mono, Now},
@@ -98,10 +99,12 @@ impl Session {
 }
 
 /// Whether range transfer brings a tree to `peer`: repairs beside it would bring all of it a second time, from every owner
-/// at once, and for reads of the layout in use none of it counts.
+/// at once, and for reads of the layout in use none of it counts. Once the newest layout is read, its Warming owners count for
+/// each other as everywhere.
 fn moves_there(view: &View, peer: NodeId, tree: TreeName, state: ReplicaState) -> bool {
     let index = view.ring.as_ref().and_then(|ring| ring.index_of(peer));
-    view.beside.is_some()
+    let name = |ring: Option<&std::sync::Arc<Ring>>| ring.map(|ring| ring.name());
+    name(view.ring.as_ref()) < name(view.newest())
         && state == ReplicaState::Warming
         && index.is_some_and(|index| readiness::is_gained(view, index, tree))
 }

@@ -38,10 +38,10 @@ impl Shard {
         let live: Vec<u16> = owners.iter().copied().filter(|owner| reach(self, owner)).collect();
         let near = live.iter().copied().find(|owner| view.members[usize::from(*owner)].near);
         let mut to = near.or_else(|| live.get(self.turn % live.len().max(1)).copied());
-        to = to.or_else(|| owners.iter().copied().find(|owner| self.follows(now, view, *owner)));
         if to.is_none() && !subject.strict {
             to = view.stand_ins(subject.partition, owners.len()).find(|member| reach(self, member));
         }
+        to = to.or_else(|| owners.iter().copied().find(|owner| self.follows(now, view, *owner)));
         let Some(to) = to else {
             let need = subject.write;
             return Err(refused(Status::Unavailable { need, have: 0 }, "no owner of the key can be reached"));

@@ -172,25 +172,33 @@ impl Shard {
             let lacks = |(bits, differs): &(u32, Vec<bool>)| differs[self.table.leaf_of(hash, *bits)];
             after.is_none_or(|after| hash.0 > after) && differing.as_ref().is_none_or(lacks)
         };
+        // First what there is, 16 bytes each, then what fits: a partition may be far larger than a part.
+        let mut sizes = Vec::new();
+        self.table.scan_partition(partition, |slot, hash, key, entry| {
+            if is_asked_for(hash) && slots.contains_key(&slot) {
+                sizes.push((hash, key.len() + entry.body.len() + 64));
+            }
+        });
+        sizes.sort_unstable();
+        // Keys of one hash travel together: the cursor is the hash.
+        let (mut bytes, mut last) = (0, None);
+        for (at, (hash, size)) in sizes.iter().enumerate() {
+            bytes += size;
+            if bytes >= TRANSFER_PART_BYTES && sizes.get(at + 1).is_some_and(|next| next.0 != *hash) {
+                last = Some(*hash);
+                break;
+            }
+        }
         let mut entries: Vec<(KeyRef<'_>, Entry<'_>)> = Vec::new();
         self.table.scan_partition(partition, |slot, hash, key, entry| {
             if is_asked_for(hash)
+                && last.is_none_or(|last| hash <= last)
                 && let Some(namespace) = slots.get(&slot)
             {
                 entries.push((KeyRef { namespace: *namespace, hash, key }, entry));
             }
         });
         entries.sort_unstable_by_key(|(key, _)| (key.hash, key.namespace, key.key));
-        // Keys of one hash travel together: the cursor is the hash.
-        let (mut bytes, mut last) = (0, None);
-        for (at, (key, entry)) in entries.iter().enumerate() {
-            bytes += key.key.len() + entry.body.len() + 64;
-            if bytes >= TRANSFER_PART_BYTES && entries.get(at + 1).is_some_and(|next| next.0.hash != key.hash) {
-                last = Some(key.hash.0);
-                entries.truncate(at + 1);
-                break;
-            }
-        }
         let mut items: Vec<Item<'_>> = entries.into_iter().map(|(key, entry)| Item::Entry(key, entry)).collect();
         if last.is_none() {
             let forgotten = |(slot, namespace): (&NamespaceSlot, &NamespaceId)| {
@@ -199,7 +207,7 @@ impl Shard {
             };
             items.extend(slots.iter().filter_map(forgotten));
         }
-        (stream::encode(&items), last)
+        (stream::encode(&items), last.map(|hash: KeyHash| hash.0))
     }
 
     pub(crate) fn on_stream_chunk(&mut self, now: Now, from: NodeId, part: &Part<'_>, out: &mut dyn ShardOutbox) {

@@ -4,10 +4,10 @@
 //! that was not asked for, and a cursor resumes what was cut off. It pulls from as many former owners as must overlap
 //! with every write quorum: `n − w + 1` Ready ones, or all others whatever their state. One is not enough: a write may be
 //! acknowledged without it. Each pull tells the leaves of the puller's own tree, and what is equal is not sent: the first
-//! source sends all, the next ones what the first lacked, and one that was cut off goes on with what is missing. From all others, too few of them Ready, comes all that can be had, and the transition goes on;
-//! but such a copy is not Ready for it, since what was acknowledged may be lost: it votes in sloppy requests only, until
-//! comparison (`anti_entropy`) makes it Ready. Concurrent writes go to the owners of both layouts, so a stale part is
-//! harmless.
+//! source sends all, the next ones what the first lacked, and one that was cut off goes on with what is missing. From all
+//! others, too few of them Ready, comes all that can be had, and the transition goes on; but such a copy is not Ready for
+//! it, since what was acknowledged may be lost: it votes in sloppy requests only, until comparison (`anti_entropy`) makes
+//! it Ready. Concurrent writes go to the owners of both layouts, so a stale part is harmless.
 //!
 //! Which copies vote is said in one place, `anti_entropy::readiness`. Here is what is on its way: a partition is wanted
 //! while a tree of it warms that the newest layout assigns here, and what came whole makes its trees Ready there.
@@ -183,7 +183,9 @@ impl Ownership {
         let lapsed = view.lapses > self.lapses;
         self.lapses = view.lapses;
         if lapsed {
+            // What came was emptied with the rest, and what is on its way leaves out what was held before.
             self.unsure.clear();
+            self.wanted.clear();
         }
         let Some(me) = newest.index_of(view.me) else {
             // A member of no active layout: all that it had is others'.

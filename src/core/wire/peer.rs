@@ -507,7 +507,9 @@ impl<'a> PeerMessage<'a> {
                 let header = Header { layout, hlc: Hlc(decoder.uint()?), deadline_ms: decoder.small()? };
                 let partition = PartitionId(decoder.small()?);
                 let after = decoder.time()?.map(|hash| hash.0);
-                Self::StreamPull { id, header, partition, after, leaves: decoder.bytes()? }
+                // Who tells nothing is sent everything.
+                let leaves = if decoder.has_more() { decoder.bytes()? } else { &[] };
+                Self::StreamPull { id, header, partition, after, leaves }
             }
             FrameType::StreamChunk => match decoder.uint()? {
                 0 => Self::StreamChunk {

@@ -3,11 +3,13 @@
 //! `config check` prints all problems at once; `Node::start` refuses to start while there is one. Nothing is opened or
 //! written.
 
-use super::{Config, Origin};
+use super::{Config, Origin, quantity};
 use meshwork_transport::{Identity, Role};
 use rustix::fs::Access;
 use std::{fmt, path::Path};
 
+/// What the store takes beside the limit (`storage`).
+const STORE_BYTES: u64 = 128 << 20;
 /// Least memory of a shard, bytes: below it segments and trees leave no room for entries.
 const SHARD_BYTES_MIN: u64 = 16 << 20;
 
@@ -40,6 +42,18 @@ fn unusable(dir: &Path) -> Option<String> {
         "{} cannot be written by this user: {error}; the node keeps its identity and store there",
         there.display()
     ))
+}
+
+/// Why a limit of `memory` bytes, and the store if there is one, do not fit a host of `host` bytes: the kernel would end the
+/// process some time after it was filled, which no test at the start shows.
+pub(super) fn too_much(memory: u64, stores: bool, host: u64) -> Option<String> {
+    let store = if stores { STORE_BYTES } else { 0 };
+    (memory.saturating_add(store) > host).then(|| {
+        let beside = if stores { format!(" and {}MiB for the store", store >> 20) } else { String::new() };
+        let most = (host.saturating_sub(store) / 100 * 90) >> 20;
+        let fix = if most == 0 { "give the node more memory".to_owned() } else { format!("take at most {most}MiB") };
+        format!("{}MiB{beside} are more than the {}MiB that this process may use: {fix}", memory >> 20, host >> 20)
+    })
 }
 
 impl Config {
@@ -83,6 +97,10 @@ impl Config {
             let least = (u64::from(shards) * SHARD_BYTES_MIN) >> 20;
             let what =
                 format!("{memory} bytes are too little for {shards} shards: give at least {least}MiB, or fewer shards");
+            add("memory.limit", what);
+        }
+        let stores = self.node.data_dir.is_some();
+        if let Some(what) = quantity::host_memory().and_then(|host| too_much(memory, stores, host)) {
             add("memory.limit", what);
         }
         if let Some(http) = self.http

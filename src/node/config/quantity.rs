@@ -28,7 +28,7 @@ impl MemoryLimit {
     pub fn bytes(self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes,
-            Self::Percent(percent) => host_memory() / 100 * u64::from(percent),
+            Self::Percent(percent) => host_memory().unwrap_or(HOST_BYTES_GUESSED) / 100 * u64::from(percent),
         }
     }
 }
@@ -99,17 +99,16 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write a time with its unit, like 250ms, 30s, 10m or 1h".to_owned())
 }
 
-/// What this process may use: the smallest limit of its cgroup and the groups above it, else all of RAM.
-fn host_memory() -> u64 {
-    let ram = std::fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-            line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
-        })
-        // Not Linux, or /proc is hidden: a size that fits every machine of the last ten years.
-        .map_or(4 << 30, |kib| kib * 1024);
-    cgroup_limit().map_or(ram, |limit| limit.min(ram))
+/// Not Linux, or /proc is hidden: a size that fits every machine of the last ten years.
+const HOST_BYTES_GUESSED: u64 = 4 << 30;
+
+/// What this process may use: the smallest limit of its cgroup and the groups above it, else all of RAM. `None`: unknown.
+pub(super) fn host_memory() -> Option<u64> {
+    let ram = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+        line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    cgroup_limit().into_iter().chain(ram.map(|kib| kib * 1024)).min()
 }
 
 fn cgroup_limit() -> Option<u64> {

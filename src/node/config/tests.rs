@@ -1,6 +1,6 @@
 //! Precedence, typos, line numbers: what a person gets to read.
 
-use super::*;
+use super::{check::too_much, *};
 use std::io::Write;
 
 fn file(text: &str) -> tempfile::NamedTempFile {
@@ -151,6 +151,21 @@ fn flags_may_quote_and_list() {
     assert_eq!((config.cluster.name.as_str(), config.http), ("x", None));
     let zone = Config::load(None, [("MESHWORK_ZONE".to_owned(), "z1".to_owned())], &sets).unwrap();
     assert_eq!(zone.node.zone, "z1");
+}
+
+#[test]
+fn a_limit_that_the_host_has_not_got_is_a_problem() {
+    const MIB: u64 = 1 << 20;
+    assert_eq!(too_much(1_024 * MIB, false, 1_024 * MIB), None, "a limit of all there is, is the operator's to set");
+    assert_eq!(too_much(768 * MIB, true, 1_024 * MIB), None);
+    let told = too_much(1_000 * MIB, true, 1_024 * MIB).unwrap();
+    assert!(told.starts_with("1000MiB and 128MiB for the store are more than the 1024MiB"), "{told}");
+    assert!(told.ends_with("take at most 806MiB"), "{told}");
+    assert!(too_much(64 * MIB, true, 128 * MIB).unwrap().ends_with("give the node more memory"));
+    let mut config = load(GOOD).unwrap();
+    config.memory = MemoryLimit::Bytes(1 << 50);
+    let problems = config.check();
+    assert!(problems.iter().any(|problem| problem.name == "memory.limit"), "{problems:?}");
 }
 
 #[test]
