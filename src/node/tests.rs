@@ -259,7 +259,8 @@ async fn three_nodes_form_a_mesh_and_any_of_them_reads_what_another_wrote() {
 #[tokio::test]
 async fn a_port_in_use_and_a_bad_file_are_told_before_anything_runs() {
     let mint = Mint::new();
-    let node = mint.start("a", 1, &[], &[]).await;
+    // An address of its own: the port that it gives back could else be drawn by another test before it is taken again.
+    let node = mint.start("a", 1, &[], &["transport.listen=127.0.0.2:0"]).await;
     let listen = node.addresses().listen;
     let taken = Node::start(mint.config("b", 1, &[], &[&format!("transport.listen={listen}")])).await.unwrap_err();
     assert!(taken.to_string().contains(&format!("UDP {listen} is in use")), "{taken}");
