@@ -214,9 +214,14 @@ impl Trees {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        id::ActorId,
+        rng::Rng,
+        value::{Body, Entry, Hlc},
+    };
 
     #[test]
-    fn leaves_travel_are_folded_to_fewer_and_are_refused_if_they_are_no_trees() {
+    fn leaves_that_travelled_are_folded_to_fewer_and_are_refused_if_they_are_no_trees() {
         let leaves: Vec<u64> = (0..256).map(|at| u64::MAX - at).collect();
         let bytes = to_bytes(&leaves);
         assert_eq!(from_bytes(&bytes, 8).as_deref(), Some(&leaves[..]));
@@ -229,11 +234,6 @@ mod tests {
         }
         assert_eq!(from_bytes(&[0; 8 * 512], 8), None, "more than a tree has");
     }
-    use crate::{
-        id::ActorId,
-        rng::Rng,
-        value::{Body, Entry, Hlc},
-    };
 
     #[test]
     fn trees_of_different_width_agree_once_folded_and_whatever_the_order() {

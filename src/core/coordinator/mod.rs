@@ -70,6 +70,12 @@ fn votes_wanted(quorum: Quorum, default: u8, n: u8) -> Result<u8, Refused> {
     }
 }
 
+/// Whether membership believes `member`, another node, alive.
+#[inline]
+pub(crate) fn is_up(view: &View, member: u16) -> bool {
+    view.members.get(usize::from(member)).is_some_and(|known| known.up && known.node != view.me)
+}
+
 impl Shard {
     pub(crate) fn on_client(
         &mut self,
@@ -333,15 +339,13 @@ impl Shard {
     /// Whether `member` can be asked: membership believes it alive and its breaker lets a request through.
     #[inline]
     pub(crate) fn reachable(&self, now: Now, view: &View, member: u16) -> bool {
-        view.members.get(usize::from(member)).is_some_and(|known| known.up && known.node != view.me)
-            && self.peers.may_ask(member, now.mono)
+        is_up(view, member) && self.peers.may_ask(member, now.mono)
     }
 
     /// Whether `member`, whose breaker is open, may be asked what nobody else can serve: membership believes it alive, and a
     /// probe is under way.
     pub(super) fn follows(&self, now: Now, view: &View, member: u16) -> bool {
-        view.members.get(usize::from(member)).is_some_and(|known| known.up && known.node != view.me)
-            && self.peers.may_follow(member, now.mono)
+        is_up(view, member) && self.peers.may_follow(member, now.mono)
     }
 
     /// The shard of `member` that has `subject`'s partition.

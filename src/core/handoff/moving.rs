@@ -7,6 +7,7 @@
 use super::ownership::Transfer;
 use crate::{
     anti_entropy::{merkle, readiness},
+    coordinator,
     id::{KeyHash, NamespaceId, NodeId, PartitionId},
     input::PeerShard,
     limits::{TRANSFER_PART_BYTES, WRITE_TIMEOUT},
@@ -61,10 +62,7 @@ impl Shard {
             self.settle_partition(partition, transfer, sure);
         }
         let peers = &self.peers;
-        let reachable = |member: u16| {
-            view.members.get(usize::from(member)).is_some_and(|known| known.up && known.node != view.me)
-                && peers.may_ask(member, now.mono)
-        };
+        let reachable = |member: u16| coordinator::is_up(&view, member) && peers.may_ask(member, now.mono);
         let asks = self.ownership.due(now.mono, &view, self.config.shards, reachable);
         // The clock is read only for what is sent: reading it ticks it.
         if let Some(newest) = view.newest().map(|ring| ring.name()).filter(|_| !asks.is_empty()) {

@@ -4,12 +4,11 @@
 //! written.
 
 use super::{Config, Origin, quantity};
+use crate::storage::STORE_BYTES;
 use meshwork_transport::{Identity, Role};
 use rustix::fs::Access;
 use std::{fmt, path::Path};
 
-/// What the store takes beside the limit (`storage`).
-const STORE_BYTES: u64 = 128 << 20;
 /// Least memory of a shard, bytes: below it segments and trees leave no room for entries.
 const SHARD_BYTES_MIN: u64 = 16 << 20;
 

@@ -35,6 +35,9 @@ use std::{
     time::Duration,
 };
 
+/// What the whole store may take beside `memory.limit` with its defaults, in bytes: measured as above, with room.
+pub(crate) const STORE_BYTES: u64 = 128 << 20;
+
 /// `[storage]`, as the store needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StoreOptions {
