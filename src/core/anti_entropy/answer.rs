@@ -4,7 +4,7 @@
 //! `Later`, as are questions about another moment. Answers are bounded: roots by the partitions, keys by
 //! `EXCHANGE_LEAVES_MAX` leaves and a few thousand items, entries by `EXCHANGE_BYTES_MAX`; the asker goes on from there.
 
-use super::{delta::is_ending, merkle, readiness::TreeName};
+use super::{merkle, readiness::TreeName};
 use crate::{
     id::{KeyHash, PartitionId},
     input::PeerShard,
@@ -12,7 +12,7 @@ use crate::{
     outbox::ShardOutbox,
     shard::Shard,
     storage::{Floors, Holding, TreeItem},
-    time::{Now, Wall},
+    time::Now,
     value::Version,
     view::View,
     wire::{
@@ -95,7 +95,7 @@ impl Shard {
             if differing.next().is_some() { listed.last().map_or(u64::MAX, |leaf| end(*leaf)) } else { u64::MAX };
         let mut leaves = vec![0u8; mine.len()];
         listed.iter().for_each(|leaf| leaves[*leaf] = 1);
-        let mut items = self.listed(tree, bits, &leaves, first, until, wall);
+        let mut items = self.listed(tree, bits, &leaves, first, until);
         if items.len() > ITEMS_MAX {
             // The list ends before the first hash that does not fit whole; one hash alone always does.
             let cut = items[ITEMS_MAX].hash;
@@ -121,15 +121,7 @@ impl Shard {
     }
 
     /// What this shard holds of a tree between two hashes in the leaves that are marked, by hash.
-    pub(super) fn listed(
-        &self,
-        tree: TreeName,
-        bits: u32,
-        leaves: &[u8],
-        first: u64,
-        until: u64,
-        wall: Wall,
-    ) -> Vec<KeyItem> {
+    pub(super) fn listed(&self, tree: TreeName, bits: u32, leaves: &[u8], first: u64, until: u64) -> Vec<KeyItem> {
         let mut items = Vec::new();
         self.table.visit_tree(tree.0, tree.1, |item: TreeItem| {
             let inside = item.hash.0 >= first && item.hash.0 <= until;
@@ -144,7 +136,7 @@ impl Shard {
                 version: item.version,
                 entry_hash: item.entry_hash,
                 ghost: item.holding == Holding::Ghost,
-                ending: is_ending(item.gone_at, wall),
+                gone_at: item.gone_at,
             });
         });
         items.sort_unstable_by_key(|item| (item.hash, item.namespace));

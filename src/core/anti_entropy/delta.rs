@@ -2,7 +2,9 @@
 //!
 //! Pure: two items in, an action out. The newer version goes to who holds an older one, whoever compares; to who holds
 //! nothing it goes only if that one cannot have forgotten it: above its floors E (where entries may be evicted) and T. So
-//! nothing evicted is pushed back for ever, and nothing deleted comes back. A ghost holds a version and gives no value.
+//! nothing evicted is pushed back for ever, and nothing deleted comes back. A ghost holds a version and gives no value: to a
+//! Warming copy that has nothing as new it gives itself, for that copy may be the last that held what was evicted, and an older
+//! version from elsewhere would be served in its place (simulator, seed c402bc).
 //! What is still on its way (younger than two write timeouts), and what ends before a repair could matter, is left alone
 //! for now; the rest of what is left alone stays so until one of both trees changes, and costs nothing meanwhile.
 //!
@@ -30,6 +32,8 @@ pub(super) enum Action {
     Push,
     /// I want theirs.
     Pull,
+    /// I shall remember, as they do, that there was theirs.
+    Adopt,
     /// Both: one version whose ends differ is joined.
     Both,
 }
@@ -57,6 +61,10 @@ pub(super) fn is_ending(gone_at: Wall, wall: Wall) -> bool {
 }
 
 impl Moment {
+    pub(super) fn is_ending(&self, item: &KeyItem) -> bool {
+        is_ending(item.gone_at, self.wall)
+    }
+
     fn is_young(&self, version: Version) -> bool {
         version.hlc.wall() + 2 * limits::WRITE_TIMEOUT > self.wall
     }
@@ -75,7 +83,7 @@ impl Moment {
                 self.give(theirs, Some(mine), me, Action::Pull)
             }
             (Some(mine), Some(theirs)) if mine.ghost || theirs.ghost => Action::Leave,
-            (Some(mine), Some(theirs)) if mine.ending || theirs.ending => Action::Wait,
+            (Some(mine), Some(theirs)) if self.is_ending(mine) || self.is_ending(theirs) => Action::Wait,
             (Some(_), Some(_)) => Action::Both,
         }
     }
@@ -83,10 +91,14 @@ impl Moment {
     fn give(&self, newer: &KeyItem, older: Option<&KeyItem>, taker: &Side, action: Action) -> Action {
         let forgotten =
             newer.version <= taker.floors.tombstone || (self.evictable && newer.version <= taker.floors.evicted);
-        if newer.ghost || (older.is_none() && forgotten) {
+        if older.is_none() && forgotten {
             return Action::Leave;
         }
-        if newer.ending || (self.is_young(newer.version) && !taker.warming) {
+        if newer.ghost {
+            let adopts = action == Action::Pull && taker.warming && self.evictable;
+            return if adopts { Action::Adopt } else { Action::Leave };
+        }
+        if self.is_ending(newer) || (self.is_young(newer.version) && !taker.warming) {
             return Action::Wait;
         }
         action
@@ -113,7 +125,7 @@ mod tests {
 
     fn item(ms: u64) -> KeyItem {
         let (namespace, hash) = (NamespaceId(1), KeyHash(2));
-        KeyItem { namespace, hash, version: version(ms), entry_hash: ms, ghost: false, ending: false }
+        KeyItem { namespace, hash, version: version(ms), entry_hash: ms, ghost: false, gone_at: Wall(u64::MAX) }
     }
 
     fn side(evicted: u64, tombstone: u64) -> Side {
@@ -161,9 +173,23 @@ mod tests {
     }
 
     #[test]
+    fn a_warming_copy_takes_over_a_ghost_of_what_is_newer_than_all_it_has() {
+        let ghost = KeyItem { ghost: true, ..item(60) };
+        let (cold, warm) = (side(50, 20), Side { warming: true, ..side(50, 20) });
+        let judge = |mine: Option<KeyItem>, me: &Side, them: &Side| NOW.judge(mine.as_ref(), Some(&ghost), (me, them));
+        assert_eq!(judge(Some(item(10)), &warm, &cold), Action::Adopt);
+        assert_eq!(judge(None, &warm, &cold), Action::Adopt, "an older one may come from elsewhere");
+        assert_eq!(judge(None, &Side { warming: true, ..side(60, 0) }, &cold), Action::Leave, "its floor says as much");
+        assert_eq!(judge(Some(item(70)), &warm, &cold), Action::Push);
+        assert_eq!(judge(Some(item(60)), &warm, &cold), Action::Equal, "it has the value");
+        assert_eq!(judge(Some(item(10)), &cold, &cold), Action::Leave, "others that vote have seen it");
+        assert_eq!(NOW.judge(Some(&ghost), Some(&item(10)), (&cold, &warm)), Action::Leave, "whoever warms asks");
+    }
+
+    #[test]
     fn what_is_on_its_way_or_about_to_end_waits_and_a_warming_replica_does_not() {
         assert_eq!(judge(Some(item(99_500)), None), Action::Wait);
-        assert_eq!(judge(Some(KeyItem { ending: true, ..item(60) }), None), Action::Wait);
+        assert_eq!(judge(Some(KeyItem { gone_at: NOW.wall, ..item(60) }), None), Action::Wait);
         let warm = Side { warming: true, ..side(50, 20) };
         assert_eq!(NOW.judge(None, Some(&item(99_500)), (&warm, &side(0, 0))), Action::Pull);
         assert_eq!(NOW.judge(Some(&item(99_500)), None, (&warm, &side(0, 0))), Action::Wait, "they do not warm");

@@ -18,7 +18,7 @@ use crate::{
     outbox::ShardOutbox,
     ring::Ring,
     shard::Shard,
-    storage::NamespaceSlot,
+    storage::{Evicted, NamespaceSlot},
     time::{Mono, Now},
     value::Version,
     view::View,
@@ -341,7 +341,7 @@ impl Shard {
             return self.end_session(id);
         }
         let wall = self.comparing_wall(now);
-        let mine = self.listed(tree, leaves.len().ilog2(), leaves, from, until, wall);
+        let mine = self.listed(tree, leaves.len().ilog2(), leaves, from, until);
         let floors: Vec<FloorItem> = FloorItem::list(floors).collect();
         let mut keys: BTreeMap<(KeyHash, crate::id::NamespaceId), (Option<KeyItem>, Option<KeyItem>)> = BTreeMap::new();
         for item in mine {
@@ -350,7 +350,7 @@ impl Shard {
         for item in KeyItem::list(items).filter(|item| item.hash.partition(self.config.partitions) == tree.1) {
             keys.entry((item.hash, item.namespace)).or_default().1 = Some(item);
         }
-        let (mut still, mut wanted, mut sent, mut next) = (true, Vec::new(), 0, None);
+        let (mut still, mut whole, mut wanted, mut sent, mut next) = (true, true, Vec::new(), 0, None);
         for ((hash, namespace), (mine, theirs)) in keys {
             if sent >= limits::EXCHANGE_BYTES_MAX {
                 next = Some(hash.0);
@@ -368,11 +368,14 @@ impl Shard {
             let them = Side { floors: floors_of(&floors, namespace), warming: state != ReplicaState::Ready };
             let moment = Moment { wall, evictable: rules.evictable };
             let action = moment.judge(mine.as_ref(), theirs.as_ref(), (&me, &them));
-            let action = planted(action, mine.as_ref(), theirs.as_ref());
+            let action = planted(action, mine.as_ref(), theirs.as_ref(), &moment);
             still &= matches!(action, Action::Equal | Action::Leave);
             self.stats.repairs_left += u64::from(action == Action::Leave);
             if matches!(action, Action::Push | Action::Both) {
                 sent += self.send_repair(now, peer, (rules.slot, hash), out).unwrap_or(0);
+            }
+            if let (Action::Adopt, Some(KeyItem { hash, version, entry_hash, gone_at, .. })) = (action, theirs) {
+                whole &= self.table.adopt(rules.slot, &Evicted { hash, version, entry_hash, gone_at });
             }
             if let (Action::Pull | Action::Both, Some(theirs)) = (action, theirs) {
                 let item = PullItem { namespace, hash };
@@ -384,6 +387,7 @@ impl Shard {
         let room = self.make_room_in_background((wanted.capacity() * size_of::<Wanted>()) as u64);
         let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
         session.still &= still;
+        session.whole &= whole;
         session.tries = 0;
         if wanted.is_empty() || !room {
             session.whole &= wanted.is_empty();
@@ -474,7 +478,8 @@ impl Shard {
 }
 
 /// K28: what a peer evicted is taken for missing.
-fn planted(action: Action, mine: Option<&KeyItem>, theirs: Option<&KeyItem>) -> Action {
-    let evicted = theirs.is_none_or(|theirs| theirs.ghost) && mine.is_some_and(|mine| !mine.ghost && !mine.ending);
+fn planted(action: Action, mine: Option<&KeyItem>, theirs: Option<&KeyItem>, moment: &Moment) -> Action {
+    let given = |mine: &KeyItem| !mine.ghost && !moment.is_ending(mine);
+    let evicted = theirs.is_none_or(|theirs| theirs.ghost) && mine.is_some_and(given);
     if canary!(K28) && evicted { Action::Push } else { action }
 }

@@ -1,7 +1,8 @@
 //! The shard's part in range transfer: serving parts of a partition, and taking them in (PROTOCOL §2).
 //!
 //! `ownership` decides what is asked of whom and when a partition is complete; here entries are read and joined. A part is
-//! joined as a repair into a warming replica is (PROTOCOL §5): below T it is refused, E is not asked. What does not fit is
+//! joined as a repair into a warming replica is (PROTOCOL §5): below T it is refused, E is not asked. Ghosts travel with the
+//! entries: what a source evicted is remembered here in the place of anything older, wherever that came from. What does not fit is
 //! asked for again later; the cursor moves on only once all of a part is held.
 
 use super::ownership::Transfer;
@@ -14,7 +15,7 @@ use crate::{
     outbox::ShardOutbox,
     ring::Ring,
     shard::Shard,
-    storage::{Floors, Lookup, NamespaceSlot, Put},
+    storage::{Evicted, Floors, Lookup, NamespaceSlot, Put},
     time::Now,
     value::{Entry, Hlc},
     view::View,
@@ -24,6 +25,9 @@ use crate::{
     },
 };
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+
+/// What a ghost takes in a part.
+const GHOST_BYTES: usize = 64;
 
 /// A part as it arrived.
 pub(crate) struct Part<'a> {
@@ -177,6 +181,11 @@ impl Shard {
                 sizes.push((hash, key.len() + entry.body.len() + 64));
             }
         });
+        self.table.scan_ghosts(partition, |slot, ghost| {
+            if is_asked_for(ghost.hash) && slots.contains_key(&slot) {
+                sizes.push((ghost.hash, GHOST_BYTES));
+            }
+        });
         sizes.sort_unstable();
         // Keys of one hash travel together: the cursor is the hash.
         let (mut bytes, mut last) = (0, None);
@@ -187,20 +196,23 @@ impl Shard {
                 break;
             }
         }
-        let mut entries: Vec<(KeyRef<'_>, Entry<'_>)> = Vec::new();
+        let mut found: Vec<((KeyHash, NamespaceId, &[u8]), Item<'_>)> = Vec::new();
+        let is_in_part = |hash| is_asked_for(hash) && last.is_none_or(|last| hash <= last);
         self.table.scan_partition(partition, |slot, hash, key, entry| {
-            if is_asked_for(hash)
-                && last.is_none_or(|last| hash <= last)
-                && let Some(namespace) = slots.get(&slot)
-            {
-                entries.push((KeyRef { namespace: *namespace, hash, key }, entry));
+            if let Some(namespace) = slots.get(&slot).filter(|_| is_in_part(hash)) {
+                found.push(((hash, *namespace, key), Item::Entry(KeyRef { namespace: *namespace, hash, key }, entry)));
             }
         });
-        entries.sort_unstable_by_key(|(key, _)| (key.hash, key.namespace, key.key));
-        let mut items: Vec<Item<'_>> = entries.into_iter().map(|(key, entry)| Item::Entry(key, entry)).collect();
+        self.table.scan_ghosts(partition, |slot, ghost| {
+            if let Some(namespace) = slots.get(&slot).filter(|_| is_in_part(ghost.hash)) {
+                found.push(((ghost.hash, *namespace, &[]), Item::Ghost(*namespace, ghost)));
+            }
+        });
+        found.sort_unstable_by_key(|(at, _)| *at);
+        let mut items: Vec<Item<'_>> = found.into_iter().map(|(_, item)| item).collect();
         if last.is_none() {
             let forgotten = |(slot, namespace): (&NamespaceSlot, &NamespaceId)| {
-                let floors = self.table.forgotten(*slot, partition);
+                let floors = self.table.floors(*slot, partition);
                 (floors != Floors::default()).then_some(Item::Floors(*namespace, floors))
             };
             items.extend(slots.iter().filter_map(forgotten));
@@ -254,6 +266,7 @@ impl Shard {
         let read = stream::decode(part.body, |item| match item {
             Item::Floors(namespace, forgotten) => floors.push((namespace, forgotten)),
             Item::Entry(key, entry) => held &= self.take_entry(now, part.partition, &key, &entry),
+            Item::Ghost(namespace, ghost) => held &= self.take_ghost(part.partition, namespace, &ghost),
         });
         (read.is_ok() && held).then_some(floors)
     }
@@ -283,6 +296,14 @@ impl Shard {
                 false
             }
         }
+    }
+
+    /// Remembers what a source evicted; `false`: it cannot now.
+    fn take_ghost(&mut self, partition: PartitionId, namespace: NamespaceId, ghost: &Evicted) -> bool {
+        if ghost.hash.partition(self.config.partitions) != partition {
+            return true;
+        }
+        self.rules.get(&namespace).map(|rules| rules.slot).is_some_and(|slot| self.table.adopt(slot, ghost))
     }
 
     /// A pull was answered. Unheard, each pull would count as the probe of a breaker that was open once, and requests would

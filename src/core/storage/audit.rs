@@ -1,7 +1,7 @@
 //! Recomputes from the records what the memtable keeps in counters, for tests: after any history all must agree.
 
 use super::{
-    Memtable, MemtableConfig, NamespaceSlot, Pin, Put,
+    Evicted, Memtable, MemtableConfig, NamespaceSlot, Pin, Put,
     record::Header,
     segments::{CLASSES, handle},
 };
@@ -114,6 +114,13 @@ fn counters_agree_with_the_records_after_any_history() {
                         table.namespace(slots[1], evictable, copies);
                         audit(&table);
                     }
+                }
+                403..440 => {
+                    let version = Version { hlc: Hlc::at(Wall(wall - rng.below(500))), actor: ActorId(rng.below(90)) };
+                    let (entry_hash, gone_at) = (rng.next(), Wall(wall + rng.below(100_000)));
+                    let most = table.limit().max(table.accounted());
+                    table.adopt(slot, &Evicted { hash: hash_of(number), version, entry_hash, gone_at });
+                    assert!(table.accounted() <= most, "seed {seed} step {step}");
                 }
                 402 => {
                     table.set_limit(limit / 2);

@@ -27,6 +27,7 @@
 //! evicts, reclaims or lowers a count, and after [`PATIENCE`] of them counts are ignored.
 
 use super::{
+    Evicted, NamespaceSlot,
     ghosts::Ghost,
     memtable::Memtable,
     record::Header,
@@ -341,14 +342,60 @@ impl Memtable {
 
     /// Makes a ghost of an evicted record, dropping older ones to stay within their share.
     fn haunt(&mut self, header: &Header, record: &[u8], entry_hash: u64) {
-        let growth = self.ghosts.growth(header.hash);
         let (actor, namespace) = (header.actor(), header.namespace());
-        let ghost = Ghost::new(header.hash, header.hlc, entry_hash, actor, namespace, header.gone_at(record));
+        self.remember(Ghost::new(header.hash, header.hlc, entry_hash, actor, namespace, header.gone_at(record)));
+    }
+
+    /// Keeps a ghost whose hash is in its tree, and whose actor is counted; else the floor rises.
+    fn remember(&mut self, ghost: Ghost) {
+        let growth = self.ghosts.growth(ghost.hash);
         if self.trim_ghosts(growth) {
             self.ghosts.push(ghost);
         } else {
             self.forget_ghost(&ghost);
         }
+    }
+
+    /// Takes over that another replica evicted a version of a key: what is held of it goes, if that is older, and the ghost is
+    /// remembered here too. `false`: the older one cannot go now, or there is no memory to remember with; nothing changed.
+    pub(crate) fn adopt(&mut self, slot: NamespaceSlot, evicted: &Evicted) -> bool {
+        let Evicted { hash, version, entry_hash, gone_at } = *evicted;
+        // Where nothing is evicted here nothing may be forgotten on the word of another.
+        if !self.is_evictable(slot.0) {
+            return true;
+        }
+        let growth = self.ghosts.growth(hash.0);
+        if !self.make_room(self.actors.growth(version.actor) + growth + self.trees.leaves_bytes()) {
+            return false;
+        }
+        let held = self.find_by_hash(slot, hash);
+        if let Some(handle) = held {
+            let header = Header::read(self.log.record(handle));
+            if (Version { hlc: Hlc(header.hlc), actor: self.actors.resolve(header.actor()) }) >= version {
+                return true;
+            }
+            if header.is_pinned() {
+                return false;
+            }
+        }
+        if self.ghost_by_hash(hash).is_some_and(|known| known >= version) {
+            return true;
+        }
+        let Some(actor) = self.actors.acquire(version.actor) else { return false };
+        if let Some(handle) = held {
+            self.index.remove(self.placement.local(hash.0), hash.0, handle);
+            self.note_gone_at(handle);
+            self.forget_record(handle);
+        }
+        if let Some(older) = self.ghosts.remove(hash.0) {
+            self.tree_remove(older.namespace, older.hash, older.entry_hash);
+            self.actors.release(older.actor);
+        }
+        self.trees.add(self.copies_of(slot.0), self.placement.local(hash.0), hash.0, entry_hash);
+        let ghost = Ghost::new(hash.0, version.hlc.0, entry_hash, actor, slot.0, gone_at.0);
+        self.remember(ghost);
+        self.settle();
+        true
     }
 
     /// Drops the oldest ghosts until `growth` more bytes fit their share; false when even none is too many.

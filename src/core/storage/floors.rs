@@ -69,14 +69,6 @@ impl FloorTable {
 }
 
 impl Memtable {
-    /// The most that may have been forgotten of a namespace in a partition: its floors, with its ghosts folded in.
-    pub fn forgotten(&self, slot: NamespaceSlot, partition: PartitionId) -> Floors {
-        let floors = self.floors(slot, partition);
-        let ghosts = self.ghosts.of_partition(self.placement.local_partition(partition));
-        let newest = ghosts.filter(|ghost| ghost.namespace == slot.0).map(|ghost| self.ghost_version(ghost)).max();
-        Floors { evicted: floors.evicted.max(newest.unwrap_or_default()), ..floors }
-    }
-
     /// Takes over what another replica of the partition may have forgotten. Where nothing is evicted there are no floors.
     pub fn raise_floors(&mut self, slot: NamespaceSlot, partition: PartitionId, floors: Floors) {
         if self.is_evictable(slot.0) {

@@ -4,8 +4,16 @@
 //! partition's tree, and tells S3-FIFO that a key came back. First in, first out, in chunks; at most 5 % of the limit.
 //! Whoever drops a ghost raises the forget floor E by its version: the memtable does, this file only says which.
 
-use super::index::{Index, Placement};
-use crate::anti_entropy::merkle::STEP_MS;
+use super::{
+    Evicted, NamespaceSlot,
+    index::{Index, Placement},
+    memtable::Memtable,
+};
+use crate::{
+    anti_entropy::merkle::STEP_MS,
+    id::{KeyHash, PartitionId},
+    time::Wall,
+};
 use std::collections::VecDeque;
 
 /// One evicted entry, 32 bytes.
@@ -244,6 +252,17 @@ impl Ghosts {
 
     pub(super) fn bytes(&self) -> u64 {
         self.index.bytes() + self.chunks.len() as u64 * CHUNK_BYTES + self.chunks.capacity() as u64 * 20
+    }
+}
+
+impl Memtable {
+    /// Calls `visit` with every ghost of a partition, in no meaningful order (but the same after the same history).
+    pub(crate) fn scan_ghosts(&self, partition: PartitionId, mut visit: impl FnMut(NamespaceSlot, Evicted)) {
+        for ghost in self.ghosts.of_partition(self.placement.local_partition(partition)) {
+            let (version, gone_at) = (self.ghost_version(ghost), Wall(ghost.gone_at()));
+            let evicted = Evicted { hash: KeyHash(ghost.hash), version, entry_hash: ghost.entry_hash, gone_at };
+            visit(NamespaceSlot(ghost.namespace), evicted);
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub use record::NAMESPACE_SLOTS_MAX;
 pub(crate) use tree::{Holding, TreeItem};
 
 use crate::{
-    id::ShardId,
+    id::{KeyHash, ShardId},
     time::Wall,
     value::{Entry, Version},
 };
@@ -73,6 +73,19 @@ pub enum Lookup<'a> {
     Ghost(Version),
     /// It knows nothing, or has forgotten: see [`Floors`].
     Absent,
+}
+
+/// An entry that a replica evicted and remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evicted {
+    /// Of which key.
+    pub hash: KeyHash,
+    /// Which write.
+    pub version: Version,
+    /// The entry's hash in the tree.
+    pub entry_hash: u64,
+    /// When it leaves the trees; `u64::MAX`: not by time.
+    pub gone_at: Wall,
 }
 
 /// The result of a put. Of those below, only `Applied` leaves the entry in the memtable.

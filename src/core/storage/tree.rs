@@ -158,13 +158,18 @@ impl Memtable {
         }
     }
 
-    /// Key and entry under a key hash, for who knows no more of it; with the entry's hash in the tree.
-    pub(crate) fn by_hash(&self, slot: NamespaceSlot, hash: KeyHash) -> Option<(&[u8], Entry<'_>, u64)> {
+    /// The record under a key hash, for who knows no more of it.
+    pub(super) fn find_by_hash(&self, slot: NamespaceSlot, hash: KeyHash) -> Option<Handle> {
         let is_it = |handle| {
             let header = Header::read(self.log.record(handle));
             header.hash == hash.0 && header.namespace() == slot.0
         };
-        let handle = self.index.find(self.placement.local(hash.0), hash.0, is_it)?;
+        self.index.find(self.placement.local(hash.0), hash.0, is_it)
+    }
+
+    /// Key and entry under a key hash, with the entry's hash in the tree.
+    pub(crate) fn by_hash(&self, slot: NamespaceSlot, hash: KeyHash) -> Option<(&[u8], Entry<'_>, u64)> {
+        let handle = self.find_by_hash(slot, hash)?;
         let record = self.log.record(handle);
         let header = Header::read(record);
         let entry = header.entry(record, self.actors.resolve(header.actor()));

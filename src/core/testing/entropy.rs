@@ -5,7 +5,7 @@
 
 use super::{
     Call, Fate, Rig, RigConfig,
-    schedules::{A, B, C, MILLI, assert_written, get, put, value},
+    schedules::{A, B, C, GHOST, MILLI, assert_written, evict_at_a, get, put, value},
 };
 use crate::{
     namespace::{Eviction, Namespace},
@@ -282,6 +282,33 @@ fn an_evicted_entry_is_not_pushed_back_and_its_ghost_keeps_the_trees_equal() {
     assert_eq!(repairs(&rig), 0, "{:?}", rig.stats(B));
     assert_eq!(own(&mut rig, A, "k"), None);
     assert_eq!(own(&mut rig, B, "k").as_deref(), Some("v"));
+}
+
+// --- c402bc: v2 acked {A, B}; A evicts it, B loses its memory; C holds v1 ---
+
+#[test]
+fn what_one_owner_evicted_and_another_lost_is_a_miss_and_not_what_was_there_before() {
+    for first in [A, C] {
+        let mut rig = Rig::new(RigConfig { memory: 2 << 20, ..RigConfig::default() });
+        evict_at_a(&mut rig, GHOST);
+        rig.kill(B);
+        rig.restart(B, ReplicaState::Warming);
+        let later = if first == A { C } else { A };
+        rig.cut(B, later);
+        rig.believe_down(B, later, true);
+        rig.run_for(ROUNDS);
+        assert!(rig.warming(B) > 0, "one of two is not enough");
+        rig.heal();
+        rig.believe_down(B, later, false);
+        rig.run_for(ROUNDS);
+        assert_eq!(rig.warming(B), 0);
+        rig.kill(A);
+        rig.all_believe_down(A, true);
+        for node in [B, C] {
+            let answer = rig.call(node, &get());
+            assert_eq!(answer.status, Status::NotFound, "compared with {first} first, through {node}: {answer:?}");
+        }
+    }
 }
 
 // --- what is gone stays gone ---

@@ -141,13 +141,19 @@ fn a_short_ttl_uncovers_no_older_value() {
 
 // --- 8: v2 acked {A, B}, C holds v1; A evicts v2; strict read {A, C}; and a slow-clock write through C ---
 
-const GHOST: u32 = 3_000;
+pub(super) const GHOST: u32 = 3_000;
 const FLOOR: u32 = 12_000;
+
+/// As `evict_at_a` leaves three nodes.
+fn evicted_at_a(others: u32) -> Rig {
+    let mut rig = Rig::new(RigConfig { memory: 2 << 20, ..RigConfig::default() });
+    evict_at_a(&mut rig, others);
+    rig
+}
 
 /// A and B hold v2, of which A keeps a ghost or a floor only; C holds v1, and its clock is 400 ms behind. No time passed
 /// since v2. With `GHOST` other keys a ghost remembers, with `FLOOR` the partition's floor does.
-fn evicted_at_a(others: u32) -> Rig {
-    let mut rig = Rig::new(RigConfig { memory: 2 << 20, ..RigConfig::default() });
+pub(super) fn evict_at_a(rig: &mut Rig, others: u32) {
     rig.skew(C, -400);
     assert_written(&rig.call(A, &put("v1").w(3)));
     rig.run_for(MILLI * 5);
@@ -169,7 +175,6 @@ fn evicted_at_a(others: u32) -> Rig {
         rig.believe_down(A, other, false);
     }
     rig.heal();
-    rig
 }
 
 #[test]

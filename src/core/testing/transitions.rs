@@ -5,7 +5,7 @@
 
 use super::{
     Call, Fate, Rig, RigConfig,
-    schedules::{A, B, C, MILLI, assert_written, get, put, value},
+    schedules::{A, B, C, GHOST, MILLI, assert_written, evict_at_a, get, put, value},
 };
 use crate::{
     namespace::{Eviction, Namespace},
@@ -343,6 +343,28 @@ fn a_new_owner_takes_over_what_its_sources_may_have_forgotten() {
     rig.all_believe_down(A, true);
     let answer = rig.call(D, &get());
     assert_ne!(value(&answer), Some("v1"), "what was overwritten does not come back: {answer:?}");
+}
+
+#[test]
+fn a_new_owner_remembers_what_a_source_evicted_and_serves_nothing_older() {
+    let mut rig = Rig::new(RigConfig { nodes: 4, memory: 2 << 20, ..RigConfig::default() });
+    found(&mut rig, &[A, B, C]);
+    evict_at_a(&mut rig, GHOST);
+    rig.kill(B);
+    rig.all_believe_down(B, true);
+    rig.begin_transition(&[A, C, D]);
+    rig.begin_moving();
+    rig.wait_until_moved();
+    assert!(rig.stats(D).ghosts > 0, "{:?}", rig.stats(D));
+    rig.flip();
+    rig.run_for(Duration::from_secs(1));
+    rig.retire();
+    rig.kill(A);
+    rig.all_believe_down(A, true);
+    for node in [C, D] {
+        let answer = rig.call(node, &get());
+        assert_eq!(answer.status, Status::NotFound, "through {node}: {answer:?}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     id::{ActorId, KeyHash, NamespaceId, PartitionId},
     ring::LayoutName,
+    time::Wall,
     value::{Hlc, Version},
 };
 use bytes::BytesMut;
@@ -189,30 +190,30 @@ pub struct KeyItem {
     pub entry_hash: u64,
     /// Evicted: the sender has no value to give.
     pub ghost: bool,
-    /// It leaves the trees so soon that it is not worth sending.
-    pub ending: bool,
+    /// When it leaves the trees, in wall milliseconds; `u64::MAX`: not by time.
+    pub gone_at: Wall,
 }
 
 impl Packed for KeyItem {
-    const LENGTH: usize = 37;
+    const LENGTH: usize = 45;
 
     fn pack(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.namespace.0.to_be_bytes());
         out.extend_from_slice(&self.hash.0.to_be_bytes());
         pack_version(out, self.version);
         out.extend_from_slice(&self.entry_hash.to_be_bytes());
-        out.push(u8::from(self.ghost) | u8::from(self.ending) << 1);
+        out.push(u8::from(self.ghost));
+        out.extend_from_slice(&self.gone_at.0.to_be_bytes());
     }
 
     fn unpack(bytes: &[u8]) -> Option<Self> {
-        let flags = bytes[36];
         Some(Self {
             namespace: NamespaceId(half(bytes, 0)),
             hash: KeyHash(word(bytes, 4)),
             version: version(bytes, 12),
             entry_hash: word(bytes, 28),
-            ghost: flags & 1 != 0,
-            ending: flags & 2 != 0,
+            ghost: bytes[36] & 1 != 0,
+            gone_at: Wall(word(bytes, 37)),
         })
     }
 }

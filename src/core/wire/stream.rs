@@ -1,7 +1,7 @@
-//! What one part of a streamed partition holds: whole entries, and what was forgotten (PROTOCOL §2 "Range transfer").
+//! What one part of a streamed partition holds: entries, ghosts, and what was forgotten (PROTOCOL §2 "Range transfer").
 //!
-//! Two lists in one frame of their own: entries in the order of their keys' hashes, and with the last part the forget
-//! floors of each namespace. Read one by one, borrowing: a part of any size allocates nothing before it is looked at.
+//! Two lists in one frame of their own: entries and ghosts in the order of their keys' hashes, and with the last part the
+//! forget floors of each namespace. Read one by one, borrowing: a part of any size allocates nothing before it is looked at.
 
 use super::{
     frame::{DecodeError, Decoder, ENTRY_FIELDS, Encoder, FrameType},
@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     id::{KeyHash, NamespaceId},
-    storage::Floors,
+    storage::{Evicted, Floors},
+    time::Wall,
     value::Entry,
 };
 use bytes::BytesMut;
@@ -22,6 +23,8 @@ const ITEM_FIELDS: u32 = 4 + ENTRY_FIELDS;
 pub enum Item<'a> {
     /// An entry.
     Entry(KeyRef<'a>, Entry<'a>),
+    /// What the source evicted and remembers.
+    Ghost(NamespaceId, Evicted),
     /// What the source may have forgotten of a namespace in this partition.
     Floors(NamespaceId, Floors),
 }
@@ -35,6 +38,13 @@ pub fn encode(items: &[Item<'_>]) -> BytesMut {
         match item {
             Item::Entry(key, entry) => {
                 encoder.uint(0).uint(u64::from(key.namespace.0)).fixed(key.hash.0).bytes(key.key).entry(entry);
+            }
+            Item::Ghost(namespace, Evicted { hash, version, entry_hash, gone_at }) => {
+                encoder.uint(2).uint(u64::from(namespace.0)).fixed(hash.0).version(*version);
+                encoder.fixed(*entry_hash).uint(gone_at.0);
+                (0..ITEM_FIELDS - 7).for_each(|_| {
+                    encoder.nil();
+                });
             }
             Item::Floors(namespace, floors) => {
                 encoder.uint(1).uint(u64::from(namespace.0)).version(floors.evicted).version(floors.tombstone);
@@ -68,7 +78,15 @@ pub fn decode<'a>(body: &'a [u8], mut visit: impl FnMut(Item<'a>)) -> Result<(),
                 }
                 visit(Item::Floors(namespace, floors));
             }
-            _ => return Err(DecodeError::Malformed("an item of a part that is neither entry nor floors")),
+            2 => {
+                let (hash, version) = (KeyHash(decoder.uint()?), decoder.version()?);
+                let ghost = Evicted { hash, version, entry_hash: decoder.uint()?, gone_at: Wall(decoder.uint()?) };
+                for _ in 0..ITEM_FIELDS - 7 {
+                    decoder.bytes_or_nil()?;
+                }
+                visit(Item::Ghost(namespace, ghost));
+            }
+            _ => return Err(DecodeError::Malformed("an item of a part that is neither entry nor ghost nor floors")),
         }
     }
     Ok(())
@@ -79,7 +97,6 @@ mod tests {
     use super::*;
     use crate::{
         id::ActorId,
-        time::Wall,
         value::{Body, Hlc, Version},
     };
 
@@ -92,6 +109,10 @@ mod tests {
         let floors = Floors { evicted: version(3), tombstone: version(u64::MAX) };
         let items = [
             Item::Entry(key(1, b"a"), entry),
+            Item::Ghost(
+                NamespaceId(5),
+                Evicted { hash: KeyHash(2), version: version(9), entry_hash: u64::MAX, gone_at: Wall(u64::MAX) },
+            ),
             Item::Entry(key(u64::MAX, b"b"), dead),
             Item::Floors(NamespaceId(5), floors),
         ];
