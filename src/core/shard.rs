@@ -26,7 +26,7 @@ use crate::{
     view::View,
     wire::peer::PeerMessage,
 };
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 /// How often hints are searched for dead ones, and the memtable for expired entries.
 const MAINTENANCE_EVERY: Duration = Duration::from_millis(100);
@@ -72,7 +72,7 @@ pub(crate) struct Rules {
 pub struct Shard {
     pub(crate) config: ShardConfig,
     pub(crate) clock: Clock,
-    pub(crate) view: Rc<View>,
+    pub(crate) view: Arc<View>,
     pub(crate) rules: SeededMap<NamespaceId, Rules>,
     /// By slot: which namespace.
     pub(crate) spaces: Vec<NamespaceId>,
@@ -126,7 +126,7 @@ impl Shard {
         let view = View::empty(config.node, Arc::new(NamespaceTable::default()));
         Self {
             clock: Clock::new(config.clock_floor),
-            view: Rc::new(view),
+            view: Arc::new(view),
             rules: SeededMap::with_hasher(foldhash::fast::FixedState::with_seed(config.seed)),
             spaces: Vec::new(),
             table,
@@ -371,7 +371,7 @@ impl Shard {
             self.clock.confirm(now);
         }
         self.empty_assigned(view);
-        let old = std::mem::replace(&mut self.view, Rc::new(View::clone(view)));
+        let old = std::mem::replace(&mut self.view, Arc::new(View::clone(view)));
         self.learn_namespaces();
         let lapsed = self.view.lapses > old.lapses;
         if lapsed {
@@ -402,7 +402,7 @@ impl Shard {
     }
 
     fn learn_namespaces(&mut self) {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         for (id, namespace) in view.namespaces.iter() {
             let next = u16::try_from(self.rules.len()).expect("NAMESPACES_MAX fits 16 bits");
             let slot = self.rules.get(&id).map_or(NamespaceSlot(next), |rules| rules.slot);

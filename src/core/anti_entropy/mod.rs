@@ -39,7 +39,7 @@ use readiness::{Readiness, TreeName};
 use session::Session;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -230,7 +230,7 @@ impl Shard {
 
     /// A snapshot came: what warms is found out anew.
     pub(crate) fn on_view_compared(&mut self, now: Now, old: &View) {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let shard = (self.config.shard.0, self.config.shards);
         let known = readiness::rings(&view).and_then(|rings| Some((rings, rings.0.index_of(view.me)?)));
         let Some((rings, me)) = known else {
@@ -294,7 +294,7 @@ impl Shard {
         let spread = u64::try_from(every.as_nanos() * 2 / 5).expect("rounds are seconds apart");
         let jitter = Duration::from_nanos(self.anti_entropy.rng.below(spread + 1));
         self.anti_entropy.round_at = now.mono + every * 4 / 5 + jitter;
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let Some(rings) = readiness::rings(&view) else { return };
         let Some(me) = rings.0.index_of(view.me) else { return };
         if view.fence.is_some() || self.clock.is_unconfirmed() {
@@ -401,7 +401,7 @@ impl Shard {
             self.stats.clock_refusals += 1;
             return;
         }
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let (Some(ring), Some(newest)) = (view.ring.as_deref(), view.newest().map(|ring| ring.name())) else { return };
         if header.layout != newest || ring.index_of(from.node).is_none() || ring.index_of(view.me).is_none() {
             self.stats.stale_epochs += 1;

@@ -29,7 +29,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, VecDeque},
-    rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -118,7 +118,7 @@ impl AntiEntropy {
 
 impl Shard {
     pub(super) fn begin_session(&mut self, now: Now, peer: PeerShard, out: &mut dyn ShardOutbox) {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let Some(member) = view.ring.as_ref().and_then(|ring| ring.index_of(peer.node)) else { return };
         if !self.reachable(now, &view, member) || !self.make_room_in_background(size_of::<Session>() as u64 + 256) {
             return;
@@ -169,7 +169,7 @@ impl Shard {
     }
 
     pub(super) fn on_session_due(&mut self, now: Now, id: u64, out: &mut dyn ShardOutbox) {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
         match &session.phase {
             Phase::Roots { asked: false } => self.ask_roots(now, &view, id, out),
@@ -184,7 +184,7 @@ impl Shard {
     pub(super) fn on_answer(
         &mut self,
         now: Now,
-        view: &Rc<View>,
+        view: &Arc<View>,
         from: PeerShard,
         id: u64,
         exchange: &Exchange<'_>,
@@ -224,7 +224,7 @@ impl Shard {
     fn on_roots(
         &mut self,
         now: Now,
-        view: &Rc<View>,
+        view: &Arc<View>,
         id: u64,
         verdict: Verdict,
         roots: &[u8],
@@ -451,7 +451,7 @@ impl Shard {
 
     /// A range of the tree at hand is done: the next one, or the next tree.
     fn advance(&mut self, now: Now, id: u64, next: Option<u64>, out: &mut dyn ShardOutbox) {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let memo_max = usize::try_from(self.config.memory / super::MEMO_SHARE).unwrap_or(usize::MAX);
         let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
         if let Some(from) = next {

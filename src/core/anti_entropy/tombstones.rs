@@ -28,7 +28,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -69,7 +69,7 @@ impl Collections {
 impl Shard {
     /// Begins the collections whose turn it is.
     pub(super) fn begin_collections(&mut self, now: Now, ring: &Ring, out: &mut dyn ShardOutbox) {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let collections = &mut self.anti_entropy.collections;
         collections.running.retain(|_, collection| collection.due > now.mono);
         let Some(me) = ring.index_of(view.me) else { return };

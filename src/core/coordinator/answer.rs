@@ -8,7 +8,7 @@ use crate::{
     outbox::ShardOutbox,
     shard::Shard,
     time::{Now, Wall},
-    value::Entry,
+    value::{Body, Entry},
     wire::{
         client::{Reply, ReplyBody, Status, Worth},
         peer::PeerMessage,
@@ -84,14 +84,21 @@ pub(super) fn deliver_read(
     worth: Worth,
     out: &mut dyn ShardOutbox,
 ) -> bool {
-    let live = found.filter(|entry| entry.is_live(wall));
-    let reply = match live {
-        Some(Entry { version, expires_at, body: crate::value::Body::Value(value), .. }) => {
-            let body = ReplyBody::Value { version: *version, expires_at: *expires_at, value };
-            Reply { id: 0, status: Status::Ok, maybe_applied: false, worth, body }
+    match found.filter(|entry| entry.is_live(wall)) {
+        Some(entry) => {
+            deliver_entry(origin, entry, worth, out);
+            true
         }
-        Some(_) | None => Reply { worth, ..Reply::status(0, Status::NotFound) },
-    };
-    deliver(origin, reply, out);
-    live.is_some()
+        None => {
+            deliver(origin, Reply { worth, ..Reply::status(0, Status::NotFound) }, out);
+            false
+        }
+    }
+}
+
+/// Sends an entry that is served.
+pub(super) fn deliver_entry(origin: Origin, entry: &Entry<'_>, worth: Worth, out: &mut dyn ShardOutbox) {
+    let Body::Value(value) = entry.body else { unreachable!("only values are served") };
+    let body = ReplyBody::Value { version: entry.version, expires_at: entry.expires_at, value };
+    deliver(origin, Reply { id: 0, status: Status::Ok, maybe_applied: false, worth, body }, out);
 }

@@ -16,14 +16,14 @@ use crate::{
         peer::PeerMessage,
     },
 };
-use std::{rc::Rc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 impl Shard {
     #[expect(clippy::too_many_arguments, reason = "the facts of a request, each used once")]
     pub(super) fn forward(
         &mut self,
         now: Now,
-        view: &Rc<View>,
+        view: &Arc<View>,
         origin: Origin,
         subject: Subject,
         request: &Request<'_>,

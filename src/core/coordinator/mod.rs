@@ -1,7 +1,7 @@
 //! Running a request: who is asked, who is counted, what the caller is told (PROTOCOL §4).
 //!
 //! `get` and `put` count votes and decide, without sending; `read`, `write`, `replicate` and `forward` send what they ask for;
-//! `in_flight` holds the requests that wait, `peers` what was learned of those who answer, `quorum` who was asked;
+//! `hit` answers what needs nobody else; `in_flight` holds the requests that wait, `peers` what was learned of those who answer, `quorum` who was asked;
 //! `answer` tells the caller.
 //! Here: which way a request takes, and why it may be refused before anything happens.
 //!
@@ -12,6 +12,7 @@
 mod answer;
 mod forward;
 mod get;
+mod hit;
 mod in_flight;
 mod inspect;
 mod peers;
@@ -41,12 +42,12 @@ use crate::{
     time::{Mono, Now, Wall},
     view::View,
     wire::{
-        client::{Condition, Op, Quorum, Reply, Request, Status, Ttl},
+        client::{Condition, Consistency, Op, Quorum, Reply, Request, Status, Ttl},
         peer::Header,
     },
 };
 use in_flight::{Change, Guarded, Operation, Origin, Phase, Subject};
-use std::{borrow::Cow, rc::Rc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 /// A request refused before anything happened.
 struct Refused(Status, Cow<'static, str>);
@@ -68,6 +69,40 @@ fn votes_wanted(quorum: Quorum, default: u8, n: u8) -> Result<u8, Refused> {
             format!("{count} votes were asked for, and the namespace has {n} copies: ask for at most {n}").into(),
         )),
     }
+}
+
+/// How many must vote on a request, and how.
+struct Terms {
+    /// R, clamped to the layout.
+    read: u8,
+    /// W as it was asked for.
+    write: u8,
+    /// Copies, clamped.
+    copies: u8,
+    strict: bool,
+    /// The layout has fewer owners than was asked for.
+    degraded: bool,
+}
+
+impl Terms {
+    fn new(rules: &Rules, consistency: Consistency, owners: usize) -> Result<Self, Refused> {
+        let read = votes_wanted(consistency.read, rules.r, rules.n)?;
+        let write = votes_wanted(consistency.write, rules.w, rules.n)?;
+        let copies = rules.n.min(u8::try_from(owners).expect("at most COPIES_MAX owners"));
+        Ok(Self {
+            read: read.min(copies),
+            write,
+            copies,
+            strict: consistency.mode.unwrap_or(rules.mode) == Mode::Strict,
+            degraded: read > copies || write > copies || rules.n > copies,
+        })
+    }
+}
+
+/// Whether this node is one of `owners`.
+#[inline]
+fn is_owner_in(view: &View, owners: &[u16]) -> bool {
+    owners.iter().any(|owner| view.members.get(usize::from(*owner)).is_some_and(|known| known.node == view.me))
 }
 
 /// Whether membership believes `member`, another node, alive.
@@ -101,6 +136,12 @@ impl Shard {
     }
 
     fn begin(&mut self, now: Now, origin: Origin, hash: KeyHash, request: &Request<'_>, out: &mut dyn ShardOutbox) {
+        if request.op == Op::Get
+            && request.deadline_ms > 0
+            && let Some((entry, worth)) = self.hit(now, (request.namespace, hash), request.key, request.consistency)
+        {
+            return answer::deliver_entry(origin, &entry, worth, out);
+        }
         match request.op {
             Op::Get => self.stats.gets += 1,
             Op::Put { .. } => self.stats.puts += 1,
@@ -131,7 +172,7 @@ impl Shard {
         request: &Request<'_>,
         out: &mut dyn ShardOutbox,
     ) -> Result<(), Refused> {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let Some(ring) = view.ring.as_deref() else {
             return Err(refused(
                 Status::NotReady,
@@ -267,17 +308,15 @@ impl Shard {
                 format!("the value has {} bytes and may have {} (value_max)", value.len(), rules.value_max).into(),
             ));
         }
-        let read = votes_wanted(request.consistency.read, rules.r, rules.n)?;
-        let write = votes_wanted(request.consistency.write, rules.w, rules.n)?;
-        let strict = request.consistency.mode.unwrap_or(rules.mode) == Mode::Strict;
+        let partition = hash.partition(ring.partitions());
+        let Terms { read, write, copies, strict, degraded } =
+            Terms::new(rules, request.consistency, ring.owners(partition).len())?;
         if strict && !view.agreed {
             return Err(refused(
                 Status::NotReady,
                 "not all members have acknowledged the layout yet: strict requests wait for it, sloppy ones are served",
             ));
         }
-        let partition = hash.partition(ring.partitions());
-        let copies = rules.n.min(u8::try_from(ring.owners(partition).len()).expect("at most COPIES_MAX owners"));
         let subject = Subject {
             namespace: request.namespace,
             slot: rules.slot,
@@ -288,9 +327,9 @@ impl Shard {
             write: write.min(copies),
             write_asked: write,
             strict,
-            degraded: read > copies || write > copies || rules.n > copies,
+            degraded,
         };
-        Ok((subject, read.min(copies)))
+        Ok((subject, read))
     }
 
     /// When a write with this `ttl` expires.

@@ -24,12 +24,18 @@ use crate::{
         peer::{Found, KeyRef, PeerMessage, ReplicaState},
     },
 };
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// A hedge costs this many hundredths; each read earns `HEDGE_PERCENT_MAX` of them.
 const HEDGE_COST: u64 = 100;
 /// Most hedges that may be saved up for a bad moment.
 const HEDGES_SAVED_MAX: u64 = 50;
+
+/// What may be spent on hedges after one more read.
+#[inline]
+pub(super) fn earned(credit: u64) -> u64 {
+    (credit + HEDGE_PERCENT_MAX).min(HEDGES_SAVED_MAX * HEDGE_COST)
+}
 
 impl Shard {
     /// What this node itself holds of a key: entry or hint, whichever is newer; else what it may have forgotten.
@@ -61,7 +67,7 @@ impl Shard {
     pub(super) fn start_read(
         &mut self,
         now: Now,
-        view: &Rc<View>,
+        view: &Arc<View>,
         owners: &[u16],
         me: u16,
         origin: Origin,
@@ -71,7 +77,7 @@ impl Shard {
         deadline: Mono,
         out: &mut dyn ShardOutbox,
     ) -> Result<(), Refused> {
-        self.hedge_credit = (self.hedge_credit + HEDGE_PERCENT_MAX).min(HEDGES_SAVED_MAX * HEDGE_COST);
+        self.hedge_credit = earned(self.hedge_credit);
         let mut votes = Votes::new(owners, need, subject.strict);
         let place = (subject.namespace, subject.slot, subject.partition, subject.hash);
         let state = if owners.contains(&me) {
@@ -138,7 +144,7 @@ impl Shard {
     fn ask_another(
         &mut self,
         now: Now,
-        view: &Rc<View>,
+        view: &Arc<View>,
         id: OperationId,
         full: bool,
         out: &mut dyn ShardOutbox,
@@ -163,7 +169,7 @@ impl Shard {
     fn send_read(
         &mut self,
         now: Now,
-        view: &Rc<View>,
+        view: &Arc<View>,
         id: OperationId,
         at: usize,
         full: bool,
@@ -181,7 +187,7 @@ impl Shard {
     }
 
     /// Sloppy reads ask those who may hold hints for owners that cannot be reached.
-    fn ask_hint_holders(&mut self, now: Now, view: &Rc<View>, id: OperationId, out: &mut dyn ShardOutbox) {
+    fn ask_hint_holders(&mut self, now: Now, view: &Arc<View>, id: OperationId, out: &mut dyn ShardOutbox) {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let partition = operation.subject.partition;
         let copies = usize::from(operation.subject.copies);
@@ -311,7 +317,7 @@ impl Shard {
 
     /// Does what the votes so far ask for.
     pub(super) fn advance_read(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         loop {
             let Some(operation) = self.in_flight.get_mut(id) else { return };
             let Phase::Read { votes, fetching, .. } = &mut operation.phase else { return };
@@ -342,7 +348,7 @@ impl Shard {
 
     /// The votes are in: finds the body of the version they decided on, then answers or goes on to the write.
     fn conclude_read(&mut self, now: Now, id: OperationId, arrived: Option<&Entry<'_>>, out: &mut dyn ShardOutbox) {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let Phase::Read { votes, body, guarded, .. } = &operation.phase else { return };
         let outcome = decided(votes);
@@ -388,7 +394,7 @@ impl Shard {
     fn fetch(
         &mut self,
         now: Now,
-        view: &Rc<View>,
+        view: &Arc<View>,
         id: OperationId,
         version: Version,
         at: usize,
@@ -402,7 +408,7 @@ impl Shard {
 
     /// The holder that was asked for the body has none any more: the next one, or a miss.
     pub(super) fn fetch_next(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let Phase::Read { votes, fetching, .. } = &operation.phase else { return };
         let Some((version, last)) = *fetching else { return };
@@ -448,7 +454,7 @@ impl Shard {
         if self.in_flight.is_over(id) || self.hedge_credit < HEDGE_COST {
             return;
         }
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         if self.ask_another(now, &view, id, true, out) {
             self.hedge_credit -= HEDGE_COST;
             self.stats.hedges += 1;
@@ -462,7 +468,7 @@ impl Shard {
         for member in silent {
             self.peers.on_timeout(member, now.mono);
         }
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         self.ask_another(now, &view, id, true, out);
     }
 

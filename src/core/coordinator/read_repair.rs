@@ -21,7 +21,7 @@ use crate::{
     value::{Entry, Version},
     wire::peer::{KeyRef, PeerMessage, ReplicaState, ReplicationKind},
 };
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// What an entry costs beside its key and value, bytes: a repair of nothing is not free.
 const OVERHEAD: u64 = 256;
@@ -92,7 +92,7 @@ impl Shard {
         if !is_due(entry, self.clock.wall(now)) {
             return;
         }
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
         for at in stale(votes, entry.version) {
             let member = votes.targets.member(at);

@@ -23,13 +23,13 @@ use crate::{
         peer::{KeyRef, PeerMessage, ReplicaState, ReplicationKind},
     },
 };
-use std::rc::Rc;
+use std::sync::Arc;
 
 impl Shard {
     pub(super) fn send_to_owners(
         &mut self,
         now: Now,
-        view: &Rc<View>,
+        view: &Arc<View>,
         id: OperationId,
         entry: &Entry<'_>,
         me: u16,
@@ -63,7 +63,7 @@ impl Shard {
     pub(super) fn send_to_fallbacks(
         &mut self,
         now: Now,
-        view: &Rc<View>,
+        view: &Arc<View>,
         id: OperationId,
         entry: &Entry<'_>,
         out: &mut dyn ShardOutbox,
@@ -110,7 +110,7 @@ impl Shard {
 
     /// Asks stand-ins for owners that were lost on the way, with the entry as it is held here.
     pub(super) fn try_fallbacks(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) -> bool {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         // A newer write that took its place here does as well: whoever holds that one holds nothing older.
         let Some(held) = self.held_entry(id).or_else(|| self.successor(id)) else { return false };
         self.send_to_fallbacks(now, &view, id, &held.as_entry(), out);
@@ -119,7 +119,7 @@ impl Shard {
 
     /// Stamps the write above everything that was reported, and asks again under a new number.
     pub(super) fn restamp(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let held = self.held_entry(id);
         let replaced = self.successor(id).is_some();
         let Some(mut operation) = self.take(id) else { return };

@@ -29,7 +29,7 @@ use crate::{
         peer::{KeyRef, Refusal, ReplicaState, Replicated},
     },
 };
-use std::{rc::Rc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 /// When a write expires, before its version is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Shard {
     pub(super) fn start_write(
         &mut self,
         now: Now,
-        view: &Rc<View>,
+        view: &Arc<View>,
         ring: &Ring,
         owners: &[u16],
         me: u16,
@@ -387,7 +387,7 @@ impl Shard {
             }
             return;
         };
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let wall = self.clock.wall(now);
         // Those for whom a fallback holds it need no hint here.
         let missing = (0..votes.targets.owners())
@@ -495,7 +495,7 @@ impl Shard {
                 }
             },
         };
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let begun = expiry.and_then(|expiry| {
             let gone = || refused(Status::NotOwner, "the layout changed while the request ran: ask again");
             let ring = view.ring.as_deref().ok_or_else(gone)?;

@@ -24,7 +24,7 @@ use crate::{
     view::View,
     wire::peer::{KeyRef, PeerMessage, Refusal, Replicated, ReplicationKind},
 };
-use std::{rc::Rc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 /// Between two looks while hints wait for their targets.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -67,7 +67,7 @@ impl Shard {
 
     /// A new snapshot: who is up decides who is steady, and a new ring who is a target at all.
     pub(crate) fn hints_see(&mut self, now: Now, new_ring: bool) {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         for member in view.members.iter().filter(|member| member.node != view.me) {
             self.hinted.replay.set_up(member.node, member.up, now.mono);
         }
@@ -103,7 +103,7 @@ impl Shard {
         if self.hinted.look_at.is_none_or(|at| now.mono < at) {
             return;
         }
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         let Some(ring) = view.ring.as_deref() else {
             self.hinted.look_at = Some(now.mono + LOOK_EVERY);
             return;
@@ -131,7 +131,7 @@ impl Shard {
         self.hinted.look_at = Some(now.mono + if busy { STEP_EVERY } else { LOOK_EVERY });
     }
 
-    fn replay_to(&mut self, now: Now, view: &Rc<View>, target: NodeId, member: u16, out: &mut dyn ShardOutbox) {
+    fn replay_to(&mut self, now: Now, view: &Arc<View>, target: NodeId, member: u16, out: &mut dyn ShardOutbox) {
         let wall = self.clock.wall(now);
         let header = self.header(now, view, now.mono + WRITE_TIMEOUT);
         let mut passed = 0;

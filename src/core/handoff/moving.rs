@@ -24,7 +24,10 @@ use crate::{
         stream::{self, Item},
     },
 };
-use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// An item of a part behind what orders it: hash, namespace and key.
+type Placed<'a> = ((KeyHash, NamespaceId, &'a [u8]), Item<'a>);
 
 /// What a ghost takes in a part.
 const GHOST_BYTES: usize = 64;
@@ -61,7 +64,7 @@ impl Shard {
 
     /// Asks for what is due, and tells the control plane how far this shard is.
     pub(crate) fn work_on_ownership(&mut self, now: Now, only: Option<PartitionId>, out: &mut dyn ShardOutbox) {
-        let view = Rc::clone(&self.view);
+        let view = Arc::clone(&self.view);
         for (partition, transfer, sure) in self.ownership.take_complete(&view, only) {
             self.settle_partition(partition, transfer, sure);
         }
@@ -196,7 +199,7 @@ impl Shard {
                 break;
             }
         }
-        let mut found: Vec<((KeyHash, NamespaceId, &[u8]), Item<'_>)> = Vec::new();
+        let mut found: Vec<Placed<'_>> = Vec::new();
         let is_in_part = |hash| is_asked_for(hash) && last.is_none_or(|last| hash <= last);
         self.table.scan_partition(partition, |slot, hash, key, entry| {
             if let Some(namespace) = slots.get(&slot).filter(|_| is_in_part(hash)) {

@@ -6,8 +6,8 @@ use crate::{
     input::{Caller, ShardInput},
     limits,
     namespace::Mode,
-    time::Wall,
-    value::Version,
+    time::{Mono, Now, Wall},
+    value::{Body, Version},
     wire::{
         client::{Condition, Consistency, Op, Quorum, Reply, ReplyBody, Request, Status, Ttl, Worth},
         frame::{Decoder, FrameType},
@@ -196,6 +196,29 @@ impl Rig {
             shard.handle(now, ShardInput::Client { caller: Caller { link: 0, id }, hash, request }, out);
         });
         ticket
+    }
+
+    /// The value that `node`'s own copy answers alone, and its worth, to who reads a clock `behind` the rig's; `None`: ask.
+    ///
+    /// # Panics
+    /// If the node was killed.
+    pub fn hit(&mut self, node: usize, call: &Call, behind: Duration) -> Option<(Vec<u8>, Worth)> {
+        let mut frame = BytesMut::new();
+        call.request(0).encode(&mut frame);
+        let (_, id, mut decoder) = Decoder::start(&frame).expect("our own codec's frame");
+        let request = Request::decode(id, &mut decoder).expect("our own codec's request");
+        let place = (request.namespace, self.hasher.hash(request.namespace, request.key));
+        let mut found = None;
+        self.input(node, &frame, |shard, now, _| {
+            let behind = u64::try_from(behind.as_nanos()).expect("it is some milliseconds");
+            let now = Now { mono: Mono(now.mono.0.saturating_sub(behind)), ..now };
+            let hit = shard.hit(now, place, request.key, request.consistency);
+            found = hit.map(|(entry, worth)| match entry.body {
+                Body::Value(value) => (value.to_vec(), worth),
+                Body::Tombstone => panic!("a tombstone is no value"),
+            });
+        });
+        found
     }
 
     /// The reply, if it has come.

@@ -342,7 +342,9 @@ fn c_is_behind(old: bool) -> Rig {
     rig.heal();
     // The holder of the hint forgets it, and has the entry again from B.
     rig.wipe(A, ReplicaState::Ready);
+    rig.cut(A, C);
     assert_eq!(value(&rig.call(A, &get())), Some("new"));
+    rig.heal();
     rig.run_for(SECOND);
     rig
 }

@@ -22,6 +22,8 @@ mod faults;
 #[cfg(test)]
 mod handoff;
 #[cfg(test)]
+mod hits;
+#[cfg(test)]
 mod promises;
 mod rig;
 #[cfg(test)]
