@@ -12,7 +12,7 @@ use meshwork_core::canary::Canary;
 use std::path::Path;
 
 /// Seeds that found a bug in core, with what it was.
-const FOUND: [(u64, &str); 26] = [
+const FOUND: [(u64, &str); 27] = [
     (0x1, "S15: what a put with a TTL over a delete had buried came back after its end"),
     (0x74, "S1: a value whose holder could not be asked was called missing, in strict reads too"),
     (0xa7, "L5: a read decided by its timeout asked for the body and waited for ever"),
@@ -29,6 +29,7 @@ const FOUND: [(u64, &str); 26] = [
     (0xba046b, "S15: the checker took what was over and travelled without its value for a delete"),
     (0xba0780, "L2: a hint that came for who owns its key no more waited for the next layout"),
     (0xd4049, "L4: the simulator let a shard's report overtake another of the same moment"),
+    (0xe002f5, "S1: of three owners one was left, and it was none of the two that had acknowledged"),
     (0xc402bc, "S1: of what one owner evicted and another lost an older version was served"),
     (0xa10179, "S15: the checker owed what a replica's own write had brought and what was over"),
     (0xa1055d, "L8: a write to an only owner was refused while a probe of its breaker was under way"),

@@ -220,14 +220,6 @@ impl Shard {
         });
     }
 
-    /// N−W+1 of the namespaces with `copies` copies, W at most a majority: a request may ask for fewer votes than W.
-    fn compared_needed(&self, ring: &Ring, tree: TreeName) -> usize {
-        let n = usize::from(tree.0).min(ring.owners(tree.1).len());
-        let w = self.view.namespaces.iter().filter(|(_, namespace)| namespace.n == tree.0);
-        let w = w.map(|(_, namespace)| usize::from(namespace.w)).min().unwrap_or(n).min(n / 2 + 1);
-        n - w.min(n) + 1
-    }
-
     /// A snapshot came: what warms is found out anew.
     pub(crate) fn on_view_compared(&mut self, now: Now, old: &View) {
         let view = Arc::clone(&self.view);
@@ -263,7 +255,7 @@ impl Shard {
         }
         let alone: Vec<TreeName> = self.anti_entropy.readiness.warming().collect();
         for tree in alone {
-            let how = (self.compared_needed(rings.0, tree), readiness::is_gained(&view, me, tree));
+            let how = (readiness::needed(&view, rings.0, tree), readiness::is_gained(&view, me, tree));
             self.anti_entropy.readiness.judge(tree, rings.0, view.me, how);
         }
     }

@@ -285,7 +285,7 @@ impl Shard {
             return;
         }
         let gained = ring.index_of(view.me).is_some_and(|me| readiness::is_gained(view, me, tree));
-        let how = (self.compared_needed(ring, tree), gained);
+        let how = (readiness::needed(view, ring, tree), gained);
         let ready = state == ReplicaState::Ready;
         if self.anti_entropy.readiness.compared(tree, ring, (view.me, peer.node), ready, how) {
             self.stats.partitions_warmed += 1;

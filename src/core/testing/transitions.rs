@@ -5,7 +5,7 @@
 
 use super::{
     Call, Fate, Rig, RigConfig,
-    schedules::{A, B, C, GHOST, MILLI, assert_written, evict_at_a, get, put, value},
+    schedules::{A, B, C, GHOST, MILLI, assert_written, evict_at_a, get, no_exchange, put, value},
 };
 use crate::{
     namespace::{Eviction, Namespace},
@@ -133,6 +133,24 @@ fn a_strict_write_needs_its_quorum_in_both_layouts() {
     rig.cut(A, C);
     let answer = rig.call(A, &put("v3"));
     assert_ne!(answer.status, Status::Ok, "A alone holds it in the old one");
+}
+
+#[test]
+fn an_owner_that_is_left_alone_has_what_the_others_acknowledged_without_it() {
+    let mut rig = six();
+    rig.set_fate(no_exchange);
+    rig.cut(A, B);
+    rig.cut(A, C);
+    assert_written(&rig.call(B, &put("v")));
+    rig.run_for(Duration::from_secs(1));
+    rig.heal();
+    rig.transition(&[A]);
+    for node in [B, C] {
+        rig.kill(node);
+        rig.all_believe_down(node, true);
+    }
+    let answer = rig.call(A, &get());
+    assert_eq!((value(&answer), answer.worth.degraded), (Some("v"), true), "one copy is all that can be asked");
 }
 
 #[test]

@@ -7,7 +7,12 @@
 //! threads are many, and one process trusts itself.
 
 use super::hello::Routing;
-use crate::{id::KeyHash, limits::FRAME_BYTES_MAX};
+use crate::{
+    id::{KeyHash, NamespaceId},
+    limits::FRAME_BYTES_MAX,
+    value::Entry,
+    wire::client::{Consistency, Worth},
+};
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 
@@ -25,6 +30,20 @@ pub trait LocalLink: Send + Sync {
 
     /// The node's own id, to find it among the owners.
     fn node(&self) -> crate::id::NodeId;
+
+    /// Lets `found` see the entry that the node's own copy answers alone, on this thread and at once; `false`: it may not, or
+    /// `shard` is at work, so ask by a request. A link that cannot do so always says `false`.
+    fn hit(
+        &self,
+        shard: u16,
+        place: (NamespaceId, KeyHash),
+        key: &[u8],
+        consistency: Consistency,
+        found: &mut dyn FnMut(&Entry<'_>, Worth),
+    ) -> bool {
+        let _ = (shard, place, key, consistency, found);
+        false
+    }
 
     /// Opens a caller at `shard`; replies to what it sends come to `on_frames`. Dropping the sender closes it.
     fn open(&self, shard: u16, on_frames: OnFrames) -> Box<dyn LocalSender>;
