@@ -5,8 +5,7 @@
 //! N−W+1 that were Ready, so that one of them holds whatever was acknowledged, or all of them whatever their state, so that
 //! somebody becomes Ready when all warm. Alone, that is at once. A tree that another layout gives to this node warms too,
 //! though the node is Ready, and there only Ready owners of the layout that is read count: with all others "whatever their
-//! state" a rolling restart in a transition made empty copies Ready. So is what it leaves to fewer owners than must hear of a
-//! write. So it is where this memory had no room for what the disk held
+//! state" a rolling restart in a transition made empty copies Ready. So it is where this memory had no room for what the disk held
 //! (`fell_short`): others whatever their state may lack it too. Range transfer (`handoff`) may complete it as well.
 //!
 //! A tree is kept Ready over a change of layouts only by a layout that was active before and still is: what a node owned
@@ -18,10 +17,7 @@ use crate::{
     ring::Ring,
     view::View,
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A tree: copies, and partition.
 pub(crate) type TreeName = (u8, PartitionId);
@@ -109,17 +105,17 @@ pub(crate) fn needed(view: &View, ring: &Ring, tree: TreeName) -> usize {
     n - w.min(n) + 1
 }
 
-/// Whether the newer of two active layouts has so few owners of `tree` that all of them may have missed a write: 3 copies
-/// become 1, and who is left alone was none of the two that acknowledged (simulator, seed e002f5).
-fn is_thinned(view: &View, tree: TreeName) -> bool {
+/// Whether the newer of two active layouts has so few owners of `tree` that all of them may have missed a write, though they
+/// own it by the older one and vote: 3 copies become 1, and who is left alone was none of the two that acknowledged (simulator,
+/// seed e002f5). Such an owner takes over what the others have, too (`handoff::ownership`).
+pub(crate) fn is_thinned(view: &View, tree: TreeName) -> bool {
     let (Some(oldest), Some(newest), Some(_)) = (view.oldest(), view.newest(), &view.beside) else { return false };
     owners(newest, tree).len() < needed(view, oldest, tree)
 }
 
-/// Whether `member` owns `tree` by the newer of two active layouts only; or was its owner before, and its copy is not enough.
+/// Whether `member` came to own `tree` with the newer of two active layouts.
 pub(crate) fn is_gained(view: &View, member: u16, tree: TreeName) -> bool {
-    let is_new = |oldest: &Arc<Ring>| !owners(oldest, tree).contains(&member);
-    view.beside.is_some() && (view.oldest().is_some_and(is_new) || is_thinned(view, tree))
+    view.beside.is_some() && view.oldest().is_some_and(|oldest| !owners(oldest, tree).contains(&member))
 }
 
 impl Readiness {
@@ -147,10 +143,7 @@ impl Readiness {
             earlier.iter().filter(|ring| alone || later.iter().any(|other| other.name() == ring.name())).collect();
         // What begins between two layouts was given nothing by the newer one yet.
         let first = view.oldest().filter(|_| earlier.is_empty());
-        let begins = view.newest().is_some_and(|newest| earlier.iter().all(|ring| ring.name() != newest.name()));
-        let had = |tree| {
-            lasting.iter().copied().chain(first).any(|ring| owns(ring, tree)) && !(begins && is_thinned(view, tree))
-        };
+        let had = |tree| lasting.iter().copied().chain(first).any(|ring| owns(ring, tree));
         self.warming = owned(all, me, shard)
             .filter(|(tree, _)| old.contains_key(tree) || !had(*tree))
             .map(|(tree, _)| (tree, Compared::default()))
@@ -181,6 +174,11 @@ impl Readiness {
     /// The trees that warm.
     pub(crate) fn warming(&self) -> impl ExactSizeIterator<Item = TreeName> + '_ {
         self.warming.keys().copied()
+    }
+
+    /// A copy that voted may lack what was acknowledged.
+    pub(crate) fn distrust(&mut self, tree: TreeName) {
+        self.warming.entry(tree).or_default();
     }
 
     /// A tree was taken over whole from enough Ready owners: it is Ready from now on.
@@ -233,6 +231,7 @@ mod tests {
         ring::{Layout, LayoutMember},
         wire::peer::ReplicaState,
     };
+    use std::sync::Arc;
 
     fn ring(members: u128, n: u8) -> Ring {
         let member = |node| LayoutMember {

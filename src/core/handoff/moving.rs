@@ -108,6 +108,16 @@ impl Shard {
                 let ready = self.anti_entropy.readiness.complete((copies, partition));
                 self.stats.partitions_warmed += u64::from(ready);
             }
+            return;
+        }
+        // It voted, and may not go on to where its word alone counts.
+        let view = Arc::clone(&self.view);
+        let Some(newest) = view.newest() else { return };
+        let Some(me) = newest.index_of(view.me) else { return };
+        for tree in self.ownership.copies().into_iter().map(|copies| (copies, partition)) {
+            if readiness::is_thinned(&view, tree) && owns_tree(newest, tree, me) {
+                self.anti_entropy.readiness.distrust(tree);
+            }
         }
     }
 

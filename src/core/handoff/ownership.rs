@@ -10,7 +10,8 @@
 //! it Ready. Concurrent writes go to the owners of both layouts, so a stale part is harmless.
 //!
 //! Which copies vote is said in one place, `anti_entropy::readiness`. Here is what is on its way: a partition is wanted
-//! while a tree of it warms that the newest layout assigns here, and what came whole makes its trees Ready there.
+//! while a tree of it warms that the newest layout assigns here, and what came whole makes its trees Ready there. Wanted, too,
+//! is what was owned here before and has too few owners now (`readiness::is_thinned`): meanwhile that copy votes as it did.
 //!
 //! Invariants:
 //! - pulling begins once all members coordinate with the newest layout (`View::moving`), and whoever serves a pull takes
@@ -92,6 +93,8 @@ pub(crate) struct Ownership {
     /// Partitions that came from too few Ready owners, and the layout they came for.
     unsure: BTreeMap<PartitionId, LayoutName>,
     wanted: BTreeMap<PartitionId, Transfer>,
+    /// Partitions whose owners became too few that came all the same, and the layout they came for.
+    filled: BTreeMap<PartitionId, LayoutName>,
     /// Partitions of the newest layout here.
     owned: u32,
     /// Copies and W of all namespaces, each pair once.
@@ -129,7 +132,7 @@ impl Ownership {
 
     /// A tree of a partition became Ready by comparison: with its last one the partition needs nothing more.
     pub(crate) fn on_compared(&mut self, view: &View, partition: PartitionId, readiness: &Readiness) {
-        if self.warms(view, partition, readiness) {
+        if self.lacks(view, partition, readiness) {
             return;
         }
         self.unsure.remove(&partition);
@@ -139,12 +142,14 @@ impl Ownership {
         }
     }
 
-    /// Whether a tree of a partition warms that a namespace has and the newest layout assigns here.
-    fn warms(&self, view: &View, partition: PartitionId, readiness: &Readiness) -> bool {
+    /// Whether something may be missing here of a partition that the newest layout assigns here: a tree of it warms that a
+    /// namespace has, or its owners became too few.
+    fn lacks(&self, view: &View, partition: PartitionId, readiness: &Readiness) -> bool {
         let Some(newest) = view.newest() else { return false };
         let Some(me) = newest.index_of(view.me) else { return false };
+        let thinned = |tree| readiness::is_thinned(view, tree) && self.filled.get(&partition) != Some(&newest.name());
         let mut trees = self.quorums.iter().map(|(copies, _)| (*copies, partition));
-        trees.any(|tree| readiness.is_warming(tree) && readiness::owners(newest, tree).contains(&me))
+        trees.any(|tree| readiness::owners(newest, tree).contains(&me) && (readiness.is_warming(tree) || thinned(tree)))
     }
 
     /// Coordinators of an epoch below this one are refused, whatever is active.
@@ -186,6 +191,7 @@ impl Ownership {
             // What came was emptied with the rest, and what is on its way leaves out what was held before.
             self.unsure.clear();
             self.wanted.clear();
+            self.filled.clear();
         }
         let Some(me) = newest.index_of(view.me) else {
             // A member of no active layout: all that it had is others'.
@@ -220,6 +226,7 @@ impl Ownership {
         }
         if view.beside.is_none() {
             self.wanted.clear();
+            self.filled.clear();
         }
         cleanup
     }
@@ -237,11 +244,11 @@ impl Ownership {
 
     /// Looks whether `partition`, owned here in the newest layout, has to be moved here.
     fn want(&mut self, view: &View, partition: PartitionId, readiness: &Readiness) {
-        let warms = self.warms(view, partition, readiness);
-        if !warms {
+        let lacks = self.lacks(view, partition, readiness);
+        if !lacks {
             self.unsure.remove(&partition);
         }
-        if warms && self.unsure.get(&partition).copied() != view.newest().map(|ring| ring.name()) {
+        if lacks && self.unsure.get(&partition).copied() != view.newest().map(|ring| ring.name()) {
             self.wanted.entry(partition).or_default();
         } else {
             self.wanted.remove(&partition);
@@ -432,6 +439,9 @@ impl Ownership {
             })
             .collect();
         for (partition, sure) in &complete {
+            if self.quorums.iter().any(|(copies, _)| readiness::is_thinned(view, (*copies, *partition))) {
+                self.filled.insert(*partition, newest);
+            }
             if *sure {
                 self.unsure.remove(partition);
             } else {
