@@ -81,6 +81,8 @@ struct Ask {
     reads: BTreeMap<NodeId, ReplicaState>,
     /// Number of copies, and partition.
     tree: Tree,
+    /// Whether the coordinator's own copy voted when the request arrived: a vote stays one if the copy warms afterwards.
+    own_ready: bool,
 }
 
 #[derive(Debug)]
@@ -259,6 +261,7 @@ impl Sight {
             paused: false,
             reads: BTreeMap::new(),
             tree: (0, PartitionId(0)),
+            own_ready: false,
         };
         if let Some(view) = &seen.view
             && let (Some(ring), Some(rules)) = (view.ring.as_ref(), view.namespaces.get(request.namespace))
@@ -266,6 +269,7 @@ impl Sight {
             let owners = ring.owners(hash.partition(ring.partitions()));
             let copies = usize::from(rules.n).min(owners.len());
             ask.tree = (rules.n, hash.partition(ring.partitions()));
+            ask.own_ready = seen.standing.own_state(ask.tree, view) == ReplicaState::Ready;
             ask.owners = owners[..copies].iter().map(|owner| ring.node(*owner)).collect();
             ask.epoch = ring.name().epoch;
             ask.newer = view.beside.as_ref().filter(|newer| newer.name() > ring.name()).map(|newer| {
@@ -548,7 +552,8 @@ fn judge(
     seen: &Seen,
 ) -> Option<(Invariant, String)> {
     let owner = |node: &NodeId| ask.owners.contains(node);
-    let mine = owner(&me).then(|| seen.standing.own_state(ask.tree, view));
+    let own = if ask.own_ready { ReplicaState::Ready } else { seen.standing.own_state(ask.tree, view) };
+    let mine = owner(&me).then_some(own);
     let settled = |state: ReplicaState| state == ReplicaState::Ready || (state == ReplicaState::Settled && !ask.strict);
     let count = |answers: &BTreeMap<NodeId, ReplicaState>, states: &dyn Fn(ReplicaState) -> bool| {
         let others = answers.iter().filter(|(node, state)| **node != me && owner(node) && states(**state)).count();

@@ -1,7 +1,7 @@
 //! One call, from validation to its last attempt: a future without an allocation of its own (INTERFACES §1).
 //!
-//! A state machine written by hand, because it is polled at millions a second: check, choose a link, submit, wait, judge,
-//! perhaps pause and choose again. Rules: nothing is sent that cannot be valid; no attempt outlives the call's deadline;
+//! A state machine written by hand, because it is polled at millions a second: check, look whether the node in this process may
+//! answer alone, else choose a link, submit, wait, judge, perhaps pause and choose again. Rules: nothing is sent that cannot be valid; no attempt outlives the call's deadline;
 //! what may have been applied is repeated only when repeating is harmless (reads and unconditional writes of registers,
 //! which are last-writer-wins); dropping the future gives its slot back, and a late answer finds nobody.
 
@@ -14,10 +14,11 @@ use crate::{
     router::Tried,
     slots::{Answer, Body, Failure, Ticket},
 };
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use meshwork_core::{
     id::{KeyHash, NamespaceId},
     limits::{DEADLINE_MAX, EXPIRES_MS_MAX, KEY_BYTES_MAX},
+    value::Body as Value,
     wire::{
         Condition, Consistency, Op, Request, Status, Ttl,
         control::{self, ClientControl},
@@ -105,7 +106,7 @@ pub(crate) struct Call<'a, K, V> {
     maybe_applied: bool,
     /// The time, when it was just read: reading it again would be a twentieth of a call's cost.
     now: Option<u64>,
-    /// The key's, when routing computed it: a node in this process need not do so again.
+    /// The key's, once routing computed it: a node in this process need not do so again, nor the next attempt.
     hash: Option<KeyHash>,
 }
 
@@ -173,6 +174,10 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Future for Call<'_, K, V> {
             match &mut call.stage {
                 Stage::New => {
                     call.check()?;
+                    if let Some(found) = ready!(call.look_here(context)) {
+                        call.stage = Stage::Over;
+                        return Poll::Ready(Ok(found));
+                    }
                     call.mesh.enter(call.profile)?;
                     let deadline = call.deadline.unwrap_or(call.profile.deadline);
                     let clock = &call.mesh.dialer.clock;
@@ -270,6 +275,37 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
         Ok(())
     }
 
+    /// Reads what the node in this process may answer alone, on this thread: then nothing is sent and nobody is woken.
+    fn look_here(&mut self, context: &mut Context<'_>) -> Poll<Option<(Answer, Arc<Connection>)>> {
+        let mesh = self.mesh;
+        let (Payload::Get, Some(node), None) = (&self.payload, &mesh.dialer.local, &self.pinned) else {
+            return Poll::Ready(None);
+        };
+        // A task that asks in a loop and never has to wait must give way to others all the same.
+        let turn = ready!(tokio::task::coop::poll_proceed(context));
+        let table = mesh.table.load();
+        let Some(table) = table.as_ref().as_ref().filter(|_| !mesh.is_closed()) else { return Poll::Ready(None) };
+        self.hash = table.hash(self.namespace, self.key.as_ref());
+        let Some((hash, (shard, link))) = self.hash.and_then(|hash| Some((hash, table.here(hash, mesh)?))) else {
+            return Poll::Ready(None);
+        };
+        let mut found = None;
+        node.hit(shard, (self.namespace, hash), self.key.as_ref(), self.consistency, &mut |entry, worth| {
+            if let Value::Value(value) = entry.body {
+                let value = Bytes::copy_from_slice(value);
+                let body = Body::Value { version: entry.version, expires_at: entry.expires_at, value };
+                found = Some(Answer { status: Status::Ok, maybe_applied: false, worth, body });
+            }
+        });
+        let Some(answer) = found else { return Poll::Ready(None) };
+        turn.made_progress();
+        mesh.hits_here.fetch_add(1, Ordering::Relaxed);
+        if answer.worth.epoch > mesh.epoch.load(Ordering::Relaxed) {
+            mesh.dialer.news.stale();
+        }
+        Poll::Ready(Some((answer, link.clone())))
+    }
+
     /// Makes one attempt: `true` when it is under way and the waker is kept.
     fn attempt(&mut self, context: &mut Context<'_>) -> Result<bool, Error> {
         let now = self.now.take().unwrap_or_else(|| self.mesh.dialer.clock.now());
@@ -323,7 +359,7 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
         if let Some(table) = &**table
             && !matches!(self.payload, Payload::Control(_))
         {
-            self.hash = table.hash(self.namespace, self.key.as_ref());
+            self.hash = self.hash.or_else(|| table.hash(self.namespace, self.key.as_ref()));
             let chosen = table.choose(self.hash.unwrap_or_default(), &self.tried, self.mesh);
             return match chosen {
                 Some((member, link)) => {

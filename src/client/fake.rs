@@ -4,12 +4,12 @@
 use crate::{Builder, Mesh, Profile, Tls};
 use bytes::{Bytes, BytesMut};
 use meshwork_core::{
-    id::{ActorId, NodeId},
+    id::{ActorId, KeyHash, NamespaceId, NodeId},
     ring::{Layout, LayoutMember},
     time::Wall,
-    value::{Hlc, Version},
+    value::{Body as Value, Entry, Hlc, Version},
     wire::{
-        Condition, FrameType, Op, Reply, ReplyBody, Request, Status, Worth,
+        Condition, Consistency, FrameType, Op, Reply, ReplyBody, Request, Status, Worth,
         control::{self, ClientControl, ControlReply},
         frame::Decoder,
         hello::{Hello, HelloReply, NodeHello, PROTOCOL, Place, Routing, Welcome},
@@ -290,11 +290,13 @@ fn answer(frame: &[u8], link: &Link, node: &FakeNode, routing: &Routing, store: 
 pub(crate) struct FakeLocal {
     store: Arc<Store>,
     batches: Arc<AtomicU64>,
+    /// It answers what it holds on the caller's thread.
+    alone: bool,
 }
 
 impl FakeLocal {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { store: Store::new(), batches: Arc::default() })
+    pub(crate) fn new(alone: bool) -> Arc<Self> {
+        Arc::new(Self { store: Store::new(), batches: Arc::default(), alone })
     }
 
     pub(crate) fn batches(&self) -> u64 {
@@ -313,6 +315,21 @@ impl LocalLink for FakeLocal {
 
     fn node(&self) -> NodeId {
         NodeId(1)
+    }
+
+    fn hit(
+        &self,
+        _: u16,
+        _: (NamespaceId, KeyHash),
+        key: &[u8],
+        _: Consistency,
+        found: &mut dyn FnMut(&Entry<'_>, Worth),
+    ) -> bool {
+        let entries = self.store.entries.lock().unwrap();
+        let Some((version, value)) = entries.get(key).filter(|_| self.alone) else { return false };
+        let entry = Entry { version: *version, expires_at: None, hold_until: None, body: Value::Value(value) };
+        found(&entry, Worth { acks: 1, epoch: 1, ..Worth::default() });
+        true
     }
 
     fn open(&self, _: u16, on_frames: OnFrames) -> Box<dyn LocalSender> {

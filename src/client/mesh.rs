@@ -57,8 +57,10 @@ pub enum MeshState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MeshStats {
-    /// Calls that were admitted.
+    /// Calls that were admitted, `hits_here` among them.
     pub calls: u64,
+    /// Calls that the node in this process answered on the caller's own thread.
+    pub hits_here: u64,
     /// Attempts beyond each call's first.
     pub retries: u64,
     /// Links made after the first to the same place.
@@ -83,6 +85,7 @@ pub(crate) struct Inner {
     pub(crate) value_max: AtomicUsize,
     pub(crate) budget: Budget,
     pub(crate) calls: AtomicU64,
+    pub(crate) hits_here: AtomicU64,
     pub(crate) retries: AtomicU64,
     pub(crate) in_flight: AtomicUsize,
     /// The sweep is awake.
@@ -132,7 +135,8 @@ impl Mesh {
         let connections = self.inner.connections();
         let sum = |count: fn(&Connection) -> u64| connections.iter().map(|link| count(link)).sum();
         MeshStats {
-            calls: self.inner.calls.load(Ordering::Relaxed),
+            calls: self.inner.calls.load(Ordering::Relaxed) + self.inner.hits_here.load(Ordering::Relaxed),
+            hits_here: self.inner.hits_here.load(Ordering::Relaxed),
             retries: self.inner.retries.load(Ordering::Relaxed),
             reconnects: sum(|link| link.links_made.load(Ordering::Relaxed).saturating_sub(1)),
             in_flight: self.inner.in_flight.load(Ordering::Relaxed),
@@ -225,6 +229,7 @@ impl Inner {
             value_max: AtomicUsize::new(meshwork_core::limits::VALUE_BYTES_MAX as usize),
             budget: Budget::new(),
             calls: AtomicU64::new(0),
+            hits_here: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             swept: AtomicBool::new(false),

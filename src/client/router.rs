@@ -32,6 +32,8 @@ pub(crate) struct Table {
     ring: Arc<Ring>,
     /// Parallel to `ring.members()`.
     members: Box<[Member]>,
+    /// Which of them is in this process.
+    here: Option<u16>,
 }
 
 struct Member {
@@ -88,7 +90,8 @@ impl Table {
             }
         };
         let members = ring.members().iter().map(member).collect();
-        Self { hasher: KeyHasher::new(routing.cluster), ring, members, routing }
+        let here = local.and_then(|(node, _)| ring.index_of(node));
+        Self { hasher: KeyHasher::new(routing.cluster), ring, members, here, routing }
     }
 
     /// The layout it follows.
@@ -103,6 +106,15 @@ impl Table {
             return None;
         }
         Some(self.hasher.hash(namespace, key))
+    }
+
+    /// The link to the node in this process and the shard of it that has a key, if that node owns the key.
+    #[inline]
+    pub(crate) fn here(&self, hash: KeyHash, links: &dyn Links) -> Option<(u16, &Arc<Connection>)> {
+        let (index, member) = self.here.and_then(|index| Some((index, self.members.get(usize::from(index))?)))?;
+        let partition = hash.partition(self.ring.partitions());
+        let owned = self.ring.owners(partition).contains(&index);
+        Some((partition.0 % member.shards, member.link(partition, links).filter(|_| owned)?))
     }
 
     /// The link for a key's next attempt, with the member behind it. `None` when no member can be addressed at all.

@@ -6,7 +6,13 @@ use crate::{
 };
 use meshwork_core::wire::{Status, control::ClientControl};
 use meshwork_transport::{Authority, Role};
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -321,7 +327,7 @@ async fn control_questions_are_answered_by_any_node_and_refusals_are_typed() {
 
 #[tokio::test]
 async fn a_node_in_this_process_answers_without_sockets_and_in_batches() {
-    let local = FakeLocal::new();
+    let local = FakeLocal::new(false);
     let mesh = Mesh::builder().local(local.clone()).connect().await.unwrap();
     let tasks: Vec<_> = (0..256u32)
         .map(|i| {
@@ -340,4 +346,30 @@ async fn a_node_in_this_process_answers_without_sockets_and_in_batches() {
     users.set("1", &(1, "Ada".to_owned())).unwrap().await.unwrap();
     assert_eq!(users.get("1").await.unwrap().unwrap().1, "Ada");
     assert_eq!(kind(mesh.namespace("users").typed::<crate::Json<u32>>().get("1").await), ErrorKind::Codec);
+}
+
+#[tokio::test]
+async fn what_the_node_in_this_process_answers_alone_is_not_sent_and_gives_way_to_others() {
+    let local = FakeLocal::new(true);
+    let mesh = Mesh::builder().local(local.clone()).connect().await.unwrap();
+    mesh.default_namespace().set("k", "v").await.unwrap();
+    let (sent, turns) = (local.batches(), Arc::new(AtomicU64::new(0)));
+    let counted = turns.clone();
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    for _ in 0..10_000 {
+        assert_eq!(mesh.default_namespace().get("k").await.unwrap().as_deref(), Some(&b"v"[..]));
+    }
+    other.abort();
+    assert_eq!((local.batches(), mesh.stats().hits_here), (sent, 10_000));
+    assert!(turns.load(Ordering::Relaxed) > 10, "a task that never has to wait shares its thread");
+    assert_eq!(mesh.default_namespace().get("none").await.unwrap(), None);
+    assert_eq!(local.batches(), sent + 1, "what the node does not answer alone is asked");
+    let copy = mesh.clone();
+    mesh.close().await;
+    assert!(copy.default_namespace().get("k").await.is_err(), "a closed mesh answers nothing");
 }

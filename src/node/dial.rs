@@ -268,13 +268,16 @@ async fn greet(seat: Seat, incoming: Incoming) {
                 }
                 Err((link, reason)) => {
                     worker.log_refusal(now, address, &reason);
+                    worker.finish(now, &seat);
                     (link, reason)
                 }
             },
-            // Scanners and dying clients; a peer's refusal of our certificate belongs into the log.
-            Err(LinkError::ClosedByPeer { .. } | LinkError::Reset | LinkError::Closed) => return,
             Err(error) => {
-                worker.log_refusal(now, address, &error.to_string());
+                // Scanners and dying clients; a peer's refusal of our certificate belongs into the log.
+                if !matches!(error, LinkError::ClosedByPeer { .. } | LinkError::Reset | LinkError::Closed) {
+                    worker.log_refusal(now, address, &error.to_string());
+                }
+                worker.finish(now, &seat);
                 return;
             }
         }

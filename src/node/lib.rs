@@ -23,7 +23,7 @@
 //! - a frame's way: `worker` (the thread, its tasks) → `batch` (frames to inputs) → core → `outbox` (effects to frames)
 //! - links: `links` (the table), `dial` (making them); the control plane's half: `control`
 //! - the disk: `storage` (what is kept, and what is found again)
-//! - between threads: `mailbox`, `letter`, `shared`; in this process: `local`; for people: `admin`, `telemetry`
+//! - between threads: `mailbox`, `letter`, `shared`, `lock`; in this process: `local`; for people: `admin`, `telemetry`
 
 mod admin;
 mod batch;
@@ -38,6 +38,7 @@ mod lateness;
 mod letter;
 mod links;
 mod local;
+mod lock;
 mod mailbox;
 mod outbox;
 mod replace;

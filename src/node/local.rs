@@ -1,14 +1,18 @@
 //! The node's side of the in-process link: batches of frames cross a mailbox to a shard's thread (INTERFACES §1).
 //!
 //! They are handled there like a client link's, and replies come back as one batch for each batch handled. No socket,
-//! no encryption, no allocation or wake-up an operation. The caller's role is that of an admin: it could call the node
-//! itself.
+//! no encryption, no allocation or wake-up an operation. What the node's own copy answers alone crosses nothing at all: the
+//! caller reads it under the shard's lock, where its thread is not at work (`lock`; `core::coordinator::hit` says what that is).
+//! The caller's role is that of an admin: it could call the node itself.
 
 use crate::{letter::Letter, links::LinkName, mailbox::Returned, shared::Shared};
 use bytes::Bytes;
 use meshwork_core::{
-    id::NodeId,
+    id::{KeyHash, NamespaceId, NodeId},
+    shard::Shard,
+    value::Entry,
     wire::{
+        client::{Consistency, Worth},
         hello::Routing,
         local::{LocalLink, LocalSender, OnFrames},
     },
@@ -43,6 +47,28 @@ impl LocalLink for NodeLink {
 
     fn node(&self) -> NodeId {
         self.shared.hello.node
+    }
+
+    fn hit(
+        &self,
+        shard: u16,
+        place: (NamespaceId, KeyHash),
+        key: &[u8],
+        consistency: Consistency,
+        found: &mut dyn FnMut(&Entry<'_>, Worth),
+    ) -> bool {
+        let Some(lock) = self.shared.shards.get(usize::from(shard)).filter(|_| !self.shared.is_closed()) else {
+            return false;
+        };
+        let now = self.shared.clocks.roughly();
+        let read = |shard: &mut Shard| {
+            // The lines of the record come together, and not one after the other.
+            shard.warm(&[place.1]);
+            let (entry, worth) = shard.hit(now, place, key, consistency)?;
+            found(&entry, worth);
+            Some(())
+        };
+        lock.try_with(&self.shared, read).is_some()
     }
 
     fn open(&self, shard: u16, on_frames: OnFrames) -> Box<dyn LocalSender> {

@@ -1,10 +1,11 @@
-//! What the threads of one node, its handle and its HTTP thread share: snapshots and mailboxes, no locks on the hot path.
+//! What the threads of one node, its handle and its HTTP thread share: snapshots, mailboxes, and the shards themselves.
 //!
 //! A life runs `Running → Stopping → Ended` and never back; the first reason to stop is the one that is told.
 
 use crate::{
     handle::{Addresses, Stopped},
     letter::Letter,
+    lock::ShardLock,
     mailbox::Mailbox,
     storage::Store,
 };
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) hello: NodeHello,
     pub(crate) addresses: Addresses,
     pub(crate) clocks: crate::clock::Clocks,
+    /// One a shard; callers in this process may read from it.
+    pub(crate) shards: Vec<ShardLock>,
     /// One a shard.
     pub(crate) mailboxes: Vec<Mailbox<Letter>>,
     pub(crate) routing: ArcSwapOption<Routing>,
@@ -62,6 +65,8 @@ pub(crate) struct Shared {
     status: ArcSwap<NodeStatus>,
     ready: watch::Sender<bool>,
     phase: watch::Sender<Phase>,
+    /// The stop has begun: nothing new is admitted.
+    closed: AtomicBool,
     panicked: AtomicBool,
     /// Shards that have nothing in flight any more, while stopping.
     drained: AtomicUsize,
@@ -86,6 +91,7 @@ impl Shared {
             hello,
             addresses,
             clocks,
+            shards: (0..shards).map(|_| ShardLock::default()).collect(),
             mailboxes: (0..shards).map(|_| Mailbox::new(crate::mailbox::MAILBOX_BYTES_MAX)).collect(),
             routing: ArcSwapOption::empty(),
             certificate_expires: AtomicU64::new(0),
@@ -95,6 +101,7 @@ impl Shared {
             status: ArcSwap::from_pointee(status),
             ready: watch::Sender::new(false),
             phase: watch::Sender::new(Phase::Running),
+            closed: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             drained: AtomicUsize::new(0),
             threads: AtomicUsize::new(shards),
@@ -142,6 +149,7 @@ impl Shared {
 
     /// Begins the stop, for the first reason given.
     pub(crate) fn stop(&self, why: Stopped) {
+        self.closed.store(true, Ordering::Release);
         let begun = self.phase.send_if_modified(|phase| {
             let running = *phase == Phase::Running;
             if running {
@@ -154,6 +162,12 @@ impl Shared {
                 self.tell(shard, Letter::Stop);
             }
         }
+    }
+
+    /// Whether the stop has begun.
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// A thread of the node is broken: the others should not wait for it.

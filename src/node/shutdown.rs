@@ -51,8 +51,11 @@ pub(crate) async fn run(seat: Seat, drain: Duration) {
     // Twice: what is in flight here, then whether the other threads are done with theirs.
     while tokio::time::Instant::now() < until && !shared.has_panicked() {
         let busy = {
-            let worker = seat.borrow();
-            worker.shard.stats().in_flight as usize + worker.out.links.in_flight()
+            let worker = &mut *seat.borrow_mut();
+            worker.shard.take();
+            let waiting = worker.shard.stats().in_flight as usize;
+            worker.shard.give_back();
+            waiting + worker.out.links.in_flight()
         };
         if busy == 0 {
             break;

@@ -353,6 +353,7 @@ impl Drop for EndGuard {
             self.shared.panicked();
         }
         self.shared.mailboxes[usize::from(self.shard)].close();
+        self.shared.shards[usize::from(self.shard)].close();
         if let Some(store) = &self.shared.store {
             store.shard_ended();
         }

@@ -3,6 +3,7 @@
 //! No sleeps that wait for luck: conditions, with a limit.
 
 mod durable;
+mod hits;
 
 use crate::{Config, Node, NodeHandle, StartError, Stopped};
 use bytes::{Bytes, BytesMut};

@@ -8,6 +8,7 @@ use crate::{
     control::ControlPlane,
     letter::Letter,
     links::{Kind, LinkName, Local},
+    lock::Held,
     outbox::{CLIENT_QUEUE_BYTES_MAX, Outbox, RETRY_AFTER_MS},
     shared::Shared,
     telemetry::Seldom,
@@ -46,7 +47,7 @@ const _: () = assert!(CLIENT_PAUSE_BYTES < CLIENT_QUEUE_BYTES_MAX);
 
 /// What the tasks of one thread share.
 pub(crate) struct Worker {
-    pub(crate) shard: Shard,
+    pub(crate) shard: Held,
     pub(crate) out: Outbox,
     /// On shard 0's thread.
     pub(crate) control: Option<ControlPlane>,
@@ -64,6 +65,8 @@ pub(crate) struct Worker {
     wanted: Vec<KeyHash>,
     /// That of the frame in hand.
     pub(crate) hash_ahead: Option<KeyHash>,
+    /// When core wants to be called next, as the last batch left it.
+    due: Mono,
     /// When the timer's task wakes.
     armed: Mono,
     ticked: Mono,
@@ -83,6 +86,8 @@ impl Worker {
         control: Option<ControlPlane>,
     ) -> Self {
         let hasher = KeyHasher::new(shared.cluster);
+        let mut shard = Held::new(shared.shards[usize::from(number)].clone(), shard);
+        shard.give_back();
         Self {
             shard,
             out: Outbox::new(shared, number),
@@ -97,6 +102,7 @@ impl Worker {
             hashes: Vec::new(),
             wanted: Vec::new(),
             hash_ahead: None,
+            due: Mono::default(),
             armed: Mono(u64::MAX),
             ticked: Mono::default(),
             rearm: Rc::new(Notify::new()),
@@ -107,9 +113,10 @@ impl Worker {
         &self.out.shared
     }
 
-    /// Begins a batch: both clocks are read here and nowhere else.
+    /// Begins a batch: both clocks are read here and nowhere else, and the shard is this thread's until `finish`.
     #[inline]
     pub(crate) fn begin(&mut self) -> Now {
+        self.shard.take();
         let now = self.out.shared.clocks.now();
         self.out.now = now.mono;
         now
@@ -175,15 +182,13 @@ impl Worker {
         for (target, address) in std::mem::take(&mut self.out.dials) {
             crate::dial::spawn_dial(self, seat, target, address);
         }
-        if self.due() < self.armed {
+        let control = self.control.as_ref().and_then(ControlPlane::poll_timeout);
+        let due = [self.shard.poll_timeout(), control].into_iter().flatten().min();
+        self.due = due.map_or(self.ticked + TICK, |due| due.min(self.ticked + TICK));
+        if self.due < self.armed {
             self.rearm.notify_one();
         }
-    }
-
-    /// When core wants to be called next.
-    fn due(&self) -> Mono {
-        let control = self.control.as_ref().and_then(ControlPlane::poll_timeout);
-        [self.shard.poll_timeout(), control, Some(self.ticked + TICK)].into_iter().flatten().min().unwrap_or(self.armed)
+        self.shard.give_back();
     }
 
     /// The timer's part of a batch.
@@ -344,6 +349,7 @@ pub(crate) async fn read(seat: Seat, name: LinkName, link: Link, mut reader: Fra
                     "link closed: its other side broke the rules");
             });
             link.close(OFFENCE_CODE, &reason);
+            worker.finish(now, &seat);
             return;
         }
         if pauses {
@@ -381,7 +387,7 @@ pub(crate) async fn run_timer(seat: Seat) {
     loop {
         let deadline = {
             let worker = &mut *seat.borrow_mut();
-            worker.armed = worker.due();
+            worker.armed = worker.due;
             worker.shared().clocks.instant(worker.armed)
         };
         tokio::select! {

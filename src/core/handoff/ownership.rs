@@ -62,6 +62,8 @@ fn pace(bytes: u64, shards: u16) -> u64 {
 /// One partition on its way here.
 #[derive(Debug, Default)]
 pub(crate) struct Transfer {
+    /// This copy votes, and lost nothing: its owners became too few.
+    intact: bool,
     /// Who is asked now.
     source: Option<NodeId>,
     /// The last hash that came from the source.
@@ -249,7 +251,9 @@ impl Ownership {
             self.unsure.remove(&partition);
         }
         if lacks && self.unsure.get(&partition).copied() != view.newest().map(|ring| ring.name()) {
-            self.wanted.entry(partition).or_default();
+            let intact = !self.quorums.iter().any(|(copies, _)| readiness.is_warming((*copies, partition)));
+            let transfer = self.wanted.entry(partition);
+            transfer.or_insert_with(|| Transfer { intact, ..Transfer::default() }).intact &= intact;
         } else {
             self.wanted.remove(&partition);
         }
@@ -270,8 +274,9 @@ impl Ownership {
             if !prefix(newest).contains(&me) && !owners.contains(&me) {
                 continue;
             }
-            // W at most a majority: a request may ask for fewer votes.
-            let need = owners.len() - owners.len().min(usize::from(*write)).min(owners.len() / 2 + 1) + 1;
+            // W at most a majority: a request may ask for fewer votes. Where this copy lost nothing it is one of the N.
+            let lost = usize::from(!transfer.intact);
+            let need = owners.len() - owners.len().min(usize::from(*write)).min(owners.len() / 2 + 1) + lost;
             let others: Vec<u16> = owners.into_iter().filter(|owner| *owner != me).collect();
             let done = |owner: &u16| transfer.done.get(&oldest.node(*owner)).copied();
             let ready = others.iter().filter(|owner| done(owner) == Some(true)).count();

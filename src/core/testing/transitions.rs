@@ -145,6 +145,7 @@ fn an_owner_that_is_left_alone_has_what_the_others_acknowledged_without_it() {
     rig.run_for(Duration::from_secs(1));
     rig.heal();
     rig.transition(&[A]);
+    assert_eq!(rig.stats(A).partitions_warming, 0, "it voted all the time");
     for node in [B, C] {
         rig.kill(node);
         rig.all_believe_down(node, true);
