@@ -359,7 +359,7 @@ impl Memtable {
     /// Takes over that another replica evicted a version of a key: what is held of it goes, if that is older, and the ghost is
     /// remembered here too. `false`: the older one cannot go now, or there is no memory to remember with; nothing changed.
     pub(crate) fn adopt(&mut self, slot: NamespaceSlot, evicted: &Evicted) -> bool {
-        let Evicted { hash, version, entry_hash, gone_at } = *evicted;
+        let Evicted { hash, version, entry_hash, mut gone_at } = *evicted;
         // Where nothing is evicted here nothing may be forgotten on the word of another.
         if !self.is_evictable(slot.0) {
             return true;
@@ -382,12 +382,16 @@ impl Memtable {
             return true;
         }
         let Some(actor) = self.actors.acquire(version.actor) else { return false };
+        // Whoever evicted it may not have known what it replaced, and how long that would have lasted.
         if let Some(handle) = held {
+            let record = self.log.record(handle);
+            gone_at = gone_at.max(Wall(Header::read(record).gone_at(record)));
             self.index.remove(self.placement.local(hash.0), hash.0, handle);
             self.note_gone_at(handle);
             self.forget_record(handle);
         }
         if let Some(older) = self.ghosts.remove(hash.0) {
+            gone_at = gone_at.max(Wall(older.gone_at()));
             self.tree_remove(older.namespace, older.hash, older.entry_hash);
             self.actors.release(older.actor);
         }

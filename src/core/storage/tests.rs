@@ -483,3 +483,25 @@ fn equal_calls_leave_equal_numbers() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn what_others_evicted_takes_the_place_of_what_is_older_and_lasts_as_long() {
+    let mut table = memtable(1 << 20);
+    let hash = hash_of(EVICTABLE, b"k");
+    let evicted = |millis| Evicted { hash, version: version(millis), entry_hash: millis, gone_at: Wall(16_000) };
+    assert!(matches!(put(&mut table, 1_000, EVICTABLE, b"k", &value(20, b"held")), Put::Applied { .. }));
+    assert!(table.adopt(EVICTABLE, &evicted(10)));
+    assert!(matches!(peek(&table, EVICTABLE, b"k"), Lookup::Found(_)), "what is newer stays");
+    assert!(table.adopt(EVICTABLE, &evicted(30)));
+    assert!(matches!(put(&mut table, 1_000, EVICTABLE, b"k", &value(25, b"late")), Put::Superseded { .. }));
+    while table.work(Wall(100_000), 1_000) {}
+    assert_eq!(peek(&table, EVICTABLE, b"k"), Lookup::Ghost(version(30)), "what it replaced would never have ended");
+    assert!(table.adopt(EVICTABLE, &Evicted { hash: hash_of(EVICTABLE, b"new"), ..evicted(30) }));
+    while table.work(Wall(100_000), 1_000) {}
+    assert_eq!((table.stats().ghosts, table.stats().entries), (1, 0), "and what replaced nothing has ended");
+    assert!(table.audit(3, hash.partition(16)));
+
+    let pinned = table.put(Wall(1_000), EVICTABLE, hash, b"k", &value(40, b"mine"), true);
+    assert!(matches!(pinned, Put::Applied { pin: Some(_) }));
+    assert!(!table.adopt(EVICTABLE, &evicted(50)), "a write in progress is not taken away");
+}
