@@ -1,7 +1,7 @@
 //! Reads that this node's own copy answers alone: R = 1, and an owner's copy that votes holds an entry that is served.
 //!
-//! What it promises: the very answer that `read` would give at once, for a tenth of its work, and no trace but the counts and
-//! the use of the entry. Whatever it is not sure of (a miss, a hint, two layouts where this one is not read, an entry about to
+//! What it promises: the very answer that `read` would give at once, without votes and allocations, and no trace but the counts
+//! and the use of the entry. Whatever it is not sure of (a miss, a hint, two layouts where this one is not read, an entry about to
 //! end, anything to refuse) is `None` and goes the long way. It waits for nobody and keeps nothing, so a caller in the node's
 //! process may ask on its own thread, with a clock that is a tick of the kernel behind. Every client's read comes here first,
 //! in the simulator too. Shown by `testing::hits`: what it answers is what a request is answered.

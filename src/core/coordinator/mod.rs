@@ -1,8 +1,8 @@
 //! Running a request: who is asked, who is counted, what the caller is told (PROTOCOL §4).
 //!
 //! `get` and `put` count votes and decide, without sending; `read`, `write`, `replicate` and `forward` send what they ask for;
-//! `hit` answers what needs nobody else; `in_flight` holds the requests that wait, `peers` what was learned of those who answer, `quorum` who was asked;
-//! `answer` tells the caller.
+//! `hit` answers what needs nobody else; `in_flight` holds the requests that wait, `peers` what was learned of those who answer,
+//! `quorum` who was asked; `answer` tells the caller.
 //! Here: which way a request takes, and why it may be refused before anything happens.
 //!
 //! What it promises: the coordinator is an owner whenever one can be reached; exactly one reply a request; no reply says

@@ -11,6 +11,8 @@
 //!
 //! Nothing here is part of a node. It is behind the feature `testing`, which only tests turn on.
 
+#[cfg(test)]
+mod breakers;
 mod call;
 pub mod control_rig;
 pub mod disk;

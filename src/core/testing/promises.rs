@@ -347,21 +347,6 @@ fn a_forwarded_request_at_another_stranger_is_refused() {
 }
 
 #[test]
-fn a_forwarder_tries_lost_owners_again_after_a_second() {
-    let namespaces = vec![Namespace { n: 1, r: 1, w: 1, ..Namespace::new("one") }];
-    let mut rig = Rig::new(RigConfig { namespaces, ..RigConfig::default() });
-    let call = Call::get("k").within("one");
-    let owner = rig.owners(&call)[0];
-    let other = (owner + 1) % 3;
-    assert_eq!(rig.call(other, &call).status, Status::NotFound);
-    rig.lose_link(other, owner);
-    assert!(matches!(rig.call(other, &call.clone().strict()).status, Status::Unavailable { .. }));
-    rig.run_for(Duration::from_millis(1_001));
-    assert_eq!(rig.call(other, &call).status, Status::NotFound, "asked the owner");
-    assert_eq!(rig.stats(other).forwarded, 2);
-}
-
-#[test]
 fn a_hedge_asks_the_third_owner() {
     let mut rig = Rig::three();
     assert_written(&rig.call(A, &put("v").w(3)));
@@ -375,29 +360,6 @@ fn a_hedge_asks_the_third_owner() {
     }
     assert!(rig.stats(A).hedges >= 1, "{:?}", rig.stats(A));
     assert!(rig.now().since(began) < limits::READ_PATIENCE, "the hedge answered before patience ran out");
-}
-
-#[test]
-fn a_breaker_opens_for_a_silent_peer_and_closes_when_it_answers() {
-    let mut rig = Rig::three();
-    rig.cut(A, C);
-    for round in 0..8 {
-        assert_written(&rig.call(A, &Call::put(format!("k{round}"), "v").strict()));
-        rig.run_for(Duration::from_millis(130));
-    }
-    let sent = Rc::new(Cell::new(0));
-    let count = Rc::clone(&sent);
-    rig.set_fate(move |from, to, _| {
-        count.set(count.get() + u32::from((from, to) == (A, C)));
-        Fate::Deliver
-    });
-    assert_written(&rig.call(A, &put("v")));
-    assert_eq!(sent.get(), 0, "the breaker is open");
-    rig.heal();
-    rig.run_for(Duration::from_millis(1_100));
-    assert_written(&rig.call(A, &put("v")));
-    assert_eq!(sent.get(), 1, "one probe");
-    assert_written(&rig.call(A, &put("v").w(3)));
 }
 
 // --- conditions, expiries, touches ---

@@ -8,6 +8,7 @@ use super::{
     schedules::{A, B, C, GHOST, MILLI, assert_written, evict_at_a, get, no_exchange, put, value},
 };
 use crate::{
+    limits,
     namespace::{Eviction, Namespace},
     wire::{
         client::{Status, Ttl},
@@ -285,6 +286,37 @@ fn a_new_owner_is_sent_each_entry_once_though_it_asks_several_sources() {
 }
 
 /// Where nothing may be evicted, a layout of too few nodes cannot take over: it waits, and nothing is lost meanwhile.
+#[test]
+fn parts_come_evenly_and_not_by_the_window() {
+    let mut rig = Rig::new(RigConfig { nodes: 4, memory: 128 << 20, partitions: 8, ..RigConfig::default() });
+    found(&mut rig, &[A, B, C]);
+    for key in 0..600 {
+        rig.call(A, &Call::put(format!("key {key}"), vec![7; 20_000]));
+    }
+    rig.run_for(Duration::from_secs(2));
+    let parts = Rc::new(Cell::new(0));
+    let count = Rc::clone(&parts);
+    rig.set_fate(move |_, to, message| {
+        count.set(count.get() + u64::from(to == D && matches!(message, PeerMessage::StreamChunk { .. })));
+        Fate::Deliver
+    });
+    rig.begin_transition(&[A, B, D]);
+    rig.begin_moving();
+    let (began, mut most) = (rig.now(), 0);
+    while !rig.is_moved() {
+        assert!(rig.now().since(began) < Duration::from_secs(60), "{:?}", rig.stats(D));
+        let before = parts.get();
+        rig.run_for(MILLI * 10);
+        most = most.max(parts.get() - before);
+    }
+    let moved = rig.stats(D).moved_bytes;
+    let due = Duration::from_millis(moved * 1_000 / limits::TRANSFER_BYTES_PER_SECOND);
+    let took = rig.now().since(began);
+    assert!(moved > 8 << 20 && took > due * 4 / 5, "{moved} bytes in {took:?}, due in {due:?}");
+    let fair = limits::TRANSFER_BYTES_PER_SECOND / 100 / limits::TRANSFER_PART_BYTES as u64 + 2;
+    assert!(most <= fair, "{most} parts within 10 ms, {fair} are their share");
+}
+
 #[test]
 fn a_partition_that_finds_no_room_stays_where_it_is_and_is_asked_for_more_and_more_rarely() {
     let mut kept = Namespace::new("kept");

@@ -1,0 +1,120 @@
+//! Circuit breakers by name: who is asked while a peer's breaker is open, and who follows the probe that is under way.
+//!
+//! N = 3, R = W = 2, nodes A, B, C, which own every key, unless said otherwise.
+
+use super::{
+    Call, Fate, Rig, RigConfig,
+    schedules::{A, B, C, MILLI, assert_written, put},
+};
+use crate::{
+    namespace::Namespace,
+    wire::{client::Status, peer::PeerMessage},
+};
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+/// A breaker lets a probe through after a second.
+const PROBED: Duration = Duration::from_millis(1_001);
+
+/// A mesh with a namespace of one copy, a read of a key there, its owner, and another node whose link to the owner was lost
+/// so long ago that the next request is the probe.
+fn lost_owner() -> (Rig, Call, usize, usize) {
+    let namespaces = vec![Namespace { n: 1, r: 1, w: 1, ..Namespace::new("one") }];
+    let mut rig = Rig::new(RigConfig { namespaces, ..RigConfig::default() });
+    let call = Call::get("k").within("one");
+    // The first to stand in is the third node.
+    let (owner, other) = (rig.owners(&call)[0], rig.owners(&call)[2]);
+    rig.lose_link(other, owner);
+    rig.run_for(PROBED);
+    (rig, call, owner, other)
+}
+
+#[test]
+fn a_breaker_opens_for_a_silent_peer_and_closes_when_it_answers() {
+    let mut rig = Rig::three();
+    rig.cut(A, C);
+    for round in 0..8 {
+        assert_written(&rig.call(A, &Call::put(format!("k{round}"), "v").strict()));
+        rig.run_for(Duration::from_millis(130));
+    }
+    let sent = Rc::new(Cell::new(0));
+    let count = Rc::clone(&sent);
+    rig.set_fate(move |from, to, _| {
+        count.set(count.get() + u32::from((from, to) == (A, C)));
+        Fate::Deliver
+    });
+    assert_written(&rig.call(A, &put("v")));
+    assert_eq!(sent.get(), 0, "the breaker is open");
+    rig.heal();
+    rig.run_for(Duration::from_millis(1_100));
+    assert_written(&rig.call(A, &put("v")));
+    assert_eq!(sent.get(), 1, "one probe");
+    assert_written(&rig.call(A, &put("v").w(3)));
+}
+
+#[test]
+fn a_forwarder_tries_lost_owners_again_after_a_second() {
+    let namespaces = vec![Namespace { n: 1, r: 1, w: 1, ..Namespace::new("one") }];
+    let mut rig = Rig::new(RigConfig { namespaces, ..RigConfig::default() });
+    let call = Call::get("k").within("one");
+    let owner = rig.owners(&call)[0];
+    let other = (owner + 1) % 3;
+    assert_eq!(rig.call(other, &call).status, Status::NotFound);
+    rig.lose_link(other, owner);
+    assert!(matches!(rig.call(other, &call.clone().strict()).status, Status::Unavailable { .. }));
+    rig.run_for(Duration::from_millis(1_001));
+    assert_eq!(rig.call(other, &call).status, Status::NotFound, "asked the owner");
+    assert_eq!(rig.stats(other).forwarded, 2);
+}
+
+#[test]
+fn a_request_that_only_one_node_can_serve_follows_the_probe_under_way() {
+    let (mut rig, call, owner, other) = lost_owner();
+    let probe = rig.ask(other, &call.clone().strict());
+    let follower = rig.ask(other, &call.clone().strict());
+    assert_eq!([probe, follower].map(|ticket| rig.wait(ticket).status), [Status::NotFound; 2]);
+    assert_eq!(rig.stats(other).forwarded, 2);
+    // A probe that is not answered is followed for a while only.
+    rig.lose_link(other, owner);
+    rig.run_for(PROBED);
+    rig.cut(other, owner);
+    rig.ask(other, &call.clone().strict());
+    rig.run_for(MILLI * 200);
+    assert!(matches!(rig.call(other, &call.clone().strict()).status, Status::Unavailable { .. }));
+}
+
+#[test]
+fn a_sloppy_request_takes_a_stand_in_rather_than_follow() {
+    let (mut rig, call, owner, other) = lost_owner();
+    let third = 3 - owner - other;
+    rig.believe_down(third, owner, true);
+    let forwards = Rc::new(Cell::new([0; 3]));
+    let seen = Rc::clone(&forwards);
+    rig.set_fate(move |_, to, message| {
+        let mut counted = seen.get();
+        counted[to] += u32::from(matches!(message, PeerMessage::Forward { .. }));
+        seen.set(counted);
+        Fate::Deliver
+    });
+    rig.ask(other, &call);
+    rig.ask(other, &call);
+    rig.ask(other, &call.clone().strict());
+    let counted = forwards.get();
+    assert_eq!(
+        (counted[owner], counted[third]),
+        (2, 1),
+        "the probe and the strict one, and the sloppy one: {counted:?}"
+    );
+}
+
+#[test]
+fn a_strict_write_follows_the_probe_of_the_owner_that_it_needs() {
+    let mut rig = Rig::three();
+    rig.kill(C);
+    rig.all_believe_down(C, true);
+    rig.lose_link(A, B);
+    rig.run_for(PROBED);
+    let probe = rig.ask(A, &put("v1"));
+    let follower = rig.ask(A, &Call::put("other", "v2").strict());
+    assert_written(&rig.wait(probe));
+    assert_written(&rig.wait(follower));
+}
