@@ -12,7 +12,7 @@ use meshwork_core::canary::Canary;
 use std::path::Path;
 
 /// Seeds that found a bug in core, with what it was.
-const FOUND: [(u64, &str); 30] = [
+const FOUND: [(u64, &str); 31] = [
     (0x1, "S15: what a put with a TTL over a delete had buried came back after its end"),
     (0x74, "S1: a value whose holder could not be asked was called missing, in strict reads too"),
     (0xa7, "L5: a read decided by its timeout asked for the body and waited for ever"),
@@ -30,6 +30,7 @@ const FOUND: [(u64, &str); 30] = [
     (0xba0780, "L2: a hint that came for who owns its key no more waited for the next layout"),
     (0xd4049, "L4: the simulator let a shard's report overtake another of the same moment"),
     (0xe002f5, "S1: of three owners one was left, and it was none of the two that had acknowledged"),
+    (0xe033c0, "S3: a write that was stamped again and refused had been read under its first stamp"),
     (0xe0068b, "S7: the first mend of that took a vote back that had been given"),
     (0xe000a3, "S7: the second counted an owner that lost nothing among those that did"),
     (0xe013e7, "S15: the checker owed what a replica's own write had replaced, evicted before"),

@@ -190,6 +190,11 @@ impl Votes {
         u8::try_from(applied).expect("at most TARGETS_MAX")
     }
 
+    /// Whether somebody may hold the write, or may have served it: an earlier stamp of it was taken, whatever became of the last.
+    pub(crate) fn may_be_held(&self) -> bool {
+        self.applied() > 0 || self.restamps_left < crate::limits::RESTAMPS_MAX
+    }
+
     /// One of those who hold it without a disk, though the namespace asks for one.
     pub(crate) fn unstored(&self) -> Option<u16> {
         let at = (0..self.targets.len()).find(|at| self.targets.answer(*at) == Answer::Unstored)?;

@@ -161,6 +161,19 @@ fn every_write_without_stamps_left_ends_flagged_or_acknowledged() {
 }
 
 #[test]
+fn a_write_that_was_stamped_again_may_be_held_under_its_first_stamp_whatever_was_said_to_the_last() {
+    let mut votes = put::Votes::new(&OWNERS, 2, true);
+    assert!(!votes.may_be_held(), "nobody was asked");
+    votes.targets.set(0, put::Answer::Applied(ReplicaState::Warming));
+    votes.targets.set(1, put::Answer::Superseded(ReplicaState::Ready));
+    assert!(votes.may_be_held());
+    votes.restamp();
+    votes.targets.set(0, put::Answer::Superseded(ReplicaState::Warming));
+    votes.targets.set(1, put::Answer::Lost);
+    assert!(votes.applied() == 0 && votes.may_be_held());
+}
+
+#[test]
 fn a_copy_that_is_worth_less_than_when_it_took_the_write_votes_as_what_it_is() {
     for (was, now, counts) in [
         (ReplicaState::Ready, ReplicaState::Ready, true),

@@ -300,7 +300,7 @@ impl Shard {
                 let (origin, unstored) = (operation.origin, votes.unstored());
                 let namespace = operation.subject.namespace;
                 // Without a vote of its disk a replica may hold it all the same.
-                let maybe = votes.applied() > 0 || self.rules.get(&namespace).is_some_and(|it| it.ack.is_durable());
+                let maybe = votes.may_be_held() || self.rules.get(&namespace).is_some_and(|it| it.ack.is_durable());
                 operation.origin = Origin::Nobody;
                 let words = unstored.and_then(|member| self.diskless(namespace, member));
                 self.answer_failure(origin, Status::Unavailable { need, have }, words.as_deref(), maybe, out);
