@@ -1,7 +1,8 @@
 //! One call, from validation to its last attempt: a future without an allocation of its own (INTERFACES §1).
 //!
 //! A state machine written by hand, because it is polled at millions a second: check, look whether the node in this process may
-//! answer alone, else choose a link, submit, wait, judge, perhaps pause and choose again. Rules: nothing is sent that cannot be valid; no attempt outlives the call's deadline;
+//! answer alone, else choose a link, submit, wait, judge, perhaps pause and choose again. Rules: nothing is sent that cannot be
+//! valid; no attempt outlives the call's deadline;
 //! what may have been applied is repeated only when repeating is harmless (reads and unconditional writes of registers,
 //! which are last-writer-wins); dropping the future gives its slot back, and a late answer finds nobody.
 
@@ -300,9 +301,7 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
         let Some(answer) = found else { return Poll::Ready(None) };
         turn.made_progress();
         mesh.hits_here.fetch_add(1, Ordering::Relaxed);
-        if answer.worth.epoch > mesh.epoch.load(Ordering::Relaxed) {
-            mesh.dialer.news.stale();
-        }
+        mesh.heard_of(answer.worth.epoch);
         Poll::Ready(Some((answer, link.clone())))
     }
 
@@ -383,9 +382,7 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
 
     /// What a node's answer means.
     fn judge(&mut self, answer: Answer, link: &Connection) -> Result<Answer, Verdict> {
-        if answer.worth.epoch > self.mesh.epoch.load(Ordering::Relaxed) {
-            self.mesh.dialer.news.stale();
-        }
+        self.mesh.heard_of(answer.worth.epoch);
         let maybe = answer.maybe_applied && self.payload.is_write();
         let safe = !maybe || self.payload.is_idempotent();
         let (kind, retry, words) = match answer.status {

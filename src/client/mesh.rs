@@ -275,6 +275,13 @@ impl Inner {
         Ok(())
     }
 
+    /// An answer came from a layout of this epoch: a newer one than the table's is asked for.
+    pub(crate) fn heard_of(&self, epoch: u64) {
+        if epoch > self.epoch.load(Ordering::Relaxed) {
+            self.dialer.news.stale();
+        }
+    }
+
     /// A call is over.
     pub(crate) fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);

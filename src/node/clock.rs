@@ -19,8 +19,8 @@ pub(crate) struct Clocks {
 impl Clocks {
     pub(crate) fn start() -> Self {
         Self {
-            // Read last, so that what is counted roughly is never ahead.
             start: Instant::now(),
+            // Read last, so that what is counted roughly is never ahead.
             #[cfg(target_os = "linux")]
             kernel_start: kernel(ClockId::Monotonic),
         }
@@ -31,7 +31,7 @@ impl Clocks {
         Now { mono: self.mono(), wall: wall() }
     }
 
-    /// Both as of the kernel's last tick, 1 to 10 ms ago: a sixth of the cost.
+    /// Both as of the kernel's last tick, 1 to 10 ms ago: cheaper to read.
     #[cfg(target_os = "linux")]
     #[inline]
     pub(crate) fn roughly(self) -> Now {

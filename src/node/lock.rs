@@ -2,8 +2,7 @@
 //!
 //! What it promises: the shard's thread waits for at most one look-up of a caller (which the kernel may have taken off its core
 //! meanwhile), callers never wait at all (whoever finds the shard busy sends a request), and nobody reads from a shard whose
-//! thread has ended or panicked. A free lock costs a batch some 10 ns, and saves a caller's hit the way through two threads. Shown by
-//! `tests::hits`.
+//! thread has ended or panicked. It saves a caller's hit the way through two threads. Shown by `tests::hits`.
 
 use crate::{handle::Stopped, shared::Shared};
 use meshwork_core::shard::Shard;

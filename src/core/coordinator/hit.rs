@@ -6,7 +6,7 @@
 //! process may ask on its own thread, with a clock that is a tick of the kernel behind. Every client's read comes here first,
 //! in the simulator too. Shown by `testing::hits`: what it answers is what a request is answered.
 
-use super::{Terms, is_owner_in};
+use super::Terms;
 use crate::{
     id::{KeyHash, NamespaceId},
     shard::Shard,
@@ -40,13 +40,14 @@ impl Shard {
         }
         let rules = self.rules.get(&namespace)?;
         let slot = rules.slot;
-        let owners = ring.owners(hash.partition(ring.partitions()));
+        let (me, partition) = (ring.index_of(view.me)?, hash.partition(ring.partitions()));
+        let owners = ring.owners(partition);
         let terms = Terms::new(rules, consistency, owners.len()).ok()?;
-        if terms.read != 1 || (terms.strict && !view.agreed) || !is_owner_in(view, &owners[..usize::from(terms.copies)])
-        {
+        let is_owner = owners[..usize::from(terms.copies)].contains(&me);
+        if terms.read != 1 || (terms.strict && !view.agreed) || !is_owner {
             return None;
         }
-        let votes = match self.state_of(namespace, hash.partition(ring.partitions())) {
+        let votes = match self.state_of(namespace, partition) {
             ReplicaState::Ready => true,
             ReplicaState::Settled => !terms.strict,
             ReplicaState::Warming | ReplicaState::Fallback => false,

@@ -99,12 +99,6 @@ impl Terms {
     }
 }
 
-/// Whether this node is one of `owners`.
-#[inline]
-fn is_owner_in(view: &View, owners: &[u16]) -> bool {
-    owners.iter().any(|owner| view.members.get(usize::from(*owner)).is_some_and(|known| known.node == view.me))
-}
-
 /// Whether membership believes `member`, another node, alive.
 #[inline]
 pub(crate) fn is_up(view: &View, member: u16) -> bool {

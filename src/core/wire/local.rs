@@ -32,7 +32,7 @@ pub trait LocalLink: Send + Sync {
     fn node(&self) -> crate::id::NodeId;
 
     /// Lets `found` see the entry that the node's own copy answers alone, on this thread and at once; `false`: it may not, or
-    /// `shard` is at work, so ask by a request. A link that cannot do so always says `false`.
+    /// `shard` is at work, so ask by a request.
     fn hit(
         &self,
         shard: u16,
@@ -40,10 +40,7 @@ pub trait LocalLink: Send + Sync {
         key: &[u8],
         consistency: Consistency,
         found: &mut dyn FnMut(&Entry<'_>, Worth),
-    ) -> bool {
-        let _ = (shard, place, key, consistency, found);
-        false
-    }
+    ) -> bool;
 
     /// Opens a caller at `shard`; replies to what it sends come to `on_frames`. Dropping the sender closes it.
     fn open(&self, shard: u16, on_frames: OnFrames) -> Box<dyn LocalSender>;
