@@ -1,4 +1,5 @@
-//! L1 `converges` and L2 `quiesces`, from the memories of the live owners of a tree, three rounds after faults ended.
+//! L1 `converges` and L2 `quiesces`, from the memories of the live owners of a tree: once faults ended and before anything is
+//! read, and again after the reads.
 //!
 //! - All live owners that hold an entry hold the same version, unless it is too young, or too near its end, to be repaired.
 //! - Where nothing is evicted, all hold it: what one owner holds and another does not is a difference that must not last.
