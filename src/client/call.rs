@@ -10,6 +10,7 @@ use crate::{
     Error, ErrorKind,
     clock::millis,
     connection::{Connection, Refused},
+    group::{self, Place},
     mesh::Inner,
     profile::{Deadline, Profile},
     router::Tried,
@@ -77,6 +78,12 @@ impl<V> Payload<V> {
 enum Stage {
     /// Not polled yet.
     New,
+    /// The node in this process may answer alone.
+    Here {
+        shard: u16,
+        link: Arc<Connection>,
+        place: Option<Place>,
+    },
     /// Another attempt is due.
     Next,
     Waiting {
@@ -156,7 +163,7 @@ impl<'a, K, V> Call<'a, K, V> {
 impl<K, V> Drop for Call<'_, K, V> {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::New | Stage::Over => {}
+            Stage::New | Stage::Here { .. } | Stage::Over => {}
             Stage::Next | Stage::Pausing(_) => self.mesh.leave(),
             Stage::Waiting { link, ticket } => {
                 link.abandon(ticket);
@@ -175,23 +182,20 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Future for Call<'_, K, V> {
             match &mut call.stage {
                 Stage::New => {
                     call.check()?;
-                    if let Some(found) = ready!(call.look_here(context)) {
-                        call.stage = Stage::Over;
-                        return Poll::Ready(Ok(found));
+                    match call.here() {
+                        Some((shard, link)) => call.stage = Stage::Here { shard, link, place: None },
+                        None => call.enter()?,
                     }
-                    call.mesh.enter(call.profile)?;
-                    let deadline = call.deadline.unwrap_or(call.profile.deadline);
-                    let clock = &call.mesh.dialer.clock;
-                    let now = match deadline {
-                        Deadline::After(after) if after < PRECISE_BELOW => clock.now(),
-                        Deadline::After(_) | Deadline::None => clock.roughly(),
-                    };
-                    call.now = Some(now);
-                    if let Deadline::After(after) = deadline {
-                        call.end = now.saturating_add(millis(after));
-                    }
-                    call.stage = Stage::Next;
                 }
+                Stage::Here { .. } => match ready!(call.look_here(context)) {
+                    Some(answer) => {
+                        let Stage::Here { link, .. } = std::mem::replace(&mut call.stage, Stage::Over) else {
+                            unreachable!("matched above")
+                        };
+                        return Poll::Ready(Ok((answer, link)));
+                    }
+                    None => call.enter()?,
+                },
                 Stage::Next => match call.attempt(context) {
                     Ok(true) => return Poll::Pending,
                     Ok(false) => {}
@@ -276,33 +280,77 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
         Ok(())
     }
 
-    /// Reads what the node in this process may answer alone, on this thread: then nothing is sent and nobody is woken.
-    fn look_here(&mut self, context: &mut Context<'_>) -> Poll<Option<(Answer, Arc<Connection>)>> {
+    /// The shard of the node in this process that may answer alone, and the link that a request to it would take.
+    fn here(&mut self) -> Option<(u16, Arc<Connection>)> {
         let mesh = self.mesh;
-        let (Payload::Get, Some(node), None) = (&self.payload, &mesh.dialer.local, &self.pinned) else {
-            return Poll::Ready(None);
-        };
-        // A task that asks in a loop and never has to wait must give way to others all the same.
-        let turn = ready!(tokio::task::coop::poll_proceed(context));
+        if !matches!(self.payload, Payload::Get) || mesh.dialer.local.is_none() || self.pinned.is_some() {
+            return None;
+        }
         let table = mesh.table.load();
-        let Some(table) = table.as_ref().as_ref().filter(|_| !mesh.is_closed()) else { return Poll::Ready(None) };
+        let table = table.as_ref().as_ref().filter(|_| !mesh.is_closed())?;
         self.hash = table.hash(self.namespace, self.key.as_ref());
-        let Some((hash, (shard, link))) = self.hash.and_then(|hash| Some((hash, table.here(hash, mesh)?))) else {
+        let (shard, link) = table.here(self.hash?, mesh)?;
+        Some((shard, link.clone()))
+    }
+
+    /// Reads what the node in this process may answer alone, on this thread: then nothing is sent and nobody is woken.
+    fn look_here(&mut self, context: &mut Context<'_>) -> Poll<Option<Answer>> {
+        let mesh = self.mesh;
+        let (Stage::Here { shard, place, .. }, Some(node), Some(hash)) =
+            (&mut self.stage, &mesh.dialer.local, self.hash)
+        else {
             return Poll::Ready(None);
         };
+        let mut turn = None;
+        match *place {
+            Some(place) => place.fetch(&**node),
+            None if group::is_busy() => {
+                *place = Some(group::join(node, *shard, hash));
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            // A task that asks in a loop and never has to wait must give way to others all the same.
+            None => match tokio::task::coop::poll_proceed(context) {
+                Poll::Ready(proceeds) => turn = Some(proceeds),
+                Poll::Pending => {
+                    *place = Some(group::join(node, *shard, hash));
+                    return Poll::Pending;
+                }
+            },
+        }
         let mut found = None;
-        node.hit(shard, (self.namespace, hash), self.key.as_ref(), self.consistency, &mut |entry, worth| {
+        node.hit(*shard, (self.namespace, hash), self.key.as_ref(), self.consistency, &mut |entry, worth| {
             if let Value::Value(value) = entry.body {
                 let value = Bytes::copy_from_slice(value);
                 let body = Body::Value { version: entry.version, expires_at: entry.expires_at, value };
                 found = Some(Answer { status: Status::Ok, maybe_applied: false, worth, body });
             }
         });
-        let Some(answer) = found else { return Poll::Ready(None) };
-        turn.made_progress();
-        mesh.hits_here.fetch_add(1, Ordering::Relaxed);
-        mesh.heard_of(answer.worth.epoch);
-        Poll::Ready(Some((answer, link.clone())))
+        if let Some(answer) = &found {
+            if let Some(turn) = turn {
+                turn.made_progress();
+            }
+            mesh.hits_here.fetch_add(1, Ordering::Relaxed);
+            mesh.heard_of(answer.worth.epoch);
+        }
+        Poll::Ready(found)
+    }
+
+    /// Is admitted, and has a deadline from now on.
+    fn enter(&mut self) -> Result<(), Error> {
+        self.mesh.enter(self.profile)?;
+        let deadline = self.deadline.unwrap_or(self.profile.deadline);
+        let clock = &self.mesh.dialer.clock;
+        let now = match deadline {
+            Deadline::After(after) if after < PRECISE_BELOW => clock.now(),
+            Deadline::After(_) | Deadline::None => clock.roughly(),
+        };
+        self.now = Some(now);
+        if let Deadline::After(after) = deadline {
+            self.end = now.saturating_add(millis(after));
+        }
+        self.stage = Stage::Next;
+        Ok(())
     }
 
     /// Makes one attempt: `true` when it is under way and the waker is kept.

@@ -292,11 +292,13 @@ pub(crate) struct FakeLocal {
     batches: Arc<AtomicU64>,
     /// It answers what it holds on the caller's thread.
     alone: bool,
+    /// What it was told to fetch, each time.
+    pub(crate) warmed: Mutex<Vec<Vec<(u16, KeyHash)>>>,
 }
 
 impl FakeLocal {
     pub(crate) fn new(alone: bool) -> Arc<Self> {
-        Arc::new(Self { store: Store::new(), batches: Arc::default(), alone })
+        Arc::new(Self { store: Store::new(), batches: Arc::default(), alone, warmed: Mutex::default() })
     }
 
     pub(crate) fn batches(&self) -> u64 {
@@ -330,6 +332,10 @@ impl LocalLink for FakeLocal {
         let entry = Entry { version: *version, expires_at: None, hold_until: None, body: Value::Value(value) };
         found(&entry, Worth { acks: 1, epoch: 1, ..Worth::default() });
         true
+    }
+
+    fn warm(&self, wanted: &[(u16, KeyHash)]) {
+        self.warmed.lock().unwrap().push(wanted.to_vec());
     }
 
     fn open(&self, _: u16, on_frames: OnFrames) -> Box<dyn LocalSender> {

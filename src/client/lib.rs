@@ -33,8 +33,8 @@
 //! # Map
 //!
 //! `builder` describes a [`Mesh`] (`mesh`); `namespace`, `operations`, `batch` and `codec` are its calls, `entry` their
-//! answers; `profile` is patience. Inside: `call` is the state machine of one call, `router` picks its link,
-//! `connection` and `slots` are a link and what waits on it, `dial` makes links, `keeper` keeps routes fresh and ends
+//! answers; `profile` is patience. Inside: `call` is the state machine of one call, `group` what calls to a node in
+//! this process do together, `router` picks a link, `connection` and `slots` are a link and what waits on it, `dial` makes links, `keeper` keeps routes fresh and ends
 //! late attempts, `news` is how links talk to it, `retry` the budget. Start reading at `call`.
 #![forbid(unsafe_code)]
 
@@ -49,6 +49,7 @@ mod entry;
 mod error;
 #[cfg(test)]
 mod fake;
+mod group;
 mod keeper;
 mod mesh;
 mod namespace;

@@ -7,6 +7,7 @@ use crate::{
 use meshwork_core::wire::{Status, control::ClientControl};
 use meshwork_transport::{Authority, Role};
 use std::{
+    future::IntoFuture,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -372,4 +373,73 @@ async fn what_the_node_in_this_process_answers_alone_is_not_sent_and_gives_way_t
     let copy = mesh.clone();
     mesh.close().await;
     assert!(copy.default_namespace().get("k").await.is_err(), "a closed mesh answers nothing");
+}
+
+/// A mesh on a node in this process that holds "v" under "k" and says so on the caller's thread.
+async fn with_a_value_here() -> (Mesh, Arc<FakeLocal>) {
+    let local = FakeLocal::new(true);
+    let mesh = Mesh::builder().local(local.clone()).connect().await.unwrap();
+    mesh.set("k", "v").await.unwrap();
+    (mesh, local)
+}
+
+async fn read(mesh: &Mesh, times: usize) {
+    for _ in 0..times {
+        assert_eq!(mesh.get("k").await.unwrap().as_deref(), Some(&b"v"[..]));
+    }
+}
+
+/// So many tasks of one thread read so often each; what the node was told to fetch.
+async fn read_side_by_side(mesh: &Mesh, local: &FakeLocal, tasks: usize, times: usize) -> Vec<usize> {
+    let task = |_| {
+        let mesh = mesh.clone();
+        tokio::spawn(async move { read(&mesh, times).await })
+    };
+    for task in (0..tasks).map(task).collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let warmed = std::mem::take(&mut *local.warmed.lock().unwrap());
+    warmed.iter().map(Vec::len).collect()
+}
+
+#[tokio::test]
+async fn calls_on_one_thread_are_fetched_together() {
+    let (mesh, local) = with_a_value_here().await;
+    let sent = local.batches();
+    for (tasks, most) in [(8, 8), (200, 64)] {
+        let groups = read_side_by_side(&mesh, &local, tasks, 1_000).await;
+        let (calls, grouped) = (tasks * 1_000, groups.iter().sum::<usize>());
+        assert!(grouped > calls / 2, "{grouped} of {calls}");
+        assert!(groups.len() * most / 2 < grouped, "{} groups of {grouped} calls", groups.len());
+        assert!(groups.iter().all(|group| (2..=most).contains(group)), "{groups:?}");
+    }
+    assert_eq!((local.batches(), mesh.stats().hits_here), (sent, 208_000), "none is sent, none counted twice");
+}
+
+#[tokio::test]
+async fn a_call_alone_on_its_thread_waits_for_no_group() {
+    let (mesh, local) = with_a_value_here().await;
+    assert_eq!(read_side_by_side(&mesh, &local, 1, 1_000).await, [0; 0]);
+    assert_ne!(read_side_by_side(&mesh, &local, 3, 1_000).await, [0; 0]);
+    assert_eq!(read_side_by_side(&mesh, &local, 1, 1_000).await, [0; 0], "nor when the others are done");
+    let second = FakeLocal::new(true);
+    let other = Mesh::builder().local(second.clone()).connect().await.unwrap();
+    other.set("k", "v").await.unwrap();
+    tokio::join!(read(&mesh, 1_000), read(&other, 1_000));
+    let (of_one, of_other) = (local.warmed.lock().unwrap().len(), second.warmed.lock().unwrap().len());
+    assert_eq!((of_one, of_other), (0, 0), "calls to two nodes make no group");
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_leaves_its_group_to_the_others() {
+    let (mesh, local) = with_a_value_here().await;
+    let stops = async {
+        for _ in 0..1_000 {
+            tokio::select! { biased; _ = mesh.get("k").into_future() => {}, () = std::future::ready(()) => {} }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::join!(stops, read(&mesh, 1_000), read(&mesh, 1_000));
+    assert!(!local.warmed.lock().unwrap().is_empty());
+    assert_eq!(mesh.stats().in_flight, 0);
 }

@@ -202,11 +202,8 @@ impl Shard {
     /// Fetches the memory that requests for these keys will need. Called with a batch before its first request is
     /// handled, the waits for memory overlap. Changes nothing.
     #[inline]
-    pub fn warm(&self, hashes: &[KeyHash]) {
-        // A loop of nothing but look-ups: the processor then runs several at once.
-        for hash in hashes {
-            std::hint::black_box(self.table.warm(*hash));
-        }
+    pub fn warm(&self, hashes: impl IntoIterator<Item = KeyHash>) {
+        std::hint::black_box(self.table.warm(hashes));
     }
 
     /// The key of the request in flight with this number, to warm it for the answer.

@@ -2,7 +2,8 @@
 //!
 //! They are handled there like a client link's, and replies come back as one batch for each batch handled. No socket,
 //! no encryption, no allocation or wake-up an operation. What the node's own copy answers alone crosses nothing at all: the
-//! caller reads it under the shard's lock, where its thread is not at work (`lock`; `core::coordinator::hit` says what that is).
+//! caller reads it under the shard's lock, where its thread is not at work (`lock`; `core::coordinator::hit` says what that is;
+//! `client::group` when several have it fetched first).
 //! The caller's role is that of an admin: it could call the node itself.
 
 use crate::{letter::Letter, links::LinkName, mailbox::Returned, shared::Shared};
@@ -62,13 +63,24 @@ impl LocalLink for NodeLink {
         };
         let now = self.shared.clocks.roughly();
         let read = |shard: &mut Shard| {
-            // The lines of the record come together, and not one after the other.
-            shard.warm(&[place.1]);
             let (entry, worth) = shard.hit(now, place, key, consistency)?;
             found(&entry, worth);
             Some(())
         };
         lock.try_with(&self.shared, read).is_some()
+    }
+
+    fn warm(&self, wanted: &[(u16, KeyHash)]) {
+        for (at, (shard, _)) in wanted.iter().enumerate() {
+            let is_first = wanted[..at].iter().all(|(before, _)| before != shard);
+            if let Some(lock) = self.shared.shards.get(usize::from(*shard)).filter(|_| is_first) {
+                let hashes = wanted.iter().filter(|(of, _)| of == shard).map(|(_, hash)| *hash);
+                lock.try_with(&self.shared, |shard| {
+                    shard.warm(hashes);
+                    Some(())
+                });
+            }
+        }
     }
 
     fn open(&self, shard: u16, on_frames: OnFrames) -> Box<dyn LocalSender> {

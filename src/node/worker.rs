@@ -169,7 +169,7 @@ impl Worker {
         if shards > 1 {
             self.wanted.retain(|hash| hash.partition(partitions).0 % shards == shard);
         }
-        self.shard.warm(&self.wanted);
+        self.shard.warm(self.wanted.iter().copied());
     }
 
     /// Ends a batch: what is due, what follows from it, one flush.

@@ -161,24 +161,6 @@ impl Memtable {
         }
     }
 
-    /// Reads the cache lines that a call for this hash will need. Called for every key of a batch before the first is
-    /// handled, the waits for memory overlap instead of adding up. The number means nothing; give it to
-    /// [`std::hint::black_box`], or the compiler drops the reads.
-    #[inline]
-    pub fn warm(&self, hash: KeyHash) -> u64 {
-        let mut seen = 0;
-        self.index.find(self.placement.local(hash.0), hash.0, |handle| {
-            let record = self.log.record(handle);
-            for at in [64, 128] {
-                seen ^= u64::from(record.get(at).copied().unwrap_or_default());
-            }
-            let found = Header::read(record).hash;
-            seen ^= found;
-            found == hash.0
-        });
-        seen
-    }
-
     /// Looks a key up and counts the use.
     pub fn get(&mut self, slot: NamespaceSlot, hash: KeyHash, key: &[u8]) -> Lookup<'_> {
         let Some(handle) = self.find(slot, hash.0, key) else { return self.lookup_absent(hash.0) };

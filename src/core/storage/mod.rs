@@ -19,6 +19,7 @@ mod floors;
 mod ghosts;
 mod index;
 mod memtable;
+mod prefetch;
 mod record;
 mod segments;
 #[cfg(test)]

@@ -42,6 +42,9 @@ pub trait LocalLink: Send + Sync {
         found: &mut dyn FnMut(&Entry<'_>, Worth),
     ) -> bool;
 
+    /// Fetches the memory that these look-ups (shard, and key's hash) will need, all at once, where shards are not at work.
+    fn warm(&self, wanted: &[(u16, KeyHash)]);
+
     /// Opens a caller at `shard`; replies to what it sends come to `on_frames`. Dropping the sender closes it.
     fn open(&self, shard: u16, on_frames: OnFrames) -> Box<dyn LocalSender>;
 }

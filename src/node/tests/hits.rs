@@ -50,9 +50,12 @@ async fn what_this_node_holds_is_read_on_the_callers_thread_until_it_stops() {
     assert_eq!(hit_soon(&*link, place).as_deref(), Some(&b"v"[..]));
     assert_eq!(hit(&*link, (place.0, KeyHash(7))), None, "a miss is asked for");
     assert!(!link.hit(9, place, b"k", Consistency::default(), &mut |_, _| panic!("there is no such shard")));
+    link.warm(&[(0, place.1), (9, place.1), (0, KeyHash(7))]);
+    assert_eq!(hit_soon(&*link, place).as_deref(), Some(&b"v"[..]), "what was fetched is what is read");
     node.shared.stop(Stopped::Requested);
     assert_eq!(hit(&*link, place), None, "it admits nothing any more");
     within("stop", node.stopped()).await;
+    link.warm(&[(0, place.1)]);
     let kept = node.shared.shards[0].try_with(&node.shared, |_| Some(()));
     assert_eq!(kept, None, "its memory is given back while somebody holds its link");
 }
