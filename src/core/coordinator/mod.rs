@@ -149,6 +149,7 @@ impl Shard {
                 self.try_begin(now, origin, hash, request, out)
             }
         };
+        self.promised = 0;
         if let Err(Refused(status, words)) = begun {
             self.stats.errors += 1;
             if matches!(status, Status::Overloaded { .. }) {
@@ -408,6 +409,7 @@ impl Shard {
         let deadline = operation.deadline;
         let is_read = matches!(operation.phase, Phase::Read { .. });
         self.in_flight_bytes += operation.heap_bytes();
+        self.promised = 0;
         let id = self.in_flight.insert(operation);
         let in_flight = &self.in_flight;
         let over = |id| in_flight.is_over(id);

@@ -19,7 +19,7 @@ use crate::{
     namespace::Ack,
     outbox::ShardOutbox,
     ring::Ring,
-    shard::Shard,
+    shard::{Shard, WRITE_TIMERS},
     storage::{Lookup, NamespaceSlot, Put},
     time::{Mono, Now, Wall},
     value::{Body, Entry, Hlc, OwnedEntry, Version},
@@ -496,6 +496,7 @@ impl Shard {
             },
         };
         let view = Arc::clone(&self.view);
+        self.promised = (subject.key.len() + value.map_or(0, <[u8]>::len)) as u64 + WRITE_TIMERS;
         let begun = expiry.and_then(|expiry| {
             let gone = || refused(Status::NotOwner, "the layout changed while the request ran: ask again");
             let ring = view.ring.as_deref().ok_or_else(gone)?;
@@ -507,6 +508,7 @@ impl Shard {
             }
             self.start_write(now, &view, ring, owners, me, origin, subject, value, expiry, deadline, out)
         });
+        self.promised = 0;
         if let Err(Refused(status, words)) = begun {
             self.stats.errors += 1;
             self.answer(origin, Reply::text(0, status, &words), out);
