@@ -13,6 +13,7 @@ use meshwork_core::{
     wire::client::{Reply, ReplyBody, Status},
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Of the lines below.
 pub const HISTORY_VERSION: u32 = 1;
@@ -362,6 +363,20 @@ impl History {
     /// The rules of the namespace called `name`.
     pub fn space(&self, name: &str) -> Option<&SpaceRules> {
         self.header.spaces.iter().find(|space| space.name == name)
+    }
+
+    /// The same without what was asked of these namespaces.
+    pub fn without(&self, namespaces: &BTreeSet<&str>) -> Self {
+        let mut left_out = BTreeSet::new();
+        let keeps = |event: &&Event| match event {
+            Event::Invoke(invoke) if namespaces.contains(invoke.ns.as_str()) => {
+                left_out.insert(invoke.op);
+                false
+            }
+            Event::Ok(end) | Event::Fail(end) | Event::Maybe(end) => !left_out.contains(&end.op),
+            Event::Invoke(_) | Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => true,
+        };
+        Self { header: self.header.clone(), events: self.events.iter().filter(keeps).cloned().collect() }
     }
 
     /// All requests, in the order they were asked.

@@ -207,28 +207,41 @@ impl Cluster<'_> {
                 }
             }
             (FaultKind::Remove { machine }, Step::End) => self.revive(*machine),
+            (FaultKind::Flush { space }, Step::Begin) => self.flush(*space),
             (FaultKind::Vanish { client }, Step::Begin) => self.vanish(*client),
             // Nothing else ends or turns: what is done is done.
             (_, Step::End | Step::Turn(_)) => {}
         }
     }
 
-    /// An administrator asks the first node that will do it.
     fn command(&mut self, change: LayoutChange) {
+        if self.administer(&ClientControl::Change(change), |reply| *reply == ControlReply::Changed(true)) {
+            self.sight.probe("an administrator changed a role");
+        }
+    }
+
+    fn flush(&mut self, space: u8) {
+        let request = ClientControl::NamespaceFlush(self.plan.config.spaces[usize::from(space)].name.clone());
+        if self.administer(&request, |reply| matches!(reply, ControlReply::Emptied(_))) {
+            self.sight.probe("an administrator flushed a namespace");
+        }
+    }
+
+    /// An administrator asks the first node that will do it; whether one did.
+    fn administer(&mut self, request: &ClientControl, done: impl Fn(&ControlReply) -> bool) -> bool {
         let live: Vec<u32> = self.machines.iter().filter_map(|machine| machine.process).collect();
         for process in live {
             let caller = Caller { link: u64::MAX, id: 0 };
-            let request = ClientControl::Change(change.clone());
             let running = &self.processes[process as usize];
             if !running.alive || running.stopping || running.paused_until > self.at {
                 continue;
             }
-            self.node_input(process, NodeInput::Client { caller, admin: true, request });
-            if let Some(ControlReply::Changed(true)) = self.replies.pop() {
-                self.sight.probe("an administrator changed a role");
-                return;
+            self.node_input(process, NodeInput::Client { caller, admin: true, request: request.clone() });
+            if self.replies.pop().is_some_and(|reply| done(&reply)) {
+                return true;
             }
         }
+        false
     }
 
     /// The process on a machine dies between two events.

@@ -26,6 +26,8 @@ pub enum Purpose {
     Phase = 8,
     /// What shards store, and what becomes of it.
     Durable = 9,
+    /// Which namespaces are flushed.
+    Flush = 10,
 }
 
 /// One draw: 64 uniform bits, the same for the same seed, purpose and key.

@@ -28,6 +28,7 @@ pub mod history;
 mod injury;
 pub mod keyed;
 mod links;
+mod memories;
 pub mod nemesis;
 pub mod network;
 mod news;

@@ -175,6 +175,11 @@ pub enum FaultKind {
         /// Which.
         machine: u16,
     },
+    /// An administrator empties a namespace.
+    Flush {
+        /// Which, in the order of `Config::spaces`.
+        space: u8,
+    },
     /// A client's connections are gone, with what it asked on them.
     Vanish {
         /// Which client.
@@ -214,6 +219,7 @@ pub enum Class {
     CrashAll,
     DiskFull,
     Damage,
+    Flush,
 }
 
 impl Class {
@@ -277,6 +283,7 @@ impl FaultKind {
             Self::CrashAll => Class::CrashAll,
             Self::DiskFull { .. } => Class::DiskFull,
             Self::Damage { .. } => Class::Damage,
+            Self::Flush { .. } => Class::Flush,
         }
     }
 
@@ -309,6 +316,7 @@ impl FaultKind {
             | Self::Zone { .. }
             | Self::PowerCut
             | Self::CrashAll
+            | Self::Flush { .. }
             | Self::Vanish { .. } => (None, None, &[]),
         };
         one.into_iter().chain(two).chain(many.iter().copied())
@@ -320,9 +328,24 @@ pub(crate) fn draw(seed: u64, config: &Config) -> Vec<Fault> {
     let mut faults = weighed(seed, config);
     if config.durable {
         faults.extend(of_disks(seed, config));
-        faults.sort_by_key(|fault| fault.at_ms);
     }
+    faults.extend(flushes(seed, config));
+    faults.sort_by_key(|fault| fault.at_ms);
     faults
+}
+
+/// One to three flushes in one seed of ten: from a stream of its own, which moves no other draw.
+fn flushes(seed: u64, config: &Config) -> Vec<Fault> {
+    let stream = &mut Stream::new(seed, Purpose::Flush, 0);
+    if !stream.chance(100) && config.mix != Some(Mix::F17) {
+        return Vec::new();
+    }
+    let count = stream.between(1, 3);
+    let one = |_| {
+        let space = stream.below(config.spaces.len() as u64) as u8;
+        Fault { at_ms: stream.below(config.chaos_ms), for_ms: 1, kind: FaultKind::Flush { space } }
+    };
+    (0..count).map(one).collect()
 }
 
 /// What happens to disks that store; at most a few of each.
@@ -422,8 +445,8 @@ fn one(stream: &mut Stream, class: Class, config: &Config) -> Fault {
         Class::Leave => FaultKind::Leave { machine },
         Class::Remove => FaultKind::Remove { machine },
         Class::Vanish => FaultKind::Vanish { client: stream.below(u64::from(config.clients)) as u16 },
-        Class::PowerLoss | Class::PowerCut | Class::CrashAll | Class::DiskFull | Class::Damage => {
-            unreachable!("those have no weights: see `of_disks`")
+        Class::PowerLoss | Class::PowerCut | Class::CrashAll | Class::DiskFull | Class::Damage | Class::Flush => {
+            unreachable!("those have no weights: see `of_disks` and `flushes`")
         }
     };
     Fault { at_ms, for_ms, kind }
@@ -472,6 +495,7 @@ impl Ledger {
                 | FaultKind::DiskFull { .. }
                 | FaultKind::Weight { .. }
                 | FaultKind::Leave { .. }
+                | FaultKind::Flush { .. }
                 | FaultKind::Vanish { .. } => {}
             }
         }

@@ -278,6 +278,7 @@ fn weights(stream: &mut Stream, mix: Option<Mix>) -> Vec<u32> {
         Some(Mix::F11) => &[Class::OneWay, Class::Flap, Class::Pause],
         Some(Mix::F14) => &[Class::Slow, Class::Pause],
         Some(Mix::F15) => &[Class::Rolling],
+        Some(Mix::F17) => &[Class::Isolate, Class::Pause],
         Some(Mix::F20) => &[Class::Cut],
         Some(Mix::F21) => &[Class::Crash, Class::DiskStall],
     };

@@ -4,25 +4,20 @@
 //! every event is judged as it happens. A run is over at its first finding.
 
 use crate::{
-    checkers::{
-        CHECKERS, Finding, Invariant, Verdict,
-        convergence::{self, Copy},
-        layout,
-    },
+    checkers::{CHECKERS, Finding, Invariant, Verdict, layout},
     clients::ATTEMPTS,
     clock::{EPOCH_MS, MS, Time},
     cluster::{Cluster, Event},
     history::{Event as Recorded, HISTORY_VERSION, Header, History, SpaceRules},
     injury::Step,
     keyed::{Purpose, below, draw},
-    nemesis::Ledger,
+    nemesis::{Fault, FaultKind, Ledger},
     network::Site,
     plan::Plan,
     timeline::Timeline,
     workload::{Act, Op},
 };
 use meshwork_core::{
-    id::PartitionId,
     input::{Caller, NodeInput},
     namespace::{Eviction, Mode, Namespace},
     stats::ShardStats,
@@ -38,8 +33,6 @@ const BOOT_MAX: Time = 90_000 * MS;
 const CONVERGE: Time = 90_000 * MS;
 /// Requests end, and connections settle, within this.
 const QUIET: Time = 35_000 * MS;
-/// Three rounds of comparison, each at its longest.
-const THREE_ROUNDS: Time = 36_000 * MS;
 /// A repair that changed nothing is sent again within this.
 const REPAIRS_REPEAT: Time = 75_000 * MS;
 /// The longest wait before a replay, and time for it.
@@ -119,7 +112,7 @@ impl Cluster<'_> {
         }
     }
 
-    fn live(&self) -> Vec<u32> {
+    pub(crate) fn live(&self) -> Vec<u32> {
         self.machines.iter().filter_map(|machine| machine.process).collect()
     }
 
@@ -260,55 +253,6 @@ impl Cluster<'_> {
         }
     }
 
-    /// L1: live owners agree, or will within three rounds. A hint that a stand-in keeps for a dead owner is in no tree; a
-    /// sloppy read that finds it repairs the owners that answered, and the others learn it by comparing (seed 4dc251).
-    fn difference_that_lasts(&mut self) -> Option<String> {
-        self.difference()?;
-        self.sight.probe("owners differed when their memories were first compared");
-        self.run_until(self.at + THREE_ROUNDS);
-        self.difference()
-    }
-
-    /// Live processes whose copies can be judged: clocks within bounds, and all of one layout and unfenced.
-    fn comparable(&self) -> Option<Vec<u32>> {
-        let ledger = Ledger::of(&self.plan.config, &self.plan.faults);
-        let live = self.live();
-        let view = |process: u32| &self.processes[process as usize].view;
-        let ring = view(*live.first()?).ring.as_ref()?.name();
-        let alike = live.iter().all(|process| {
-            let view = view(*process);
-            view.ring.as_ref().is_some_and(|ring_of| ring_of.name() == ring) && view.fence.is_none()
-        });
-        (alike && ledger.clocks && ledger.identities).then_some(live)
-    }
-
-    /// What live owners do not agree about.
-    fn difference(&self) -> Option<String> {
-        let live = self.comparable()?;
-        let ring = self.processes[*live.first()? as usize].view.ring.clone()?;
-        for partition in (0..ring.partitions()).map(PartitionId) {
-            for copies in 1..=ring.n() {
-                let owners = ring.owners(partition);
-                let owners = &owners[..usize::from(copies).min(owners.len())];
-                let copy = |process: &u32| {
-                    let running = &self.processes[*process as usize];
-                    let index = ring.index_of(running.node_id).filter(|index| owners.contains(index));
-                    index?;
-                    let shard = &running.shards[usize::from(partition.0) % running.shards.len()];
-                    let mut held = Vec::new();
-                    shard.holdings(copies, partition, |item| held.push(item));
-                    let stats = shard.stats();
-                    Some(Copy { node: running.node_id, full: stats.out_of_memory > 0, held })
-                };
-                let copies: Vec<Copy> = live.iter().filter_map(copy).collect();
-                if let Some(what) = convergence::judge(&copies) {
-                    return Some(what);
-                }
-            }
-        }
-        None
-    }
-
     /// Repairs sent so far by all that run.
     fn repairs(&self) -> u64 {
         let shards = self.live().into_iter().flat_map(|process| &self.processes[process as usize].shards);
@@ -409,6 +353,9 @@ impl Cluster<'_> {
         }
         if self.broken() {
             return;
+        }
+        if let Some(what) = self.flushed_and_held() {
+            return self.blame_run(Invariant::S16, what);
         }
         let errors: u64 = self
             .live()
@@ -547,8 +494,19 @@ impl Cluster<'_> {
         let history = History { header, events: self.recorded };
         let mut findings = self.sight.findings;
         let mut unknown = Vec::new();
+        let spaces = &self.plan.config.spaces;
+        // Of a namespace that was flushed they cannot tell what is owed.
+        let name = |fault: &Fault| {
+            if let FaultKind::Flush { space } = fault.kind {
+                Some(spaces[usize::from(space)].name.clone())
+            } else {
+                None
+            }
+        };
+        let flushed: Vec<String> = self.plan.faults.iter().filter_map(name).collect();
+        let judged = history.without(&flushed.iter().map(String::as_str).collect());
         for (name, check) in CHECKERS {
-            match check(&history) {
+            match check(&judged) {
                 Verdict::Valid => {}
                 Verdict::Invalid(finding) => findings.push(finding),
                 Verdict::Unknown(why) => unknown.push((name, why)),

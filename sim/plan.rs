@@ -54,6 +54,8 @@ pub enum Mix {
     F14,
     /// F15: rolling restarts.
     F15,
+    /// F17: flushes.
+    F17,
     /// F20: memory for a handful of entries.
     F20,
     /// F21: disks that stall, fill up and lose power, and meshes that restart as a whole.
@@ -61,7 +63,7 @@ pub enum Mix {
 }
 
 impl Mix {
-    /// Those that seeds lean on by themselves. F21 is not among them: what disks store is drawn apart (`options`).
+    /// Those that seeds lean on by themselves. F17 and F21 are not among them: flushes, and what disks store, are drawn apart.
     pub const ALL: [Self; 12] = [
         Self::F2,
         Self::F3,
@@ -82,7 +84,7 @@ impl Mix {
     /// # Errors
     /// There is none; the words name those there are.
     pub fn parse(name: &str) -> Result<Self, String> {
-        let mixes = || Self::ALL.into_iter().chain([Self::F21]);
+        let mixes = || Self::ALL.into_iter().chain([Self::F17, Self::F21]);
         let all: Vec<String> = mixes().map(|mix| format!("{mix:?}")).collect();
         let found = mixes().find(|mix| format!("{mix:?}").eq_ignore_ascii_case(name));
         found.ok_or_else(|| format!("there is no mix {name:?}: the mixes built so far are {}", all.join(" ")))

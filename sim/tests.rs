@@ -12,7 +12,7 @@ use meshwork_core::canary::Canary;
 use std::path::Path;
 
 /// Seeds that found a bug in core, with what it was.
-const FOUND: [(u64, &str); 33] = [
+const FOUND: [(u64, &str); 34] = [
     (0x1, "S15: what a put with a TTL over a delete had buried came back after its end"),
     (0x74, "S1: a value whose holder could not be asked was called missing, in strict reads too"),
     (0xa7, "L5: a read decided by its timeout asked for the body and waited for ever"),
@@ -34,6 +34,7 @@ const FOUND: [(u64, &str); 33] = [
     (0xe0068b, "S7: the first mend of that took a vote back that had been given"),
     (0xe000a3, "S7: the second counted an owner that lost nothing among those that did"),
     (0xe013e7, "S15: the checker owed what a replica's own write had replaced, evicted before"),
+    (0x200_04d4, "S15: the checker owed the end of what a flush had taken"),
     (0x100_3908, "S23: a hint was given the room that its own request had been let in with"),
     (0x4dc2_512d_7ddc_e05c, "L1: the checker compared owners a second after a read had brought one what a hint kept"),
     (0xc402bc, "S1: of what one owner evicted and another lost an older version was served"),

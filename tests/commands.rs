@@ -200,6 +200,11 @@ fn bad_input_is_refused_with_what_was_wrong_and_changes_nothing() {
     let zero = mesh.admin(&["namespace", "create", "bad", "-r", "0"]);
     assert!(zero.code() != 0, "{zero:?}");
     mesh.cli(&["namespace", "show", "bad"]).ended(1);
+    mesh.admin(&["namespace", "flush", "nowhere"]).ended(2).says(&["nowhere", "namespace list"]);
+    mesh.admin(&["namespace", "delete", "default"]).ended(2).says(&["default", "flush it"]);
+    let denied = mesh.cli(&["namespace", "flush", "default"]);
+    assert!(denied.code() != 0, "{denied:?}");
+    denied.says(&["admin", "cert admin"]);
     for key in ["large", "k"] {
         mesh.cli(&["get", key]).ended(1);
     }

@@ -208,6 +208,42 @@ fn a_clean_stop_of_all_keeps_everything_too() {
     ledger.check(&mesh, &[0, 1, 2]);
 }
 
+#[test]
+fn what_was_flushed_or_deleted_while_a_node_was_down_stays_gone_wherever_it_was_kept() {
+    let mut mesh = start();
+    let mut ledger = Ledger::of("log");
+    ledger.write(&mesh, 300, "before");
+    mesh.admin(&["namespace", "create", "made", "--ack", "log", "-w", "3"]).done();
+    wait_until("the namespace to be usable", || mesh.cli(&["set", "-n", "made", "k", "old"]).code() == 0);
+    kill(&mut mesh, 2);
+    let flushed = mesh.admin(&["namespace", "flush", "log"]).done().err;
+    let said = "flushed log on node-0, node-1; node-2 will be when back\n";
+    assert_eq!(flushed, said);
+    mesh.admin(&["namespace", "delete", "made"]).done();
+    mesh.cli(&["get", "-n", "made", "k"]).says(&["made", "namespace"]);
+    ledger.held.values_mut().for_each(|held| *held = None);
+    ledger.check(&mesh, &[0, 1]);
+    ledger.write(&mesh, 40, "after");
+    // It comes back with all of it on its disk, and with the old table of namespaces.
+    mesh.launch(2);
+    mesh.settle();
+    ledger.check(&mesh, &[0, 1, 2]);
+    mesh.admin(&["namespace", "create", "made", "--ack", "log"]).done();
+    wait_until("the namespace to be usable again", || mesh.cli_at(2, &["set", "-n", "made", "other", "1"]).code() == 0);
+    for number in 0..3 {
+        wait_until("a strict answer", || mesh.cli_at(number, &["get", "-n", "made", "other"]).code() == 0);
+        assert_eq!(mesh.cli_at(number, &["get", "-n", "made", "k"]).ended(1).out, "");
+    }
+    // Every disk knows by now.
+    let held = mesh.admin(&["namespace", "flush", "default", "-o", "json"]).done().json();
+    assert_eq!((held["holding"].as_array().map(Vec::len), held["down"].as_array().map(Vec::len)), (Some(3), Some(0)));
+    (0..3).for_each(|number| kill(&mut mesh, number));
+    (0..3).for_each(|number| mesh.launch(number));
+    mesh.settle();
+    ledger.check(&mesh, &[0, 1, 2]);
+    assert_eq!(mesh.cli(&["get", "-n", "made", "k"]).ended(1).out, "");
+}
+
 /// Damages what lies on the disk of a node that is down.
 type Harm = fn(&Path);
 

@@ -2,17 +2,18 @@
 //!
 //! Two kinds. Those that judge any history, of the simulator or of real processes: `quorum`, `durability`, `expiry`,
 //! `deadline`, `resurrection`, `writable`, `overload`, `worth`. And those that need sight of the nodes, fed while the run goes on:
-//! `sight` (votes, flags, replicas), `bounds`, `hints` and `layout`. None shares code with core beyond its message types; a
+//! `sight` (votes, flags, replicas), `flushes`, `bounds`, `hints` and `layout`. None shares code with core beyond its message types; a
 //! checker that shares code shares the bug.
 //!
 //! Verdicts: valid; invalid, with the smallest explanation; unknown, when there was nothing to judge. Not judged yet, since
-//! core does not promise it yet: causal kinds, flush, leases.
+//! core does not promise it yet: causal kinds, leases.
 
 pub mod bounds;
 pub mod convergence;
 pub mod deadline;
 pub mod durability;
 pub mod expiry;
+pub mod flushes;
 pub mod hints;
 pub mod layout;
 mod losses;
@@ -24,6 +25,7 @@ pub mod resurrection;
 pub mod sample;
 pub mod sight;
 mod standing;
+mod votes;
 pub mod worth;
 pub mod writable;
 
@@ -44,6 +46,7 @@ pub enum Invariant {
     S13,
     S14,
     S15,
+    S16,
     S18,
     S19,
     S20,
@@ -76,6 +79,7 @@ impl Invariant {
             Self::S13 => "S13 clock-bounded",
             Self::S14 => "S14 no-resurrection",
             Self::S15 => "S15 floors-hold",
+            Self::S16 => "S16 flush-final",
             Self::S18 => "S18 expiry-honest",
             Self::S19 => "S19 quorums-overlap",
             Self::S20 => "S20 layout-pure",
@@ -110,6 +114,7 @@ impl Invariant {
             | Self::S13
             | Self::S14
             | Self::S15
+            | Self::S16
             | Self::S18
             | Self::S19
             | Self::S20

@@ -126,6 +126,16 @@ impl Replicas {
         self.kept.retain(|(of, _), _| *of != process);
     }
 
+    /// A process was told that all of a namespace up to `mark` is flushed: that is not owed, nor its end by what comes after.
+    pub fn on_flushed(&mut self, process: u32, namespace: NamespaceId, mark: Hlc) {
+        let flushed = |((of, key), kept): &(&(u32, Key), &mut Kept)| {
+            *of == process && key.0 == namespace && kept.version.hlc <= mark
+        };
+        for (_, kept) in self.kept.iter_mut().filter(flushed) {
+            (kept.version, kept.end) = (Version::ZERO, Wall(0));
+        }
+    }
+
     /// What a process held is gone.
     pub fn on_death(&mut self, process: u32) {
         self.kept.retain(|(of, _), _| *of != process);

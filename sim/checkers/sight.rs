@@ -1,20 +1,22 @@
 //! Sight of the nodes: every message as it is sent and as it arrives, every snapshot, every reply (SIMULATION §3, `*`).
 //!
 //! The run tells `Sight` what each shard is about to be given, what it sends while it handles that, and when it is done.
-//! `Sight` hands that to the parts that judge: `Votes` here (S6, S7, L5 inside the node), `replicas`, `bounds`, `layout`.
+//! `Sight` hands that to the parts that judge: `votes` (S6, S7), `replicas`, `flushes`, `bounds`, `layout`; L5 inside the node is judged here.
 //! Nothing here acts on the cluster. The first findings stay; a run ends at the first.
 //!
-//! Votes: each request is followed at its coordinator from its arrival to its reply, with every answer that arrived in
+//! Votes (`votes` judges them): each request is followed at its coordinator from its arrival to its reply, with every answer that arrived in
 //! between, one a node. A reply may claim no more than those answers and the coordinator's own copy give. What cannot be
 //! told for certain (two requests for one key that a timer woke at once) is not judged.
 
 use super::{
     Finding, Invariant,
     bounds::Bounds,
+    flushes::Flushes,
     hints::Hints,
     layout::Layouts,
     replicas::Replicas,
     standing::{Standing, Tree},
+    votes::{judge, short_of_newer},
 };
 use crate::{
     clock::{MS, Time},
@@ -63,26 +65,26 @@ enum Origin {
 
 /// One request at its coordinator.
 #[derive(Debug)]
-struct Ask {
-    key: (NamespaceId, KeyHash),
-    kind: &'static str,
-    strict: bool,
-    r: u8,
-    w: u8,
-    owners: Vec<NodeId>,
-    epoch: u64,
+pub(super) struct Ask {
+    pub(super) key: (NamespaceId, KeyHash),
+    pub(super) kind: &'static str,
+    pub(super) strict: bool,
+    pub(super) r: u8,
+    pub(super) w: u8,
+    pub(super) owners: Vec<NodeId>,
+    pub(super) epoch: u64,
     /// The newer of two active layouts, if it is not the one that is read: its epoch and the key's owners.
-    newer: Option<(u64, Vec<NodeId>)>,
-    arrived: Time,
-    allowed: Time,
-    forwarded: bool,
-    blurred: bool,
-    paused: bool,
-    reads: BTreeMap<NodeId, ReplicaState>,
+    pub(super) newer: Option<(u64, Vec<NodeId>)>,
+    pub(super) arrived: Time,
+    pub(super) allowed: Time,
+    pub(super) forwarded: bool,
+    pub(super) blurred: bool,
+    pub(super) paused: bool,
+    pub(super) reads: BTreeMap<NodeId, ReplicaState>,
     /// Number of copies, and partition.
-    tree: Tree,
+    pub(super) tree: Tree,
     /// Whether the coordinator's own copy voted when the request arrived: a vote stays one if the copy warms afterwards.
-    own_ready: bool,
+    pub(super) own_ready: bool,
 }
 
 #[derive(Debug)]
@@ -94,11 +96,11 @@ struct Tally {
 
 /// What is known of one shard.
 #[derive(Debug)]
-struct Seen {
+pub(super) struct Seen {
     view: Option<Arc<View>>,
     asks: BTreeMap<Origin, Ask>,
     tallies: BTreeMap<u64, Tally>,
-    standing: Standing,
+    pub(super) standing: Standing,
 }
 
 /// What a call in progress was given, as far as its outputs are judged by it.
@@ -119,6 +121,8 @@ pub struct Sight {
     pub replicas: Replicas,
     /// Memory and queues.
     pub bounds: Bounds,
+    /// Namespaces that were flushed.
+    pub flushes: Flushes,
     /// Hints on their way.
     pub hints: Hints,
     /// Layouts and fences.
@@ -136,6 +140,7 @@ impl Sight {
             probes: BTreeMap::new(),
             replicas: Replicas::new(ledger, skew_max_ms, evictable),
             bounds: Bounds::new(memory),
+            flushes: Flushes::default(),
             hints: Hints::default(),
             layouts: Layouts::default(),
             nodes: Vec::new(),
@@ -191,6 +196,9 @@ impl Sight {
             self.findings.push(finding);
         }
         self.hints.forget(|of| of == site);
+        for (namespace, mark) in self.flushes.on_view(at, site, view) {
+            self.replicas.on_flushed(site.process, namespace, mark);
+        }
         self.layouts.on_lapses(site, view);
         if let Some(seen) = self.seen.get_mut(&site) {
             seen.standing.on_view(seen.view.as_deref(), view);
@@ -415,6 +423,12 @@ impl Sight {
         if let Some((invariant, what)) = self.replicas.on_reply(ask.key, reply) {
             self.findings.push(Finding { invariant, t: at / 1_000, what, ops: Vec::new() });
         }
+        // What is forwarded another shard decided, which may not have heard yet.
+        let flushed = self.flushes.on_reply(site, ask.arrived, ask.key.0, reply).filter(|_| !ask.forwarded);
+        if let Some(what) = flushed {
+            self.blame(Invariant::S16, at, what);
+        }
+        let Some(seen) = self.seen.get_mut(&site) else { return };
         let mut applied: BTreeMap<NodeId, ReplicaState> = BTreeMap::new();
         let written = match reply.body {
             ReplyBody::Written { version } => Some(version),
@@ -522,79 +536,4 @@ impl Sight {
             self.blame(Invariant::L5, at, what);
         }
     }
-}
-
-/// Whether a strict write was acknowledged without its quorum in the newer of two active layouts.
-fn short_of_newer(
-    ask: &Ask,
-    reply: &Reply<'_>,
-    applied: &BTreeMap<NodeId, ReplicaState>,
-    me: NodeId,
-    view: &View,
-) -> Option<String> {
-    let (epoch, owners) = ask.newer.as_ref()?;
-    let same = view.beside.as_ref().is_some_and(|newer| newer.name().epoch == *epoch);
-    if !same || !ask.strict || ask.kind == "get" || reply.status != Status::Ok || reply.worth.superseded {
-        return None;
-    }
-    let have = owners.iter().filter(|owner| **owner == me || applied.contains_key(owner)).count();
-    let need = usize::from(ask.w).min(owners.len());
-    (have < need).then(|| format!("{have} of {need} owners in layout {epoch}: {applied:?}, owners {owners:?}"))
-}
-
-/// Whether a reply claims more than the votes behind it.
-fn judge(
-    ask: &Ask,
-    reply: &Reply<'_>,
-    applied: &BTreeMap<NodeId, ReplicaState>,
-    me: NodeId,
-    view: &View,
-    seen: &Seen,
-) -> Option<(Invariant, String)> {
-    let owner = |node: &NodeId| ask.owners.contains(node);
-    let own = if ask.own_ready { ReplicaState::Ready } else { seen.standing.own_state(ask.tree, view) };
-    let mine = owner(&me).then_some(own);
-    let settled = |state: ReplicaState| state == ReplicaState::Ready || (state == ReplicaState::Settled && !ask.strict);
-    let count = |answers: &BTreeMap<NodeId, ReplicaState>, states: &dyn Fn(ReplicaState) -> bool| {
-        let others = answers.iter().filter(|(node, state)| **node != me && owner(node) && states(**state)).count();
-        others + usize::from(mine.is_some_and(states))
-    };
-    let short = |what: &str, have: usize, need: u8, answers: &BTreeMap<NodeId, ReplicaState>| {
-        let mut states = answers.values().copied().chain(mine);
-        let warming = states.any(|state| matches!(state, ReplicaState::Warming | ReplicaState::Settled));
-        let invariant = if warming { Invariant::S7 } else { Invariant::S6 };
-        (invariant, format!("{have} eligible {what} of {need}: {answers:?}, own {mine:?}, owners {:?}", ask.owners))
-    };
-    let worth = reply.worth;
-    let done = reply.status == Status::Ok;
-    let reads = ask.kind == "get";
-    if reads && (done || reply.status == Status::NotFound) {
-        let have = count(&ask.reads, &settled);
-        if (ask.strict || !worth.sloppy) && have < usize::from(ask.r) {
-            return Some(short("read votes", have, ask.r, &ask.reads));
-        }
-        if usize::from(worth.acks) > ask.reads.len() + 1 {
-            return Some((Invariant::S6, format!("{} acks from {:?} and itself", worth.acks, ask.reads)));
-        }
-    }
-    if !reads && done {
-        let holders = applied.keys().filter(|node| **node != me).count() + 1;
-        if usize::from(worth.acks) > holders && !worth.superseded {
-            return Some((Invariant::S6, format!("{} acks from {applied:?} and itself", worth.acks)));
-        }
-        if ask.strict && worth.fallbacks > 0 {
-            return Some((Invariant::S6, format!("{} stand-ins in a strict write", worth.fallbacks)));
-        }
-        let have = count(applied, &settled);
-        let need = usize::from(ask.w).saturating_sub(usize::from(worth.fallbacks));
-        if !worth.superseded && have < need {
-            return Some(short("write votes", have, need as u8, applied));
-        }
-        let guarded = matches!(ask.kind, "touch" | "guarded put");
-        let have = count(&ask.reads, &settled);
-        if guarded && ask.strict && have < usize::from(ask.r) {
-            return Some(short("read votes before it", have, ask.r, &ask.reads));
-        }
-    }
-    None
 }

@@ -323,6 +323,20 @@ pub(crate) enum NamespaceCommand {
     Create(NamespaceCreateArgs),
     /// All namespaces
     List(ClientArgs),
+    /// Empty a namespace of everything written so far, on every member
+    Flush {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Delete a namespace with all that is in it
+    Delete {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// One namespace
     Show {
         /// Its name

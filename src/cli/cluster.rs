@@ -1,22 +1,18 @@
-//! `meshwork status`, `ring` and `namespace`: what the control plane knows, asked of any node.
+//! `meshwork status` and `ring`: what the control plane knows, asked of any node.
 //!
-//! The objects are the wire's own (`NodeStatus`, `Owners`, `Namespace`), so that the command line, the HTTP API and the
+//! The objects are the wire's own (`NodeStatus`, `Owners`), so that the command line, the HTTP API and the
 //! client speak of the same things by the same names.
 
 use crate::{
-    args::{ClientArgs, NamespaceCommand, NamespaceCreateArgs, RingCommand},
+    args::{ClientArgs, RingCommand},
     failure::{Exit, Failure},
     mesh,
     output::{self, Output},
     units,
 };
 use meshwork_client::{ClientControl, ControlReply, NodeStatus};
-use meshwork_core::{
-    namespace::{Ack, Eviction, Mode, Namespace},
-    wire::control::DiskStatus,
-};
+use meshwork_core::wire::control::DiskStatus;
 use serde_json::json;
-use std::time::Duration;
 
 /// `meshwork status`.
 pub(crate) async fn status(args: ClientArgs, output: Output) -> Result<(), Failure> {
@@ -39,6 +35,8 @@ pub(crate) fn status_of(reply: ControlReply) -> Result<NodeStatus, Failure> {
         | ControlReply::Plan(_)
         | ControlReply::Changed(_)
         | ControlReply::Namespaces(_)
+        | ControlReply::Emptied(_)
+        | ControlReply::Holds(_)
         | ControlReply::Refused { .. } => Err(mesh::strange()),
     }
 }
@@ -157,113 +155,4 @@ fn ring_show(status: &NodeStatus, output: Output) -> Result<(), Failure> {
         }
         output::text(&table)
     })
-}
-
-/// `meshwork namespace`.
-pub(crate) async fn namespace(command: NamespaceCommand, output: Output) -> Result<(), Failure> {
-    match command {
-        NamespaceCommand::Create(args) => create(args, output).await,
-        NamespaceCommand::List(client) => {
-            let all = namespaces(&mesh::connect(&client).await?).await?;
-            output.list(&all.iter().map(namespace_object).collect::<Vec<_>>(), |_| namespace_table(&all))
-        }
-        NamespaceCommand::Show { name, client } => {
-            let all = namespaces(&mesh::connect(&client).await?).await?;
-            let found = all.into_iter().find(|namespace| namespace.name == name).ok_or_else(|| {
-                Failure::new(Exit::Failed, format!("there is no namespace {name:?}"))
-                    .next("`meshwork namespace list` lists them")
-            })?;
-            output.data(&namespace_object(&found), |_| namespace_table(std::slice::from_ref(&found)))
-        }
-    }
-}
-
-/// All namespaces of a mesh.
-pub(crate) async fn namespaces(mesh: &meshwork_client::Mesh) -> Result<Vec<Namespace>, Failure> {
-    match mesh::control(mesh, ClientControl::NamespaceList).await? {
-        ControlReply::Namespaces(all) => Ok(all),
-        ControlReply::Routing(_)
-        | ControlReply::Status(_)
-        | ControlReply::Owners(_)
-        | ControlReply::Created(_)
-        | ControlReply::Plan(_)
-        | ControlReply::Changed(_)
-        | ControlReply::Refused { .. } => Err(mesh::strange()),
-    }
-}
-
-async fn create(args: NamespaceCreateArgs, output: Output) -> Result<(), Failure> {
-    let millis = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-    let mut namespace = Namespace::new(&args.name);
-    namespace.n = args.n;
-    namespace.r = args.r;
-    namespace.w = args.w;
-    namespace.mode = if args.mode == "strict" { Mode::Strict } else { Mode::Sloppy };
-    namespace.ttl_default = args.ttl_default.map(millis);
-    namespace.ttl_max = args.ttl_max.map(millis);
-    namespace.value_max = u32::try_from(args.value_max).unwrap_or(u32::MAX);
-    namespace.eviction = if args.eviction == "none" { Eviction::None } else { Eviction::On };
-    namespace.ack = match args.ack.as_str() {
-        "fsync" => Ack::Fsync,
-        "log" => Ack::Log,
-        _ => Ack::Mem,
-    };
-    // What makes no sense anywhere is refused here; what the cluster's own N forbids, by the node.
-    namespace.check(u8::MAX).map_err(Failure::usage)?;
-    let mesh = mesh::connect(&args.client).await?;
-    let ControlReply::Created(created) =
-        mesh::control(&mesh, ClientControl::NamespaceCreate(Box::new(namespace.clone()))).await?
-    else {
-        return Err(mesh::strange());
-    };
-    if output.is_json() {
-        return output
-            .data(&json!({ "created": created, "namespace": namespace_object(&namespace) }), |_| String::new());
-    }
-    output.say(if created {
-        format!("created {}", args.name)
-    } else {
-        format!("{} was there already, just so", args.name)
-    });
-    Ok(())
-}
-
-/// The wire leaves `ack` out where it is `mem`; people get it always.
-fn namespace_object(namespace: &Namespace) -> serde_json::Value {
-    let mut object = json!(namespace);
-    object["ack"] = namespace.ack.name().into();
-    object
-}
-
-fn namespace_table(all: &[Namespace]) -> String {
-    let mut table = output::table(&[
-        "name",
-        "kind",
-        "n",
-        "r",
-        "w",
-        "mode",
-        "ttl default",
-        "ttl max",
-        "value max",
-        "eviction",
-        "ack",
-    ]);
-    let millis = |ttl: Option<u64>| ttl.map_or_else(|| "never".to_owned(), |ms| format!("{} s", ms as f64 / 1000.0));
-    for namespace in all {
-        table.add_row([
-            namespace.name.clone(),
-            format!("{:?}", namespace.kind).to_lowercase(),
-            namespace.n.to_string(),
-            namespace.r.to_string(),
-            namespace.w.to_string(),
-            format!("{:?}", namespace.mode).to_lowercase(),
-            millis(namespace.ttl_default),
-            millis(namespace.ttl_max),
-            namespace.value_max.to_string(),
-            format!("{:?}", namespace.eviction).to_lowercase(),
-            namespace.ack.name().to_owned(),
-        ]);
-    }
-    output::text(&table)
 }

@@ -20,6 +20,7 @@ mod failure;
 mod kv;
 mod layout;
 mod mesh;
+mod namespace;
 mod output;
 mod rollout;
 mod serve;
@@ -89,7 +90,7 @@ fn run(command: Command, output: Output) -> Result<u8, Failure> {
         Command::Plan(command) => block_on(layout::plan(command, output)),
         Command::Node(command) => block_on(layout::node(command, output)),
         Command::Layout(command) => block_on(layout::layout(command, output)),
-        Command::Namespace(command) => block_on(cluster::namespace(command, output)),
+        Command::Namespace(command) => block_on(namespace::run(command, output)),
         Command::Cert(command) => cert::run(command, output),
         Command::Config(command) => serve::config(command, output),
         Command::Context(command) => context::run(command, output),

@@ -47,7 +47,9 @@ pub(crate) async fn control(mesh: &Mesh, message: ClientControl) -> Result<Contr
         | ControlReply::Created(_)
         | ControlReply::Plan(_)
         | ControlReply::Changed(_)
-        | ControlReply::Namespaces(_)) => Ok(reply),
+        | ControlReply::Namespaces(_)
+        | ControlReply::Emptied(_)
+        | ControlReply::Holds(_)) => Ok(reply),
     }
 }
 

@@ -10,7 +10,7 @@
 //! Not promised: that it stays so until the node is down. Shown by `tests/faults.rs` (a node killed, and the same when it is back)
 //! and by `tests/histories.rs` (a rolling restart that waits for it before each node keeps all that was acknowledged).
 
-use crate::{cluster, failure::Failure, mesh};
+use crate::{cluster, failure::Failure, mesh, namespace};
 use meshwork_client::{ClientControl, ControlReply, Mesh, NodeStatus};
 use meshwork_core::namespace::Namespace;
 use serde::Serialize;
@@ -38,7 +38,7 @@ pub(crate) struct Rollout {
 /// No node could be asked who the members are.
 pub(crate) async fn ask(mesh: &Mesh) -> Result<Rollout, Failure> {
     let first = cluster::status_of(mesh::control(mesh, ClientControl::Status).await?)?;
-    let namespaces = cluster::namespaces(mesh).await?;
+    let namespaces = namespace::all(mesh).await?;
     let mut said = Vec::new();
     for member in first.members.iter().filter(|member| member.role == "member") {
         let answer = match mesh.control_at(member.address, ClientControl::Status).await {
@@ -51,6 +51,8 @@ pub(crate) async fn ask(mesh: &Mesh) -> Result<Rollout, Failure> {
                 | ControlReply::Plan(_)
                 | ControlReply::Changed(_)
                 | ControlReply::Namespaces(_)
+                | ControlReply::Emptied(_)
+                | ControlReply::Holds(_)
                 | ControlReply::Refused { .. },
             ) => Err("its answer does not fit the question".to_owned()),
             Err(error) => Err(error.message().to_owned()),

@@ -59,7 +59,13 @@ impl<V> Payload<V> {
         match self {
             Self::Get | Self::Inspect => false,
             Self::Put { .. } | Self::Delete { .. } | Self::Touch { .. } => true,
-            Self::Control(message) => matches!(message, ClientControl::NamespaceCreate(_) | ClientControl::Change(_)),
+            Self::Control(message) => matches!(
+                message,
+                ClientControl::NamespaceCreate(_)
+                    | ClientControl::NamespaceFlush(_)
+                    | ClientControl::NamespaceDelete(_)
+                    | ClientControl::Change(_)
+            ),
         }
     }
 

@@ -184,7 +184,9 @@ impl Mesh {
                 | ControlReply::Created(_)
                 | ControlReply::Plan(_)
                 | ControlReply::Changed(_)
-                | ControlReply::Namespaces(_)) => Ok(reply),
+                | ControlReply::Namespaces(_)
+                | ControlReply::Emptied(_)
+                | ControlReply::Holds(_)) => Ok(reply),
             },
             Body::Empty | Body::Value { .. } | Body::Written { .. } | Body::Text(_) => {
                 Err(Error::new(ErrorKind::Unsupported, "the node answered something else").at(link.address))

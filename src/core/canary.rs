@@ -33,6 +33,7 @@ canaries! {
     K7 "a Warming replica votes",
     K15 "the clock follows a backward jump",
     K17 "the accept rule ignores what was forgotten",
+    K18 "what is older than a flush is taken back",
     K20 "TTL restarted by a hint",
     K21 "W met in the newest layout only",
     K22 "owners depend on the order in which peers were met",

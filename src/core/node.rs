@@ -10,6 +10,7 @@
 //!
 //! Not here: data, and moving it: that is the shards', who report (`ShardReport`) how far they are.
 
+mod namespaces;
 mod roles;
 mod settlement;
 
@@ -36,7 +37,7 @@ use crate::{
     rng::Rng,
     stats::ShardStats,
     time::{Mono, Now},
-    value::{Hlc, Version},
+    value::Hlc,
     view::{Fence, View},
     wire::{
         control::{ClientControl, ControlReply, Meta, NodeStatus, PeerControl},
@@ -438,34 +439,38 @@ impl Node {
                 denied: true,
             },
             ClientControl::Change(change) => self.change(now, change).map_or_else(refused, ControlReply::Changed),
-            ClientControl::NamespaceList => {
-                let all = self.replicated.namespaces().iter().map(|(_, namespace)| namespace.clone());
-                ControlReply::Namespaces(all.collect())
+            ClientControl::NamespaceList => ControlReply::Namespaces(self.list_namespaces()),
+            ClientControl::NamespaceHolds { name, mark } => ControlReply::Holds(self.holds_mark(&name, mark)),
+            ClientControl::NamespaceCreate(_)
+            | ClientControl::NamespaceFlush(_)
+            | ClientControl::NamespaceDelete(_)
+                if !admin =>
+            {
+                ControlReply::Refused {
+                    reason: "making, emptying or deleting a namespace needs a certificate of the role admin".to_owned(),
+                    denied: true,
+                }
             }
-            ClientControl::NamespaceCreate(_) if !admin => ControlReply::Refused {
-                reason: "creating a namespace needs a certificate of the role admin".to_owned(),
-                denied: true,
-            },
             ClientControl::NamespaceCreate(namespace) => {
-                if self.ring.is_none() {
-                    return refused(format!("there is no layout yet: {}", self.facts().state(now.mono)));
-                }
-                if let Some(fence) = self.fence {
-                    return refused(format!("this node must not stamp now: {fence}"));
-                }
-                if namespace.ack.is_durable() && !self.config.disk {
-                    return refused(namespace.diskless(&self.config.name));
-                }
-                let version = Version { hlc: self.clock.stamp(now), actor: self.config.actor };
-                let n = self.config.cluster.n;
-                match self.replicated.update_namespaces(|table| table.create(*namespace, n, version)) {
-                    Ok(created) => {
-                        self.unsent |= created;
-                        ControlReply::Created(created)
-                    }
-                    Err(error) => refused(error.to_string()),
-                }
+                self.create_namespace(now, *namespace).map_or_else(refused, ControlReply::Created)
             }
+            ClientControl::NamespaceFlush(name) => {
+                self.flush_namespace(now, &name).map_or_else(refused, ControlReply::Emptied)
+            }
+            ClientControl::NamespaceDelete(name) => {
+                self.delete_namespace(now, &name).map_or_else(refused, ControlReply::Emptied)
+            }
+        }
+    }
+
+    /// Whether this node may stamp a change of what is replicated, or why not.
+    fn may_change(&self, now: Now) -> Result<(), String> {
+        if self.ring.is_none() {
+            return Err(format!("there is no layout yet: {}", self.facts().state(now.mono)));
+        }
+        match self.fence {
+            Some(fence) => Err(format!("this node must not stamp now: {fence}")),
+            None => Ok(()),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
     id::{KeyHash, NamespaceId, NodeId},
     input::ShardInput,
     limits,
-    namespace::{Ack, Eviction, Mode, NamespaceTable},
+    namespace::{Ack, Eviction, Known, Mode, NamespaceTable},
     outbox::ShardOutbox,
     rng::{Rng, SeededMap},
     stats::ShardStats,
@@ -66,6 +66,8 @@ pub(crate) struct Rules {
     pub(crate) value_max: u32,
     pub(crate) evictable: bool,
     pub(crate) ack: Ack,
+    /// It was deleted: no request is served.
+    pub(crate) gone: bool,
 }
 
 /// One shard. See the crate's front page for how it is driven.
@@ -377,7 +379,7 @@ impl Shard {
         }
         self.empty_assigned(view);
         let old = std::mem::replace(&mut self.view, Arc::new(View::clone(view)));
-        self.learn_namespaces();
+        self.learn_namespaces(now);
         let lapsed = self.view.lapses > old.lapses;
         if lapsed {
             self.forget_restored();
@@ -406,9 +408,9 @@ impl Shard {
         self.on_layouts(now, view, out);
     }
 
-    fn learn_namespaces(&mut self) {
+    fn learn_namespaces(&mut self, now: Now) {
         let view = Arc::clone(&self.view);
-        for (id, namespace) in view.namespaces.iter() {
+        for Known { id, namespace, live, mark } in view.namespaces.all() {
             let next = u16::try_from(self.rules.len()).expect("NAMESPACES_MAX fits 16 bits");
             let slot = self.rules.get(&id).map_or(NamespaceSlot(next), |rules| rules.slot);
             self.table.namespace(slot, namespace.eviction == Eviction::On, namespace.n);
@@ -423,6 +425,7 @@ impl Shard {
                 value_max: namespace.value_max,
                 evictable: namespace.eviction == Eviction::On,
                 ack: namespace.ack,
+                gone: !live,
             };
             let stored = self.config.disk && namespace.ack.is_durable();
             self.table.set_stored(slot, stored);
@@ -433,6 +436,11 @@ impl Shard {
                 self.spaces.push(id);
             }
             self.rules.insert(id, rules);
+            if self.table.flush(slot, mark) {
+                self.hints.flush(id, self.table.flushed(slot));
+                // What is written here from now on is above the mark.
+                self.clock.raise(mark, now);
+            }
         }
     }
 }

@@ -252,7 +252,9 @@ impl Worker {
                 | ControlReply::Owners(_)
                 | ControlReply::Plan(_)
                 | ControlReply::Changed(_)
-                | ControlReply::Namespaces(_) => {}
+                | ControlReply::Namespaces(_)
+                | ControlReply::Emptied(_)
+                | ControlReply::Holds(_) => {}
             },
             Effect::Reply(caller, mut reply) => {
                 if let ControlReply::Status(status) = &mut reply {

@@ -15,9 +15,9 @@ mod workload;
 mod zipf;
 
 use crate::{
-    cluster, dev,
+    dev,
     failure::{Exit, Failure},
-    mesh,
+    mesh, namespace,
     output::Output,
 };
 use client::{Found, Shared};
@@ -162,7 +162,7 @@ async fn draw_progress(shared: Arc<Shared>, output: Output) {
 
 /// The namespace's settings, or a clear word when there is none or its values are too short for the plan's.
 async fn namespace(control: &Mesh, plan: &Plan) -> Result<Namespace, Failure> {
-    let all = cluster::namespaces(control).await?;
+    let all = namespace::all(control).await?;
     let found = all.into_iter().find(|namespace| namespace.name == plan.namespace).ok_or_else(|| {
         let name = &plan.namespace;
         Failure::new(Exit::Failed, format!("there is no namespace {name:?}"))

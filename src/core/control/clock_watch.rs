@@ -41,6 +41,8 @@ const BOUND_LEFT_MIN: Duration = Duration::from_secs(7);
 struct Sample {
     /// This node's wall minus the peer's, milliseconds.
     offset: i64,
+    /// How far it may be off: half the round trip.
+    error: Duration,
     at: Mono,
 }
 
@@ -106,7 +108,7 @@ impl ClockWatch {
         let theirs = wall + round_trip / 2;
         let millis = |wall: Wall| i64::try_from(wall.0).unwrap_or(i64::MAX);
         let offset = millis(now.wall).saturating_sub(millis(theirs));
-        self.samples.insert(peer, Sample { offset, at: now.mono });
+        self.samples.insert(peer, Sample { offset, error: round_trip / 2, at: now.mono });
     }
 
     /// `peer` is down: it confirms nothing.
@@ -119,6 +121,13 @@ impl ClockWatch {
     /// The offset to `peer`, this node's wall minus its, milliseconds.
     pub fn offset(&self, peer: NodeId) -> Option<i64> {
         self.samples.get(&peer).map(|sample| sample.offset)
+    }
+
+    /// How far the fastest peer's wall may be ahead of this node's: at most as far as the walls of two that are not fenced.
+    pub fn behind(&self, now: Mono) -> Duration {
+        let fresh = self.samples.values().filter(|sample| now.since(sample.at) <= SAMPLE_AGE_MAX);
+        let ahead = |sample: &Sample| Duration::from_millis(sample.offset.min(0).unsigned_abs()) + sample.error;
+        fresh.map(ahead).max().unwrap_or_default().min(2 * CLOCK_FENCE)
     }
 
     fn median(&self, now: Mono) -> Option<i64> {
@@ -222,6 +231,17 @@ mod tests {
         let (watch, clock) = watched(&[150]);
         assert_eq!(watch.fence(&clock, at(10)), None);
         assert_eq!(watch.confirmations(), 1);
+    }
+
+    #[test]
+    fn the_fastest_peer_says_how_far_behind_this_clock_may_be() {
+        assert_eq!(watched(&[]).0.behind(at(10).mono), Duration::ZERO);
+        let error = Duration::from_millis(5);
+        assert_eq!(watched(&[90, 20]).0.behind(at(10).mono), error, "nobody is ahead");
+        assert_eq!(watched(&[90, -40, -7]).0.behind(at(10).mono), error + Duration::from_millis(40));
+        let (watch, _) = watched(&[-3_000]);
+        assert_eq!(watch.behind(at(10).mono), 2 * CLOCK_FENCE, "a clock beyond the fence stamps nothing");
+        assert_eq!(watch.behind(at(60_000).mono), Duration::ZERO, "it was measured long ago");
     }
 
     #[test]

@@ -63,6 +63,7 @@ struct Content {
     newest: Option<LayoutName>,
     stage: Option<Stage>,
     durable: BTreeSet<NamespaceId>,
+    marks: BTreeMap<NamespaceId, Hlc>,
 }
 
 /// The control plane's disk.
@@ -181,6 +182,11 @@ impl Disk {
         used
     }
 
+    /// Whether a namespace's mark is on disk.
+    pub fn holds(&self, id: NamespaceId, mark: Hlc) -> bool {
+        self.confirmed.as_ref().and_then(|stored| stored.marks.get(&id)).is_some_and(|stored| *stored >= mark)
+    }
+
     /// What to store now, if anything: number and bytes. `stamp` is a new reading of the clock; `digest` is of `meta`.
     pub fn due(
         &mut self,
@@ -209,13 +215,16 @@ impl Disk {
         self.last = Some((now, digest, life, stamped));
         self.number += 1;
         let meta = meta();
-        let durable = meta.namespaces.iter().filter(|(_, it)| it.ack.is_durable()).map(|(id, _)| id).collect();
+        let durable = meta.namespaces.all().filter(|it| it.namespace.ack.is_durable()).map(|it| it.id).collect();
         let (newest, stage) = (meta.layouts.current_name(), meta.layouts.stage(node));
         // While the disk fails they are given again and again.
         if self.given.len() >= GIVEN_MAX {
             self.given.pop_first();
         }
-        self.given.insert(self.number, Content { life, newest, stage, durable });
+        let marks =
+            meta.namespaces.all().filter(|known| known.mark > Hlc::default()).map(|known| (known.id, known.mark));
+        let marks = marks.collect();
+        self.given.insert(self.number, Content { life, newest, stage, durable, marks });
         let stored = Stored { format: FORMAT, node, life, meta };
         let bytes = rmp_serde::to_vec_named(&stored).expect("the state has no type that MessagePack lacks");
         Some((self.number, bytes))

@@ -10,7 +10,7 @@ use crate::{
     config::ClusterConfig,
     id::NodeId,
     limits::NAMESPACES_MAX,
-    namespace::NamespaceTable,
+    namespace::{Known, NamespaceTable},
     ring::{Layout, LayoutHistory, RoleMap, layout::EPOCH_MAX},
     value::Hlc,
     wire::control::Meta,
@@ -167,7 +167,7 @@ impl Replicated {
         if theirs.namespaces.len() > NAMESPACES_MAX {
             return Err(format!("it has {} namespaces, the most is {NAMESPACES_MAX}", theirs.namespaces.len()));
         }
-        for (id, namespace) in theirs.namespaces.iter() {
+        for Known { id, namespace, .. } in theirs.namespaces.all() {
             if id != namespace.id() {
                 return Err(format!("its namespace {:?} has the id of another name", namespace.name));
             }

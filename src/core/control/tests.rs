@@ -450,6 +450,41 @@ fn a_namespace_made_on_one_node_is_known_by_all_and_needs_an_administrator() {
 }
 
 #[test]
+fn a_flush_is_known_by_all_and_lies_above_every_clock_of_the_mesh() {
+    let mut rig = ControlRig::new(27);
+    // The third node's clock is fast, within the fence.
+    let nodes: Vec<Index> = [(1, 0), (2, 0), (3, 150)]
+        .map(|(number, offset)| {
+            let config = rig.config(number);
+            rig.start_off_by(config, offset)
+        })
+        .to_vec();
+    assert!(rig.run_until(seconds(60), |rig| agree(rig, &nodes)).is_some());
+    rig.run(seconds(5));
+    let flush = |name: &str| ClientControl::NamespaceFlush(name.to_owned());
+    assert!(matches!(rig.ask(nodes[0], false, flush("default")), ControlReply::Refused { denied: true, .. }));
+    let refused = rig.ask(nodes[0], true, flush("nope"));
+    assert!(
+        matches!(&refused, ControlReply::Refused { reason, .. } if reason.contains("namespace list")),
+        "{refused:?}"
+    );
+    let refused = rig.ask(nodes[0], true, ClientControl::NamespaceDelete("default".to_owned()));
+    assert!(matches!(&refused, ControlReply::Refused { reason, .. } if reason.contains("flush it")), "{refused:?}");
+    let fastest = rig.wall(nodes[2]);
+    let ControlReply::Emptied(mark) = rig.ask(nodes[0], true, flush("default")) else { panic!("it was not flushed") };
+    assert!(mark.wall() >= fastest, "what the fast one stamped is covered");
+    let holds = |rig: &mut ControlRig, node, mark| {
+        let asked = ClientControl::NamespaceHolds { name: "default".to_owned(), mark };
+        rig.ask(node, false, asked) == ControlReply::Holds(true)
+    };
+    assert!(!holds(&mut rig, nodes[1], mark), "it has not heard of it yet");
+    rig.run(seconds(5));
+    assert!(nodes.iter().all(|node| holds(&mut rig, *node, mark) && !holds(&mut rig, *node, mark.next())));
+    let marks = |node| rig.view(node).namespaces.all().map(|known| known.mark).collect::<Vec<_>>();
+    assert!(nodes.iter().all(|node| marks(*node) == [mark]));
+}
+
+#[test]
 fn garbage_in_gossip_is_counted_and_disturbs_nobody() {
     let mut rig = ControlRig::new(24);
     let nodes = mesh(&mut rig, |_| {});

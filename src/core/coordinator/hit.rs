@@ -38,7 +38,7 @@ impl Shard {
         if view.fence.is_some() || self.clock.is_unconfirmed() {
             return None;
         }
-        let rules = self.rules.get(&namespace)?;
+        let rules = self.rules.get(&namespace).filter(|rules| !rules.gone)?;
         let slot = rules.slot;
         let (me, partition) = (ring.index_of(view.me)?, hash.partition(ring.partitions()));
         let owners = ring.owners(partition);

@@ -268,7 +268,7 @@ impl Shard {
 
     /// The rules that hold for the request's key, if a key may be like that.
     fn rules_of(&self, request: &Request<'_>) -> Result<&Rules, Refused> {
-        let Some(rules) = self.rules.get(&request.namespace) else {
+        let Some(rules) = self.rules.get(&request.namespace).filter(|rules| !rules.gone) else {
             return Err(refused(
                 Status::NoSuchNamespace,
                 "there is no such namespace: create it with `meshwork namespace create`",

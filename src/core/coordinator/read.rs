@@ -234,6 +234,10 @@ impl Shard {
         let Phase::Read { votes, body, fetching, guarded } = &mut operation.phase else { return };
         let Some(at) = votes.targets.position(member) else { return };
         self.peers.on_answer(member, started, now.mono);
+        // Who has not heard of a flush yet holds what is gone.
+        let flushed = self.table.flushed(operation.subject.slot);
+        let void = Found::Absent { forgotten: flushed };
+        let found = if found.version().is_some_and(|version| version <= flushed) { &void } else { found };
         let answer = match found {
             _ if skewed => {
                 self.stats.clock_refusals += 1;

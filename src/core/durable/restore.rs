@@ -103,7 +103,8 @@ impl Shard {
             Record::Entry { namespace, hash, key, term, entry } => {
                 let Some(rules) = self.rules.get(&namespace).copied() else { return false };
                 let partition = hash.partition(self.config.partitions);
-                if term < self.durable.waiting.term(partition) || !rules.ack.is_durable() {
+                let flushed = entry.version <= self.table.flushed(rules.slot);
+                if flushed || term < self.durable.waiting.term(partition) || !rules.ack.is_durable() {
                     self.durable.unused.push(Place::Entry(rules.slot, hash, key.into()));
                     return true;
                 }
@@ -116,10 +117,11 @@ impl Shard {
             Record::Hint { target, namespace, hash, key, entry } => {
                 let Some(rules) = self.rules.get(&namespace).copied() else { return false };
                 let room = self.make_room_for(HintStore::cost(key, &entry));
-                let kept = rules.ack.is_durable()
+                let useful = rules.ack.is_durable() && entry.version > self.table.flushed(rules.slot);
+                let kept = useful
                     && room
                     && self.hints.quietly(|hints| hints.store(wall, target, namespace, hash, key, &entry).is_ok());
-                if !kept && rules.ack.is_durable() && !is_dead(&entry, wall) {
+                if !kept && useful && !is_dead(&entry, wall) {
                     // It stays on the disk, for a memory with more room.
                     self.stats.restore_errors += 1;
                     self.mark_urgent(hash);

@@ -240,6 +240,18 @@ impl HintStore {
         true
     }
 
+    /// Drops what is held of a namespace with a version up to `mark`.
+    pub(crate) fn flush(&mut self, namespace: NamespaceId, mark: Version) {
+        let of = |(target, held): (&NodeId, &Target)| {
+            let flushed = held.hints.iter().filter(|((_, of, _), entry)| *of == namespace && entry.version <= mark);
+            flushed.map(|(place, _)| (*target, place.clone())).collect::<Vec<_>>()
+        };
+        let flushed: Vec<(NodeId, Place)> = self.targets.iter().flat_map(of).collect();
+        for (target, place) in flushed {
+            self.end(target, &place, mark);
+        }
+    }
+
     /// Drops what is over, and what is too old: the hashes of the keys of the latter, which nobody will bring their
     /// targets any more. Call it now and then.
     pub(crate) fn expire(&mut self, wall: Wall) -> BTreeSet<KeyHash> {

@@ -21,12 +21,7 @@ impl Node {
     /// # Errors
     /// Words for a person; nothing was changed.
     pub(super) fn change(&mut self, now: Now, change: LayoutChange) -> Result<bool, String> {
-        if self.ring.is_none() {
-            return Err(format!("there is no layout yet: {}", self.facts().state(now.mono)));
-        }
-        if let Some(fence) = self.fence {
-            return Err(format!("this node must not stamp now: {fence}"));
-        }
+        self.may_change(now)?;
         match change {
             LayoutChange::Leave(node) => {
                 let role = self.role(node)?;

@@ -36,7 +36,8 @@ impl Shard {
             self.stats.stale_epochs += 1;
             return Err(Refusal::StaleEpoch);
         }
-        self.rules.get(&key.namespace).map(|rules| (rules.slot, rules.ack)).ok_or(Refusal::NoSuchNamespace)
+        let rules = self.rules.get(&key.namespace).filter(|rules| !rules.gone);
+        rules.map(|rules| (rules.slot, rules.ack)).ok_or(Refusal::NoSuchNamespace)
     }
 
     /// This node's state as a replica of the key.

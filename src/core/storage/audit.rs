@@ -115,12 +115,15 @@ fn counters_agree_with_the_records_after_any_history() {
                         audit(&table);
                     }
                 }
-                403..440 => {
+                404..440 => {
                     let version = Version { hlc: Hlc::at(Wall(wall - rng.below(500))), actor: ActorId(rng.below(90)) };
                     let (entry_hash, gone_at) = (rng.next(), Wall(wall + rng.below(100_000)));
                     let most = table.limit().max(table.accounted());
                     table.adopt(slot, &Evicted { hash: hash_of(number), version, entry_hash, gone_at });
                     assert!(table.accounted() <= most, "seed {seed} step {step}");
+                }
+                403 => {
+                    table.flush(slot, Hlc::at(Wall(wall - rng.below(1_000))));
                 }
                 402 => {
                     table.set_limit(limit / 2);

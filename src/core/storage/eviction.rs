@@ -270,6 +270,9 @@ impl Memtable {
 
     fn fate(&self, header: &Header, record: &[u8], class: Class, cleaning: Cleaning) -> Fate {
         let evictable = self.is_evictable(header.namespace());
+        if self.flushing && self.is_void(header.namespace(), header.hlc) {
+            return Fate::Ended;
+        }
         if header.due(record) <= self.wall.0 {
             match self.after_end(header, record) {
                 true => return Fate::Buried,
@@ -359,14 +362,27 @@ impl Memtable {
     /// Takes over that another replica evicted a version of a key: what is held of it goes, if that is older, and the ghost is
     /// remembered here too. `false`: the older one cannot go now, or there is no memory to remember with; nothing changed.
     pub(crate) fn adopt(&mut self, slot: NamespaceSlot, evicted: &Evicted) -> bool {
+        let adopted = self.try_adopt(slot, evicted);
+        self.settle();
+        adopted
+    }
+
+    fn try_adopt(&mut self, slot: NamespaceSlot, evicted: &Evicted) -> bool {
         let Evicted { hash, version, entry_hash, mut gone_at } = *evicted;
         // Where nothing is evicted here nothing may be forgotten on the word of another.
-        if !self.is_evictable(slot.0) {
+        if !self.is_evictable(slot.0) || self.is_void_ghost(slot, evicted) {
             return true;
         }
-        let growth = self.ghosts.growth(hash.0);
-        if !self.make_room(self.actors.growth(version.actor) + growth + self.trees.leaves_bytes()) {
-            return false;
+        let growth = |table: &Self| {
+            table.actors.growth(version.actor) + table.ghosts.growth(hash.0) + table.trees.leaves_bytes()
+        };
+        let mut need = 0;
+        // Making room may give up memory of ghosts that this one was to have.
+        while need < growth(self) {
+            need = growth(self);
+            if !self.make_room(need) {
+                return false;
+            }
         }
         let held = self.find_by_hash(slot, hash);
         if let Some(handle) = held {
@@ -386,9 +402,7 @@ impl Memtable {
         if let Some(handle) = held {
             let record = self.log.record(handle);
             gone_at = gone_at.max(Wall(Header::read(record).gone_at(record)));
-            self.index.remove(self.placement.local(hash.0), hash.0, handle);
-            self.note_gone_at(handle);
-            self.forget_record(handle);
+            self.drop_record(handle);
         }
         if let Some(older) = self.ghosts.remove(hash.0) {
             gone_at = gone_at.max(Wall(older.gone_at()));
@@ -398,7 +412,6 @@ impl Memtable {
         self.trees.add(self.copies_of(slot.0), self.placement.local(hash.0), hash.0, entry_hash);
         let ghost = Ghost::new(hash.0, version.hlc.0, entry_hash, actor, slot.0, gone_at.0);
         self.remember(ghost);
-        self.settle();
         true
     }
 

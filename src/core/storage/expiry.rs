@@ -51,7 +51,7 @@ impl Memtable {
     pub fn work(&mut self, now: Wall, records_max: usize) -> bool {
         self.wall = now;
         let mut budget = records_max;
-        let swept = self.sweep_step(&mut budget);
+        let swept = self.sweep_flushed(&mut budget) | self.sweep_step(&mut budget);
         self.forget_ended_ghosts(&mut budget);
         let mut stuck = false;
         while budget > 0 && self.is_high() {
@@ -125,10 +125,8 @@ impl Memtable {
                 let record = self.log.record(handle);
                 earliest = earliest.min(Header::read(record).due(record));
             } else {
-                self.index.remove(self.placement.local(header.hash), header.hash, handle);
                 self.stats.expired += 1;
-                self.note_gone_at(handle);
-                self.forget_record(handle);
+                self.drop_record(handle);
                 if self.log.segment(slot).generation != generation {
                     return walked;
                 }

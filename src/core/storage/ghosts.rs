@@ -261,7 +261,9 @@ impl Memtable {
         for ghost in self.ghosts.of_partition(self.placement.local_partition(partition)) {
             let (version, gone_at) = (self.ghost_version(ghost), Wall(ghost.gone_at()));
             let evicted = Evicted { hash: KeyHash(ghost.hash), version, entry_hash: ghost.entry_hash, gone_at };
-            visit(NamespaceSlot(ghost.namespace), evicted);
+            if !self.flushing || !self.is_void(ghost.namespace, ghost.hlc) {
+                visit(NamespaceSlot(ghost.namespace), evicted);
+            }
         }
     }
 }

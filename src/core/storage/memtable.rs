@@ -5,7 +5,7 @@
 //! the old one of the same key included: a handle is looked up again afterwards.
 
 use super::{
-    Floors, KEY_BYTES_MAX, Lookup, MemtableConfig, MemtableStats, NAMESPACE_SLOTS_MAX, NamespaceSlot, Pin, Put,
+    KEY_BYTES_MAX, Lookup, MemtableConfig, MemtableStats, NAMESPACE_SLOTS_MAX, NamespaceSlot, Pin, Put,
     VALUE_BYTES_MAX,
     actors::Actors,
     changes::Changes,
@@ -39,6 +39,8 @@ pub struct Memtable {
     pub(super) namespaces: Vec<Option<Namespace>>,
     pub(super) stats: MemtableStats,
     pub(super) sweep: Sweep,
+    /// Something void may still be in memory (`flush`).
+    pub(super) flushing: bool,
     pub(super) changes: Changes,
     /// The wall clock as the last call that brought one told it.
     pub(super) wall: Wall,
@@ -51,7 +53,14 @@ pub(super) struct Namespace {
     pub(super) copies: u8,
     /// Whether its changes are noted.
     pub(super) stored: bool,
+    /// What has a version at or below this is void.
+    pub(super) mark: Hlc,
+    /// The next table whose void records are still to go; `None`: all are gone.
+    pub(super) swept: Option<usize>,
 }
+
+/// What a place for a namespace takes.
+const NAMESPACE_BYTES: u64 = size_of::<Option<Namespace>>() as u64;
 
 impl Memtable {
     /// An empty memtable. Its tables take 64 bytes per partition of its own at once.
@@ -74,6 +83,7 @@ impl Memtable {
             namespaces: Vec::new(),
             stats: MemtableStats::default(),
             sweep: Sweep::default(),
+            flushing: false,
             changes: Changes::default(),
             wall: Wall(0),
         };
@@ -91,14 +101,15 @@ impl Memtable {
         let at = usize::from(slot.0);
         // Where nothing can be evicted the row goes over the limit: puts are refused until there is room again.
         let growth = self.floors.growth(slot, self.placement.tables()) + self.trees.declare_growth(copies);
-        self.make_room(growth + 3 * (at as u64 + 1));
+        self.make_room(growth + NAMESPACE_BYTES * (at as u64 + 1));
         self.trees.declare(copies);
         if self.namespaces.len() <= at {
             self.namespaces.reserve_exact(at + 1 - self.namespaces.len());
             self.namespaces.resize(at + 1, None);
         }
-        let stored = self.namespaces[at].is_some_and(|known| known.stored);
-        let before = self.namespaces[at].replace(Namespace { evictable, copies, stored });
+        let before = self.namespaces[at];
+        let fresh = Namespace { evictable, copies, stored: false, mark: Hlc::default(), swept: None };
+        self.namespaces[at] = Some(before.map_or(fresh, |before| Namespace { evictable, copies, ..before }));
         if let Some(before) = before.filter(|before| before.copies != copies) {
             self.retree(slot.0, before.copies, copies);
         }
@@ -143,8 +154,16 @@ impl Memtable {
         self.index.find(self.placement.local(hash), hash, is_it)
     }
 
+    /// As `find`, of what is not void.
     #[inline]
-    fn entry(&self, handle: Handle) -> Entry<'_> {
+    fn find_valid(&self, slot: NamespaceSlot, hash: u64, key: &[u8]) -> Option<Handle> {
+        let handle = self.find(slot, hash, key)?;
+        let void = self.flushing && self.is_void(slot.0, Header::read(self.log.record(handle)).hlc);
+        (!void).then_some(handle)
+    }
+
+    #[inline]
+    pub(super) fn entry(&self, handle: Handle) -> Entry<'_> {
         let record = self.log.record(handle);
         let header = Header::read(record);
         header.entry(record, self.actors.resolve(header.actor()))
@@ -155,7 +174,7 @@ impl Memtable {
     }
 
     fn lookup_absent(&self, hash: u64) -> Lookup<'_> {
-        match self.ghosts.lookup(hash) {
+        match self.ghosts.lookup(hash).filter(|ghost| !self.flushing || !self.is_void(ghost.namespace, ghost.hlc)) {
             Some(ghost) => Lookup::Ghost(self.ghost_version(ghost)),
             None => Lookup::Absent,
         }
@@ -163,7 +182,7 @@ impl Memtable {
 
     /// Looks a key up and counts the use.
     pub fn get(&mut self, slot: NamespaceSlot, hash: KeyHash, key: &[u8]) -> Lookup<'_> {
-        let Some(handle) = self.find(slot, hash.0, key) else { return self.lookup_absent(hash.0) };
+        let Some(handle) = self.find_valid(slot, hash.0, key) else { return self.lookup_absent(hash.0) };
         let record = self.log.record_mut(handle);
         Header::read(record).touch(record);
         Lookup::Found(self.entry(handle))
@@ -171,7 +190,7 @@ impl Memtable {
 
     /// Looks a key up and leaves no trace.
     pub fn peek(&self, slot: NamespaceSlot, hash: KeyHash, key: &[u8]) -> Lookup<'_> {
-        match self.find(slot, hash.0, key) {
+        match self.find_valid(slot, hash.0, key) {
             Some(handle) => Lookup::Found(self.entry(handle)),
             None => self.lookup_absent(hash.0),
         }
@@ -207,7 +226,17 @@ impl Memtable {
     }
 
     fn join(&mut self, slot: NamespaceSlot, hash: u64, key: &[u8], entry: &Entry<'_>, pin: bool) -> Put {
-        let Some(handle) = self.find(slot, hash, key) else {
+        if self.is_void(slot.0, entry.version.hlc.0) && !canary!(K18) {
+            return Put::Superseded { version: self.flushed(slot), hold_until: None };
+        }
+        let mut found = self.find(slot, hash, key);
+        if let Some(handle) = found.filter(|_| self.flushing)
+            && self.is_void(slot.0, Header::read(self.log.record(handle)).hlc)
+        {
+            self.drop_record(handle);
+            found = None;
+        }
+        let Some(handle) = found else {
             let class = match self.ghosts.lookup(hash) {
                 None => Class::Small,
                 Some(ghost) => {
@@ -426,6 +455,14 @@ impl Memtable {
         }
     }
 
+    /// Drops a record that the index names.
+    pub(super) fn drop_record(&mut self, handle: Handle) {
+        let hash = Header::read(self.log.record(handle)).hash;
+        self.index.remove(self.placement.local(hash), hash, handle);
+        self.note_gone_at(handle);
+        self.forget_record(handle);
+    }
+
     /// Ends a record that the index no longer names.
     pub(super) fn forget_record(&mut self, handle: Handle) {
         let record = self.log.record(handle);
@@ -490,28 +527,10 @@ impl Memtable {
         self.settle();
     }
 
-    /// Calls `visit` with every entry of a partition, in no meaningful order (but the same after the same history).
-    pub fn scan_partition<'a>(
-        &'a self,
-        partition: PartitionId,
-        mut visit: impl FnMut(NamespaceSlot, KeyHash, &'a [u8], Entry<'a>),
-    ) {
-        for handle in self.index.values(self.placement.local_partition(partition)) {
-            let record = self.log.record(handle);
-            let header = Header::read(record);
-            visit(NamespaceSlot(header.namespace()), KeyHash(header.hash), header.key(record), self.entry(handle));
-        }
-    }
-
     /// When the tombstone of `key` was stored here; `None` where there is no tombstone, or one that expiry made.
     pub fn tombstone_since(&self, slot: NamespaceSlot, hash: KeyHash, key: &[u8]) -> Option<Wall> {
-        let record = self.log.record(self.find(slot, hash.0, key)?);
+        let record = self.log.record(self.find_valid(slot, hash.0, key)?);
         Header::read(record).since(record)
-    }
-
-    /// The forget floors of a namespace in a partition.
-    pub fn floors(&self, slot: NamespaceSlot, partition: PartitionId) -> Floors {
-        self.floors.row(slot, self.placement.local_partition(partition))
     }
 
     /// Sets what the shard holds elsewhere on this memtable's account (hints, requests in flight, buffers), in bytes.
@@ -550,7 +569,7 @@ impl Memtable {
     }
 
     fn small_tables_bytes(&self) -> u64 {
-        self.floors.bytes() + self.actors.bytes() + self.namespaces.capacity() as u64 * 3
+        self.floors.bytes() + self.actors.bytes() + self.namespaces.capacity() as u64 * NAMESPACE_BYTES
     }
 
     /// The hard limit, in bytes.

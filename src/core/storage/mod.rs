@@ -2,7 +2,7 @@
 //!
 //! Start at [`Memtable`]. Beneath it: `record` (how an entry lies in memory), `segments` (the log records are appended
 //! to), `index` (hash to handle, per partition), `eviction` (who leaves when room is needed), `expiry` (who leaves with
-//! time), `changes` (what is to be stored), `ghosts` and `floors` (what is remembered of those that left), `actors` (interned process ids), `tree` (what others
+//! time), `flush` (what is void at once), `changes` (what is to be stored), `ghosts` and `floors` (what is remembered of those that left), `actors` (interned process ids), `tree` (what others
 //! compare themselves with).
 //!
 //! Invariant: after every call the accounted bytes are at most the limit, unless the limit or the reservation was just
@@ -16,6 +16,7 @@ mod changes;
 mod eviction;
 mod expiry;
 mod floors;
+mod flush;
 mod ghosts;
 mod index;
 mod memtable;

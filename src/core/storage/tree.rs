@@ -124,9 +124,18 @@ impl Memtable {
         self.trees.copies_max()
     }
 
-    /// Calls `visit` with every summand of a tree, in no meaningful order (but the same after the same history). Walks
-    /// the whole partition.
+    /// Calls `visit` with every summand of a tree that is not void, in no meaningful order (but the same after the same
+    /// history). Walks the whole partition.
     pub(crate) fn visit_tree(&self, copies: u8, partition: PartitionId, mut visit: impl FnMut(TreeItem)) {
+        self.visit_summands(copies, partition, |item| {
+            if !self.flushing || !self.is_void(item.slot.0, item.version.hlc.0) {
+                visit(item);
+            }
+        });
+    }
+
+    /// As `visit_tree`, with void ones.
+    fn visit_summands(&self, copies: u8, partition: PartitionId, mut visit: impl FnMut(TreeItem)) {
         let local = self.placement.local_partition(partition);
         for handle in self.index.values(local) {
             let record = self.log.record(handle);
@@ -158,6 +167,21 @@ impl Memtable {
         }
     }
 
+    /// Calls `visit` with every entry of a partition, in no meaningful order (but the same after the same history).
+    pub fn scan_partition<'a>(
+        &'a self,
+        partition: PartitionId,
+        mut visit: impl FnMut(NamespaceSlot, KeyHash, &'a [u8], Entry<'a>),
+    ) {
+        for handle in self.index.values(self.placement.local_partition(partition)) {
+            let record = self.log.record(handle);
+            let header = Header::read(record);
+            if !self.flushing || !self.is_void(header.namespace(), header.hlc) {
+                visit(NamespaceSlot(header.namespace()), KeyHash(header.hash), header.key(record), self.entry(handle));
+            }
+        }
+    }
+
     /// The record under a key hash, for who knows no more of it.
     pub(super) fn find_by_hash(&self, slot: NamespaceSlot, hash: KeyHash) -> Option<Handle> {
         let is_it = |handle| {
@@ -172,6 +196,9 @@ impl Memtable {
         let handle = self.find_by_hash(slot, hash)?;
         let record = self.log.record(handle);
         let header = Header::read(record);
+        if self.flushing && self.is_void(slot.0, header.hlc) {
+            return None;
+        }
         let entry = header.entry(record, self.actors.resolve(header.actor()));
         Some((header.key(record), entry, self.entry_hash(&header, record)))
     }
@@ -187,9 +214,7 @@ impl Memtable {
         };
         let local = self.placement.local(hash.0);
         let Some(handle) = self.index.find(local, hash.0, is_it) else { return false };
-        self.index.remove(local, hash.0, handle);
-        self.note_gone_at(handle);
-        self.forget_record(handle);
+        self.drop_record(handle);
         self.settle();
         true
     }
@@ -203,7 +228,7 @@ impl Memtable {
     pub(crate) fn audit(&self, copies: u8, partition: PartitionId) -> bool {
         let bits = self.trees.leaf_bits();
         let mut leaves = vec![0u64; 1 << bits];
-        self.visit_tree(copies, partition, |item| {
+        self.visit_summands(copies, partition, |item| {
             let leaf = &mut leaves[self.leaf_of(item.hash, bits)];
             *leaf = leaf.wrapping_add(item.entry_hash);
         });

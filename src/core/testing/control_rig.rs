@@ -295,6 +295,11 @@ impl ControlRig {
         self.node(index).status(self.now_of(index))
     }
 
+    /// Its clock.
+    pub fn wall(&self, index: Index) -> Wall {
+        self.node(index).wall(self.now_of(index))
+    }
+
     /// What it told its watcher.
     pub fn events(&self, index: Index) -> &[NodeEvent] {
         &self.processes[index].events

@@ -7,7 +7,9 @@ use super::rig::{Asked, Fate, Flight, Rig, index_of, node_id};
 use crate::{
     id::NodeId,
     input::ShardInput,
+    namespace::NamespaceTable,
     ring::{LayoutMember, Ring},
+    value::Hlc,
     view::Fence,
     wire::peer::{PeerMessage, ReplicaState},
 };
@@ -97,6 +99,23 @@ impl Rig {
     /// Stops or resumes `node`'s coordinating.
     pub fn set_fence(&mut self, node: usize, fence: Option<Fence>) {
         self.nodes[node].fence = fence;
+        self.publish();
+    }
+
+    /// Changes the table of namespaces by a mark above every clock; `nodes` hear of it now, others when they are told again.
+    pub fn empty(&mut self, nodes: &[usize], change: impl FnOnce(&mut NamespaceTable, Hlc)) {
+        let fastest = (0..self.config.nodes).map(|node| self.wall(node)).max().expect("a rig has nodes");
+        let mut table = (*self.namespaces).clone();
+        change(&mut table, Hlc::at(fastest).next());
+        self.namespaces = Arc::new(table);
+        self.tell_namespaces(nodes);
+    }
+
+    /// These nodes hear of the namespaces there are.
+    pub fn tell_namespaces(&mut self, nodes: &[usize]) {
+        for node in nodes {
+            self.nodes[*node].namespaces = Arc::clone(&self.namespaces);
+        }
         self.publish();
     }
 

@@ -5,7 +5,7 @@
 //! - `control_rig`: the same for the control plane.
 //! - `faults`: what a test does to them.
 //! - `disk`: what a process finds again; `durability` (tests): what is promised about it.
-//! - `handoff` (tests): hints and read repair.
+//! - `handoff` (tests): hints and read repair; `flushes` (tests): namespaces that are emptied.
 //! - `schedules`, `promises`, `transitions` and `soak` (tests): the schedules that broke earlier rules, by name; and random
 //!   ones, many.
 //!
@@ -21,6 +21,8 @@ mod durability;
 #[cfg(test)]
 mod entropy;
 mod faults;
+#[cfg(test)]
+mod flushes;
 #[cfg(test)]
 mod handoff;
 #[cfg(test)]

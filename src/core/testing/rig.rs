@@ -106,6 +106,8 @@ pub(super) struct RigNode {
     /// Rises with each start: what is on its way to an earlier process does not arrive.
     pub(super) life: u32,
     pub(super) confirmations: u64,
+    /// What it knows of namespaces.
+    pub(super) namespaces: Arc<NamespaceTable>,
     pub(super) view: Option<Arc<View>>,
     /// How far its shard said it is with the layouts.
     pub(super) report: Option<ShardReport>,
@@ -264,6 +266,7 @@ impl Rig {
                 started,
                 life: 0,
                 confirmations: 1,
+                namespaces: Arc::clone(&rig.namespaces),
                 view: None,
                 report: None,
             });
@@ -401,6 +404,7 @@ impl Rig {
                     && (old.agreed, old.state, old.fence) == (view.agreed, view.state, view.fence)
                     && old.clock_confirmations == view.clock_confirmations
                     && (name(old), old.moving, old.complete) == (name(&view), view.moving, view.complete)
+                    && Arc::ptr_eq(&old.namespaces, &view.namespaces)
             });
             if same || known.shard.is_none() {
                 continue;
@@ -430,7 +434,7 @@ impl Rig {
             lapses: self.lapses[node],
             members: self.ring.members().iter().map(member).collect(),
             agreed: self.agreed,
-            namespaces: Arc::clone(&self.namespaces),
+            namespaces: Arc::clone(&known.namespaces),
             state: if is_member { known.state } else { ReplicaState::Fallback },
             fence: known.fence,
             clock_confirmations: known.confirmations,

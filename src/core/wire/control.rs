@@ -81,6 +81,17 @@ pub enum ClientControl {
     NamespaceCreate(Box<Namespace>),
     /// All namespaces.
     NamespaceList,
+    /// Empties a namespace of everything written so far.
+    NamespaceFlush(String),
+    /// Deletes a namespace with all that is in it.
+    NamespaceDelete(String),
+    /// Whether the answering node holds to this mark of a namespace, and will after a restart.
+    NamespaceHolds {
+        /// The namespace's name.
+        name: String,
+        /// See [`ControlReply::Emptied`].
+        mark: Hlc,
+    },
     /// The active layouts, what the roles ask for, and how far each member is.
     Plan,
     /// Changes who owns what.
@@ -177,6 +188,10 @@ pub enum ControlReply {
     Created(bool),
     /// To `NamespaceList`.
     Namespaces(Vec<Namespace>),
+    /// To `NamespaceFlush` and `NamespaceDelete`: what has a version up to this mark is gone, once every member holds to it.
+    Emptied(Hlc),
+    /// To `NamespaceHolds`.
+    Holds(bool),
     /// To `Plan`.
     Plan(Box<Plan>),
     /// To `Change`: `false` when it was so already.

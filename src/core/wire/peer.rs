@@ -216,6 +216,17 @@ pub enum Found<'a> {
     Refused(Refusal),
 }
 
+impl Found<'_> {
+    /// The version that is held.
+    pub fn version(&self) -> Option<Version> {
+        match self {
+            Self::Entry(entry) => Some(entry.version),
+            Self::Digest { version } => Some(*version),
+            Self::Absent { .. } | Self::Refused(_) => None,
+        }
+    }
+}
+
 /// A message of the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerMessage<'a> {

@@ -1,15 +1,15 @@
 //! Namespaces: what kind of value their keys hold, how many replicas answer, what is kept (PROTOCOL §3, §4, §10).
 //!
-//! The table is replicated: a join of last-writer-wins entries by `Version`, so that two nodes that create at the same
-//! time agree. Kind, n and ack are fixed at creation: where two creations differ, the older (smaller `created`) stays.
+//! Here are the settings of one; `table` is all of them, replicated.
+
+mod table;
 
 use crate::{
     id::NamespaceId,
     limits::{COPIES_MAX, NAME_BYTES_MAX, NAMESPACES_MAX, VALUE_BYTES_DEFAULT, VALUE_BYTES_MAX},
-    value::Version,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+pub use table::{Known, NamespaceTable};
 
 /// The kind of values in a namespace. Others move in with their rooms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,8 +158,14 @@ pub enum NamespaceError {
     #[error("the namespace {0:?} exists already with other settings: choose another name")]
     Exists(String),
     /// The table is full.
-    #[error("there are {NAMESPACES_MAX} namespaces already: that is the most")]
+    #[error("there are {NAMESPACES_MAX} namespaces already, deleted ones among them: that is the most")]
     TooMany,
+    /// There is none of this name.
+    #[error("there is no namespace {0:?}: `meshwork namespace list` lists them")]
+    Unknown(String),
+    /// `default` is always there.
+    #[error("the namespace \"default\" cannot be deleted: flush it instead")]
+    Default,
 }
 
 impl Namespace {
@@ -224,113 +230,9 @@ impl Namespace {
     }
 }
 
-/// One namespace with its stamps.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamped {
-    created: Version,
-    namespace: Namespace,
-}
-
-/// All namespaces of the cluster, in id order. A join: commutative, associative, idempotent.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct NamespaceTable {
-    by_id: BTreeMap<NamespaceId, Stamped>,
-}
-
-impl NamespaceTable {
-    /// The table every cluster starts with: `default`, created at version zero so that all nodes agree.
-    /// `n` is the cluster's N; quorums are clamped to it.
-    pub fn with_default(n: u8) -> Self {
-        let mut table = Self::default();
-        let mut namespace = Namespace::new("default");
-        namespace.n = n;
-        namespace.r = n / 2 + 1;
-        namespace.w = n / 2 + 1;
-        table.by_id.insert(namespace.id(), Stamped { created: Version::ZERO, namespace });
-        table
-    }
-
-    /// The namespace with this id.
-    pub fn get(&self, id: NamespaceId) -> Option<&Namespace> {
-        self.by_id.get(&id).map(|stamped| &stamped.namespace)
-    }
-
-    /// All of them, in id order.
-    pub fn iter(&self) -> impl Iterator<Item = (NamespaceId, &Namespace)> {
-        self.by_id.iter().map(|(id, stamped)| (*id, &stamped.namespace))
-    }
-
-    /// Those that `keep` names.
-    pub(crate) fn only(&self, keep: impl Fn(NamespaceId, &Namespace) -> bool) -> Self {
-        let kept = self.by_id.iter().filter(|(id, stamped)| keep(**id, &stamped.namespace));
-        Self { by_id: kept.map(|(id, stamped)| (*id, stamped.clone())).collect() }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.by_id.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
-    }
-
-    /// Creates `namespace`. `Ok(false)` when exactly this one is there already (creating is idempotent).
-    ///
-    /// # Errors
-    /// Settings that make no sense, a name taken with other settings, a full table.
-    pub fn create(&mut self, namespace: Namespace, cluster_n: u8, version: Version) -> Result<bool, NamespaceError> {
-        namespace.check(cluster_n)?;
-        if let Some(there) = self.get(namespace.id()) {
-            return if *there == namespace { Ok(false) } else { Err(NamespaceError::Exists(there.name.clone())) };
-        }
-        if self.by_id.len() >= NAMESPACES_MAX {
-            return Err(NamespaceError::TooMany);
-        }
-        self.by_id.insert(namespace.id(), Stamped { created: version, namespace });
-        Ok(true)
-    }
-
-    /// Learns what `other` knows; whether that changed anything. Where both have an id, the older creation stays.
-    pub fn join(&mut self, other: &Self) -> bool {
-        let mut changed = false;
-        for (id, theirs) in &other.by_id {
-            match self.by_id.get(id) {
-                Some(ours) if ours.created <= theirs.created => {}
-                Some(_) | None => {
-                    self.by_id.insert(*id, theirs.clone());
-                    changed = true;
-                }
-            }
-        }
-        changed
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{id::ActorId, value::Hlc};
-
-    fn version(at: u64) -> Version {
-        Version { hlc: Hlc(at), actor: ActorId(1) }
-    }
-
-    #[test]
-    fn two_creations_of_one_name_agree_whatever_the_order() {
-        let mut first = Namespace::new("users");
-        first.r = 1;
-        let (mut a, mut b) = (NamespaceTable::with_default(3), NamespaceTable::with_default(3));
-        a.create(first.clone(), 3, version(5)).unwrap();
-        b.create(Namespace::new("users"), 3, version(9)).unwrap();
-        let (before_a, before_b) = (a.clone(), b.clone());
-        a.join(&before_b);
-        b.join(&before_a);
-        assert_eq!(a, b);
-        assert_eq!(a.get(NamespaceId::of("users")), Some(&first));
-        assert!(!a.join(&before_b), "a join is idempotent");
-    }
 
     #[test]
     fn quorums_that_cannot_be_met_are_refused_and_say_what_to_do() {
@@ -344,15 +246,5 @@ mod tests {
         namespace.r = 1;
         namespace.n = 5;
         assert!(namespace.check(3).unwrap_err().to_string().contains("cluster.n"));
-    }
-
-    #[test]
-    fn creating_the_same_namespace_twice_is_no_error_and_another_one_is() {
-        let mut table = NamespaceTable::with_default(3);
-        assert_eq!(table.create(Namespace::new("x"), 3, version(1)), Ok(true));
-        assert_eq!(table.create(Namespace::new("x"), 3, version(2)), Ok(false));
-        let mut other = Namespace::new("x");
-        other.r = 1;
-        assert_eq!(table.create(other, 3, version(3)), Err(NamespaceError::Exists("x".to_owned())));
     }
 }

@@ -1,0 +1,82 @@
+//! S16 `flush-final`: what was flushed is neither served nor held by whoever heard of it.
+//!
+//! - A request that arrives at a shard after it was told of a mark is answered with nothing at or below it.
+//! - In the end nobody who was told holds, or remembers as evicted, anything at or below it, hints included.
+//!
+//! What else a flush must do (cover what was acknowledged anywhere, leave alone what is above) the rigs of core show; the checkers
+//! of histories leave flushed namespaces out.
+
+use crate::{clock::Time, network::Site};
+use meshwork_core::{
+    id::NamespaceId,
+    value::{Hlc, Version},
+    view::View,
+    wire::client::{Reply, ReplyBody},
+};
+use std::collections::BTreeMap;
+
+/// Of each shard and namespace: the mark it was told of, and when it rose.
+#[derive(Debug, Default)]
+pub struct Flushes {
+    marks: BTreeMap<(Site, NamespaceId), (Hlc, Time)>,
+}
+
+/// Whether a mark covers a version.
+pub fn covers(mark: Hlc, version: Version) -> bool {
+    mark > Hlc(0) && version.hlc <= mark
+}
+
+impl Flushes {
+    /// A shard was given a snapshot; the marks that rose.
+    pub fn on_view(&mut self, at: Time, site: Site, view: &View) -> Vec<(NamespaceId, Hlc)> {
+        let mut risen = Vec::new();
+        for known in view.namespaces.all().filter(|known| known.mark > Hlc(0)) {
+            let told = self.marks.entry((site, known.id)).or_default();
+            if known.mark > told.0 {
+                *told = (known.mark, at);
+                risen.push((known.id, known.mark));
+            }
+        }
+        risen
+    }
+
+    /// A shard answers a request that arrived at `arrived`.
+    pub fn on_reply(&self, site: Site, arrived: Time, namespace: NamespaceId, reply: &Reply<'_>) -> Option<String> {
+        let (mark, since) = *self.marks.get(&(site, namespace))?;
+        let version = match reply.body {
+            ReplyBody::Value { version, .. } | ReplyBody::Written { version } => version,
+            ReplyBody::Empty | ReplyBody::Text(_) => return None,
+        };
+        let old = arrived > since && covers(mark, version);
+        old.then(|| {
+            format!("{site:?} answered with {version}; it was told before that all up to {:x} is flushed", mark.0)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshwork_core::{id::ActorId, id::NodeId, namespace::NamespaceTable, wire::client::Status};
+    use std::sync::Arc;
+
+    #[test]
+    fn an_answer_from_before_a_flush_is_refused_once_the_shard_was_told() {
+        let site = Site { process: 0, shard: 1 };
+        let (mut flushes, mut table) = (Flushes::default(), NamespaceTable::with_default(3));
+        table.flush("default", Hlc(100)).unwrap();
+        let view = View::empty(NodeId(1), Arc::new(table));
+        assert_eq!(flushes.on_view(50, site, &view), [(NamespaceId::of("default"), Hlc(100))]);
+        assert_eq!(flushes.on_view(90, site, &view), []);
+        let reply = |hlc| {
+            let version = Version { hlc: Hlc(hlc), actor: ActorId(1) };
+            Reply { body: ReplyBody::Value { version, expires_at: None, value: b"v" }, ..Reply::status(1, Status::Ok) }
+        };
+        let space = NamespaceId::of("default");
+        assert!(flushes.on_reply(site, 60, space, &reply(100)).is_some());
+        assert_eq!(flushes.on_reply(site, 60, space, &reply(101)), None);
+        assert_eq!(flushes.on_reply(site, 50, space, &reply(99)), None, "asked before it was told");
+        assert_eq!(flushes.on_reply(Site { shard: 0, ..site }, 60, space, &reply(99)), None, "another has not heard");
+        assert_eq!(flushes.on_reply(site, 60, NamespaceId::of("other"), &reply(99)), None);
+    }
+}

@@ -1,0 +1,190 @@
+//! Namespaces that are flushed or deleted while nodes are down: nothing of theirs returns (PROTOCOL §4 "Flush").
+//!
+//! N = 3, R = W = 2, nodes A, B, C, which own every key.
+
+use super::{
+    Call, Rig, RigConfig,
+    schedules::{A, B, C, assert_written, value},
+};
+use crate::{
+    namespace::{Ack, Eviction, Namespace},
+    value::Version,
+    wire::{client::Status, peer::ReplicaState},
+};
+use std::time::Duration;
+
+/// Hints are replayed and owners compared by then.
+const LATER: Duration = Duration::from_secs(60);
+const KEYS: usize = 40;
+
+fn named(ack: Ack, eviction: Eviction) -> Rig {
+    let namespaces = vec![Namespace { ack, eviction, ..Namespace::new("users") }];
+    Rig::new(RigConfig { disks: if ack == Ack::Mem { 0 } else { 3 }, namespaces, ..RigConfig::default() })
+}
+
+fn write(rig: &mut Rig, node: usize, value: &str) {
+    for number in 0..KEYS {
+        assert_written(&rig.call(node, &Call::put(format!("k{number}"), value).within("users")));
+    }
+}
+
+/// What is read of each key at `node`, strictly and not; all must say the same.
+fn read(rig: &mut Rig, node: usize) -> Option<String> {
+    let mut seen: Vec<Option<String>> = Vec::new();
+    for number in 0..KEYS {
+        for call in
+            [Call::get(format!("k{number}")).within("users"), Call::get(format!("k{number}")).within("users").r(1)]
+        {
+            for call in [call.clone(), call.strict()] {
+                let answer = rig.call(node, &call);
+                assert!(matches!(answer.status, Status::Ok | Status::NotFound), "{answer:?}");
+                seen.push(value(&answer).map(str::to_owned));
+            }
+        }
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    seen.pop().unwrap()
+}
+
+fn flush(rig: &mut Rig, nodes: &[usize]) {
+    rig.empty(nodes, |table, mark| {
+        table.flush("users", mark).unwrap();
+    });
+}
+
+fn entries(rig: &Rig) -> Vec<u64> {
+    [A, B, C].iter().filter(|node| rig.is_running(**node)).map(|node| rig.stats(*node).entries).collect()
+}
+
+#[test]
+fn a_flush_empties_every_copy_at_once_and_gives_the_memory_back() {
+    for eviction in [Eviction::On, Eviction::None] {
+        let mut rig = named(Ack::Mem, eviction);
+        write(&mut rig, A, "old");
+        assert_written(&rig.call(A, &Call::put("other", "stays")));
+        flush(&mut rig, &[A, B, C]);
+        for node in [A, B, C] {
+            assert_eq!(read(&mut rig, node), None);
+            assert_eq!(value(&rig.call(node, &Call::get("other"))), Some("stays"), "another namespace is not touched");
+        }
+        rig.run_for(LATER);
+        assert_eq!(entries(&rig), [1, 1, 1]);
+        write(&mut rig, B, "new");
+        for node in [A, B, C] {
+            assert_eq!(read(&mut rig, node).as_deref(), Some("new"));
+        }
+        rig.run_for(LATER);
+        assert_eq!(entries(&rig), [KEYS as u64 + 1; 3], "and is not swept with the old");
+        assert_eq!(rig.stats(A).tree_errors, 0);
+    }
+}
+
+#[test]
+fn a_write_right_after_a_flush_takes_the_place_of_what_is_not_swept_yet() {
+    let mut rig = named(Ack::Mem, Eviction::On);
+    write(&mut rig, A, "old");
+    flush(&mut rig, &[A, B, C]);
+    write(&mut rig, C, "new");
+    assert_eq!(entries(&rig), [KEYS as u64; 3], "one record a key");
+    assert_eq!(read(&mut rig, A).as_deref(), Some("new"));
+    rig.run_for(LATER);
+    assert_eq!((read(&mut rig, B).as_deref(), rig.stats(B).tree_errors), (Some("new"), 0));
+}
+
+#[test]
+fn an_owner_that_was_cut_off_brings_nothing_back_and_keeps_what_it_took_since() {
+    let mut rig = named(Ack::Mem, Eviction::None);
+    write(&mut rig, A, "old");
+    for other in [A, B] {
+        rig.cut(C, other);
+        rig.cut(other, C);
+        rig.believe_down(other, C, true);
+        rig.believe_down(C, other, true);
+    }
+    flush(&mut rig, &[A, B]);
+    assert_eq!((read(&mut rig, A), read(&mut rig, B)), (None, None));
+    let sloppy = |key: &str, value: &str| Call::put(key, value).within("users").w(1);
+    assert_written(&rig.call(C, &sloppy("since", "C took it")));
+    assert_eq!(value(&rig.call(C, &Call::get("k0").within("users").r(1))), Some("old"), "it has not heard of it");
+    rig.heal();
+    for other in [A, B] {
+        rig.believe_down(other, C, false);
+        rig.believe_down(C, other, false);
+    }
+    // Links are back before the table is: it sends what it has, and nobody takes it.
+    rig.run_for(LATER);
+    assert_eq!((read(&mut rig, A), read(&mut rig, B)), (None, None));
+    rig.tell_namespaces(&[C]);
+    rig.run_for(LATER);
+    for node in [A, B, C] {
+        assert_eq!(read(&mut rig, node), None);
+        assert_eq!(value(&rig.call(node, &Call::get("since").within("users"))), Some("C took it"));
+    }
+    assert_eq!(entries(&rig), [1, 1, 1]);
+}
+
+#[test]
+fn hints_of_what_was_flushed_die_with_it() {
+    let mut rig = named(Ack::Mem, Eviction::None);
+    rig.set_exchanges(false);
+    rig.kill(C);
+    rig.all_believe_down(C, true);
+    write(&mut rig, A, "old");
+    rig.run_for(Duration::from_secs(1));
+    assert_eq!(rig.stats(A).hints, KEYS as u64);
+    flush(&mut rig, &[A, B]);
+    assert_eq!(rig.stats(A).hints, 0);
+    rig.restart(C, ReplicaState::Ready);
+    rig.all_believe_down(C, false);
+    rig.run_for(LATER);
+    assert_eq!(read(&mut rig, C), None);
+}
+
+#[test]
+fn what_a_disk_kept_of_a_flushed_namespace_is_not_taken_back() {
+    let mut rig = named(Ack::Log, Eviction::None);
+    write(&mut rig, A, "old");
+    rig.kill(C);
+    rig.all_believe_down(C, true);
+    flush(&mut rig, &[A, B]);
+    rig.tell_namespaces(&[C]);
+    assert_eq!(rig.restart_from_disk(C), 0);
+    rig.all_believe_down(C, false);
+    rig.run_for(LATER);
+    assert_eq!((read(&mut rig, C), entries(&rig)), (None, vec![0, 0, 0]));
+    for node in [A, B, C] {
+        rig.kill(node);
+    }
+    for node in [A, B, C] {
+        assert_eq!(rig.restart_from_disk(node), 0);
+    }
+    rig.run_for(LATER);
+    assert_eq!((read(&mut rig, A), entries(&rig)), (None, vec![0, 0, 0]), "it was removed from the disks");
+}
+
+#[test]
+fn a_deleted_namespace_serves_nobody_and_is_empty_when_it_is_created_again() {
+    let mut rig = named(Ack::Mem, Eviction::On);
+    write(&mut rig, A, "old");
+    let delete = |rig: &mut Rig, nodes: &[usize]| {
+        rig.empty(nodes, |table, mark| {
+            table.delete("users", mark).unwrap();
+        });
+    };
+    delete(&mut rig, &[A, B, C]);
+    for call in [Call::get("k0"), Call::get("k0").r(1), Call::put("k0", "v"), Call::delete("k0"), Call::inspect("k0")] {
+        assert_eq!(rig.call(A, &call.within("users")).status, Status::NoSuchNamespace);
+    }
+    // Fewer copies than before: its trees are others.
+    let again = Namespace { n: 2, r: 1, w: 2, ..Namespace::new("users") };
+    rig.empty(&[A, B, C], |table, mark| {
+        assert_eq!(table.create(again, 3, Version { hlc: mark, ..Version::ZERO }), Ok(true));
+    });
+    assert_eq!(read(&mut rig, B), None);
+    write(&mut rig, B, "new");
+    rig.run_for(LATER);
+    assert_eq!(read(&mut rig, C).as_deref(), Some("new"));
+    assert_eq!(entries(&rig).iter().sum::<u64>(), 2 * KEYS as u64);
+    assert!([A, B, C].iter().all(|node| rig.stats(*node).tree_errors == 0));
+}
