@@ -79,7 +79,11 @@ impl Clock {
     /// The disciplined wall: what expiry is judged by.
     #[inline]
     pub fn wall(&self, now: Now) -> Wall {
-        let millis = i64::try_from(now.mono.millis()).unwrap_or(i64::MAX).saturating_add(self.offset);
+        self.wall_at(now.mono)
+    }
+
+    fn wall_at(&self, mono: Mono) -> Wall {
+        let millis = i64::try_from(mono.millis()).unwrap_or(i64::MAX).saturating_add(self.offset);
         Wall(u64::try_from(millis).unwrap_or(0))
     }
 
@@ -98,7 +102,13 @@ impl Clock {
     /// A reading for a message: not below any stamp, needs not be new.
     #[inline]
     pub fn reading(&mut self, now: Now) -> Hlc {
-        self.last = self.last.max(Hlc::at(self.wall(now)));
+        self.reading_at(now.mono)
+    }
+
+    /// As `reading`: the wall that this clock follows moves with monotonic time.
+    #[inline]
+    pub fn reading_at(&mut self, mono: Mono) -> Hlc {
+        self.last = self.last.max(Hlc::at(self.wall_at(mono)));
         self.last
     }
 

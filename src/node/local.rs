@@ -61,9 +61,9 @@ impl LocalLink for NodeLink {
         let Some(lock) = self.shared.shards.get(usize::from(shard)).filter(|_| !self.shared.is_closed()) else {
             return false;
         };
-        let now = self.shared.clocks.roughly();
+        let mono = self.shared.clocks.roughly();
         let read = |shard: &mut Shard| {
-            let (entry, worth) = shard.hit(now, place, key, consistency)?;
+            let (entry, worth) = shard.hit(mono, place, key, consistency)?;
             found(&entry, worth);
             Some(())
         };

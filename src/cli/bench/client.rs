@@ -1,7 +1,7 @@
 //! One client of a run: a thread with its own runtime and mesh, and its slots: calls in flight, one task each.
 //!
-//! A slot makes call after call and reads the clock once a call: the end of one is the begin of the next. Nothing is
-//! spawned and nothing allocated per call. In an open loop a pacer hands out tickets at their intended times, and a
+//! A slot makes call after call and reads the clock once a call: the end of one is the begin of the next. It is the
+//! processor's own (`quanta`): the kernel's cost a tenth of what a local hit does. Nothing is spawned and nothing allocated per call. In an open loop a pacer hands out tickets at their intended times, and a
 //! latency counts from there, however late a slot was free ("coordinated omission" is thus counted, not hidden).
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
 };
 use meshwork_client::{Error, Mesh, Namespace};
 use meshwork_core::rng::Rng;
+use quanta::Instant;
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
@@ -21,7 +22,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     sync::Barrier,

@@ -6,7 +6,8 @@
 //! value, is lost. Nothing at all is lost too, unless the mesh evicted or the time to live can have passed.
 
 use super::workload::stamp;
-use std::time::{Duration, Instant};
+use quanta::Instant;
+use std::time::Duration;
 
 /// The writes to one key.
 #[derive(Clone, Copy, Debug, Default)]

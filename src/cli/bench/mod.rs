@@ -26,6 +26,7 @@ use meshwork_client::{Builder, ClientControl, ControlReply, Mesh};
 use meshwork_core::{id::NodeId, namespace::Namespace};
 pub(crate) use plan::BenchArgs;
 use plan::Plan;
+use quanta::Instant;
 use report::{LoadReport, Report, Tally};
 use std::{
     collections::BTreeMap,
@@ -33,7 +34,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::Barrier;
 

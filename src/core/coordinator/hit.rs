@@ -11,7 +11,7 @@ use crate::{
     id::{KeyHash, NamespaceId},
     shard::Shard,
     storage::Lookup,
-    time::Now,
+    time::Mono,
     value::Entry,
     wire::{
         client::{Consistency, Worth},
@@ -24,11 +24,11 @@ use std::time::Duration;
 const ENDING: Duration = Duration::from_millis(25);
 
 impl Shard {
-    /// The entry under a key, if this copy alone may answer for it; `None`: ask by a request. `now` may be up to 20 ms behind
+    /// The entry under a key, if this copy alone may answer for it; `None`: ask by a request. `mono` may be up to 20 ms behind
     /// that of earlier inputs.
     pub fn hit(
         &mut self,
-        now: Now,
+        mono: Mono,
         (namespace, hash): (NamespaceId, KeyHash),
         key: &[u8],
         consistency: Consistency,
@@ -57,7 +57,7 @@ impl Shard {
         }
         let worth = Worth { acks: 1, epoch: ring.name().epoch, degraded: terms.degraded, ..Worth::default() };
         let Lookup::Found(entry) = self.table.get(slot, hash, key) else { return None };
-        if !entry.is_live(self.clock.reading(now).wall() + ENDING) {
+        if !entry.is_live(self.clock.reading_at(mono).wall() + ENDING) {
             return None;
         }
         self.stats.gets += 1;

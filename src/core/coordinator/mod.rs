@@ -132,7 +132,8 @@ impl Shard {
     fn begin(&mut self, now: Now, origin: Origin, hash: KeyHash, request: &Request<'_>, out: &mut dyn ShardOutbox) {
         if request.op == Op::Get
             && request.deadline_ms > 0
-            && let Some((entry, worth)) = self.hit(now, (request.namespace, hash), request.key, request.consistency)
+            && let Some((entry, worth)) =
+                self.hit(now.mono, (request.namespace, hash), request.key, request.consistency)
         {
             return answer::deliver_entry(origin, &entry, worth, out);
         }

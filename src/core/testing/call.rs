@@ -6,7 +6,7 @@ use crate::{
     input::{Caller, ShardInput},
     limits,
     namespace::Mode,
-    time::{Mono, Now, Wall},
+    time::{Mono, Wall},
     value::{Body, Version},
     wire::{
         client::{Condition, Consistency, Op, Quorum, Reply, ReplyBody, Request, Status, Ttl, Worth},
@@ -211,8 +211,8 @@ impl Rig {
         let mut found = None;
         self.input(node, &frame, |shard, now, _| {
             let behind = u64::try_from(behind.as_nanos()).expect("it is some milliseconds");
-            let now = Now { mono: Mono(now.mono.0.saturating_sub(behind)), ..now };
-            let hit = shard.hit(now, place, request.key, request.consistency);
+            let mono = Mono(now.mono.0.saturating_sub(behind));
+            let hit = shard.hit(mono, place, request.key, request.consistency);
             found = hit.map(|(entry, worth)| match entry.body {
                 Body::Value(value) => (value.to_vec(), worth),
                 Body::Tombstone => panic!("a tombstone is no value"),
