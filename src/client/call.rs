@@ -311,7 +311,7 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
         match *place {
             Some(place) => place.fetch(&**node),
             None if group::is_busy() => {
-                *place = Some(group::join(node, *shard, hash));
+                *place = Some(group::join(mesh.number, &**node, *shard, hash));
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -319,7 +319,7 @@ impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Call<'_, K, V> {
             None => match tokio::task::coop::poll_proceed(context) {
                 Poll::Ready(proceeds) => turn = Some(proceeds),
                 Poll::Pending => {
-                    *place = Some(group::join(node, *shard, hash));
+                    *place = Some(group::join(mesh.number, &**node, *shard, hash));
                     return Poll::Pending;
                 }
             },

@@ -7,11 +7,11 @@
 //! so learns whether there are others.
 //!
 //! What it promises: groups change when memory is fetched and tasks are polled, never what is answered. A call whose group is
-//! another's by now (it moved to another thread, or another node's calls came between) looks up unfetched. Shown by
+//! another's by now (it moved to another thread, or another mesh's calls came between) looks up unfetched. Shown by
 //! `tests::calls_on_one_thread_are_fetched_together` and its neighbour; what it is worth by T7 of `tests/bench`.
 
 use meshwork_core::{id::KeyHash, wire::local::LocalLink};
-use std::{cell::RefCell, sync::Arc};
+use std::cell::RefCell;
 
 /// Most look-ups of one group: 64 entries of a few hundred bytes are in the processor's caches still when they are looked up.
 const MOST: usize = 64;
@@ -19,8 +19,8 @@ const MOST: usize = 64;
 /// The group of this thread that is not fetched yet.
 struct Open {
     number: u64,
-    /// Whose calls they are: its address, never followed.
-    node: usize,
+    /// Whose calls they are.
+    mesh: u64,
     wanted: [(u16, KeyHash); MOST],
     count: usize,
     /// The last group was of several.
@@ -29,7 +29,7 @@ struct Open {
 
 thread_local! {
     static OPEN: RefCell<Open> = const {
-        RefCell::new(Open { number: 0, node: 0, wanted: [(0, KeyHash(0)); MOST], count: 0, busy: false })
+        RefCell::new(Open { number: 0, mesh: 0, wanted: [(0, KeyHash(0)); MOST], count: 0, busy: false })
     };
 }
 
@@ -45,20 +45,19 @@ pub(crate) fn is_busy() -> bool {
     OPEN.with_borrow(|open| open.busy)
 }
 
-/// Joins the open group of this thread: the key of this hash, in this shard of `node`.
+/// Joins the open group of this thread: the key of this hash, in this shard of `node`, by the mesh of this number.
 #[inline]
-pub(crate) fn join(node: &Arc<dyn LocalLink>, shard: u16, hash: KeyHash) -> Place {
+pub(crate) fn join(mesh: u64, node: &dyn LocalLink, shard: u16, hash: KeyHash) -> Place {
     OPEN.with_borrow_mut(|open| {
-        let whose = Arc::as_ptr(node).cast::<()>().addr();
-        if open.node != whose {
-            (open.node, open.count) = (whose, 0);
+        if open.mesh != mesh {
+            (open.mesh, open.count) = (mesh, 0);
             open.number += 1;
         }
         let place = Place { number: open.number };
         open.wanted[open.count] = (shard, hash);
         open.count += 1;
         if open.count == MOST {
-            open.fetch(&**node);
+            open.fetch(node);
         }
         place
     })

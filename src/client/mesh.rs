@@ -27,6 +27,9 @@ use std::{
 };
 use tokio::{runtime::Handle, sync::watch, task::AbortHandle};
 
+/// The number of the next mesh.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 /// A cache mesh. Cheap to clone; all clones share links, routes and budgets. See the crate's front page.
 #[derive(Clone)]
 pub struct Mesh {
@@ -86,6 +89,8 @@ pub(crate) struct Inner {
     pub(crate) budget: Budget,
     pub(crate) calls: AtomicU64,
     pub(crate) hits_here: AtomicU64,
+    /// Names it among all meshes of this process.
+    pub(crate) number: u64,
     pub(crate) retries: AtomicU64,
     pub(crate) in_flight: AtomicUsize,
     /// The sweep is awake.
@@ -232,6 +237,7 @@ impl Inner {
             budget: Budget::new(),
             calls: AtomicU64::new(0),
             hits_here: AtomicU64::new(0),
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             retries: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             swept: AtomicBool::new(false),
