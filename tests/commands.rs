@@ -204,7 +204,7 @@ fn bad_input_is_refused_with_what_was_wrong_and_changes_nothing() {
     mesh.admin(&["namespace", "delete", "default"]).ended(2).says(&["default", "flush it"]);
     let denied = mesh.cli(&["namespace", "flush", "default"]);
     assert!(denied.code() != 0, "{denied:?}");
-    denied.says(&["admin", "cert admin"]);
+    denied.says(&["admin", "meshwork cert"]);
     for key in ["large", "k"] {
         mesh.cli(&["get", key]).ended(1);
     }
