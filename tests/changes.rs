@@ -9,8 +9,9 @@ use meshwork_core::namespace::Mode;
 use serde_json::Value;
 use std::process::Stdio;
 use support::{
+    command::{LIMIT, finish},
     history::judge,
-    mesh::Mesh,
+    mesh::{Mesh, Plan},
     promises::{COLD, all_is_readable, plan},
     traffic::Traffic,
     wait::wait_until,
@@ -131,4 +132,59 @@ fn a_node_takes_the_place_of_a_dead_one_and_a_weight_moves_a_share() {
         }
     });
     mesh.admin(&["plan", "weight", "heir", "0"]).ended(2).says(&["0 is not in 1..=1000"]);
+}
+
+/// How many layouts are active, and what the change waits for, as a node says.
+fn change(mesh: &Mesh) -> (usize, String) {
+    let shown = mesh.cli(&["plan", "show", "-o", "json"]).json();
+    (shown["active"].as_array().map_or(0, Vec::len), shown["waits"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_change_that_waits_for_the_dead_goes_on_without_them_when_told_to_and_nothing_old_comes_back_with_them() {
+    let mut mesh = Mesh::start(Plan { sets: vec!["node.warming_max=1s", "cluster.layout=manual"], ..plan() });
+    for key in 0..30 {
+        mesh.cli(&["set", &format!("k{key}"), "old"]).done();
+    }
+    let skip = ["layout", "skip-dead", "--accept-data-loss"];
+    mesh.admin(&skip).ended(1).says(&["there is nothing to skip"]);
+
+    let staged = || mesh.cli(&["plan", "show", "-o", "json"]).json()["staged"].as_u64();
+    mesh.admin(&["plan", "weight", "node-0", "250"]).done();
+    wait_until("a change to be staged", || staged().is_some());
+    mesh.admin(&["plan", "clear"]).done();
+    wait_until("it to be taken back", || staged().is_none());
+
+    // No change begins while a member is down; this one stands still before anybody knows.
+    mesh.admin(&["plan", "weight", "node-0", "300"]).done();
+    wait_until("the change to be staged", || staged().is_some());
+    let version = staged().unwrap().to_string();
+    mesh.nodes[2].process().signal(libc::SIGSTOP);
+    let commit =
+        mesh.command(&mesh.nodes[0].address.to_string(), &mesh.admin, &["plan", "commit", "--version", &version]);
+    finish(commit, LIMIT).done();
+    mesh.kill(2);
+    wait_until("the change to wait for the dead", || matches!(change(&mesh), (2, waits) if waits.contains("node-2")));
+    for key in 0..30 {
+        let key = format!("k{key}");
+        assert_eq!(mesh.cli_at(0, &["get", &key]).done().out.trim_end(), "old", "{key} while the change waits");
+    }
+    mesh.cli(&["set", "k1", "new"]).done();
+    mesh.cli(&["del", "k2"]).done();
+
+    mesh.admin(&["layout", "skip-dead"]).ended(2).says(&["--accept-data-loss"]);
+    assert_eq!(change(&mesh).0, 2);
+    mesh.admin(&skip).done();
+    wait_until("the change to end", || change(&mesh).0 == 1);
+
+    mesh.revive(2);
+    for key in 0..30 {
+        let name = format!("k{key}");
+        let got = mesh.cli_at(2, &["get", &name]);
+        match key {
+            2 => assert_ne!(got.code(), 0, "what was deleted meanwhile came back: {}", got.out),
+            1 => assert_eq!(got.done().out.trim_end(), "new"),
+            _ => assert_eq!(got.done().out.trim_end(), "old", "{name}"),
+        }
+    }
 }

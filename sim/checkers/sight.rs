@@ -340,14 +340,14 @@ impl Sight {
         }
         self.hints.on_sent(at, site, to, message);
         match message {
-            PeerMessage::Replicate { kind: ReplicationKind::Repair, .. } => self.probe("repair sent"),
+            PeerMessage::Replicate { kind: ReplicationKind::Repair { .. }, .. } => self.probe("repair sent"),
             PeerMessage::Replicate { id, key, entry, stands_for, kind, .. } => {
                 if stands_for.is_some() {
                     self.probe("hint sent to a stand-in");
                 }
                 match kind {
                     // The answers to these are nobody's votes.
-                    ReplicationKind::Repair => self.probe("stale responder repaired"),
+                    ReplicationKind::Repair { .. } => self.probe("stale responder repaired"),
                     ReplicationKind::Hint => self.probe("hint replayed"),
                     ReplicationKind::Stream => self.probe("entry streamed"),
                     ReplicationKind::Client => {

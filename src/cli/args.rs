@@ -230,6 +230,10 @@ pub(crate) enum PlanCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Take back staged weights, zones and departures
+    ///
+    /// Nodes that join go on asking for a place, a removal is for ever, and a change under way ends first.
+    Clear(ClientArgs),
     /// Give a node another share of the ring; 100 is one share
     Weight {
         /// Its name or id

@@ -35,6 +35,7 @@ pub(crate) async fn plan(command: PlanCommand, output: Output) -> Result<(), Fai
         PlanCommand::Commit { version, client } => {
             send(&mesh::connect(&client).await?, LayoutChange::Commit(version), output).await
         }
+        PlanCommand::Clear(client) => send(&mesh::connect(&client).await?, LayoutChange::Clear, output).await,
         PlanCommand::Weight { node, weight, client } => {
             change(&client, &node, |node| LayoutChange::Weight(node, weight), None, output).await
         }

@@ -4,13 +4,16 @@
 //! requests over 400,000 keys, memory for about a tenth of them; every second trace has scans, each of a tenth of the
 //! keys in a row, a fifth of all requests. The models get as many entries as the memtable held on average, ghosts and
 //! all, so that a row compares policies and not record formats. The models count entries and know no bytes.
+//!
+//! A second table is of a newcomer that takes over what a full node holds and may have room for a part of it: hit ratio of the
+//! first requests after that, where what is popular counts as used (`storage::scan`) and where not.
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a benchmark may panic, on 64 bits")]
 
 use meshwork_core::{
-    id::{ActorId, KeyHash, ShardId},
+    id::{ActorId, KeyHash, PartitionId, ShardId},
     rng::Rng,
-    storage::{Lookup, Memtable, MemtableConfig, NamespaceSlot},
+    storage::{Lookup, Memtable, MemtableConfig, NamespaceSlot, Scanned},
     time::Wall,
     value::{Body, Entry, Hlc, Version},
 };
@@ -19,6 +22,9 @@ use std::collections::{BTreeMap, VecDeque};
 const KEYS: u32 = 400_000;
 const REQUESTS: usize = 4_000_000;
 const WARM_UP: usize = 1_000_000;
+const PARTITIONS: u16 = 64;
+/// For a tenth of the keys.
+const MEMORY: u64 = KEYS as u64 / 10 * 200;
 
 fn main() {
     println!(
@@ -41,6 +47,40 @@ fn main() {
             );
         }
     }
+    println!("\n{:<18} {:>8} {:>9} {:>9} {:>9}", "newcomer", "memory", "credited", "not", "gain");
+    for skew in [0.9, 1.0, 1.1, 1.2] {
+        let trace = trace(skew, false);
+        for share in [1, 2, 4, 8] {
+            let [credited, not] = [true, false].map(|credit| newcomer(&trace, share, credit));
+            println!(
+                "zipf {skew:<13.1} {:>8} {credited:>9.2} {not:>9.2} {:>+9.2}",
+                format!("1/{share}"),
+                credited - not
+            );
+        }
+    }
+}
+
+/// A node of a `share`th of the memory takes over everything that a warm one holds, partition by partition; its hit ratio over
+/// as many requests as it holds entries.
+fn newcomer(trace: &[u32], share: u64, credit: bool) -> f64 {
+    let mut from = Real::new(MEMORY);
+    trace[..WARM_UP].iter().for_each(|key| _ = from.access(*key));
+    let mut to = Real { time: from.time, ..Real::new(MEMORY / share) };
+    for partition in (0..PARTITIONS).map(PartitionId) {
+        let mut held = Vec::new();
+        from.table.scan_partition(partition, |scanned| held.push(scanned));
+        held.sort_unstable_by_key(|scanned| scanned.hash);
+        for Scanned { slot, hash, key, entry, popular } in held {
+            let _ = to.table.put(Wall(1_000_000 + to.time), slot, hash, key, &entry, false);
+            if credit && popular {
+                to.table.credit(slot, hash, key);
+            }
+        }
+    }
+    let requests = to.table.stats().entries as usize;
+    let hits = trace[WARM_UP..][..requests].iter().filter(|key| to.access(**key)).count();
+    hits as f64 * 100.0 / requests as f64
 }
 
 /// What holding the most asked `entries` keys from the start would hit: about as far as any policy can come.
@@ -96,36 +136,45 @@ fn ratio(trace: &[u32], policy: &mut impl Policy) -> f64 {
     hits as f64 * 100.0 / (REQUESTS - WARM_UP) as f64
 }
 
-/// The real memtable: 16-byte keys, 100-byte values, memory for a tenth of them, background work every 256 requests.
-fn memtable(trace: &[u32]) -> (f64, usize) {
-    struct Real {
-        table: Memtable,
-        time: u64,
-        entries: u64,
+/// The real memtable: 16-byte keys, 100-byte values, background work every 256 requests.
+struct Real {
+    table: Memtable,
+    time: u64,
+    entries: u64,
+}
+
+impl Real {
+    fn new(limit: u64) -> Self {
+        let config = MemtableConfig { limit, partitions: PARTITIONS, shards: 1, shard: ShardId(0), seed: 1 };
+        let mut table = Memtable::new(config);
+        table.namespace(NamespaceSlot(0), true, 3);
+        Self { table, time: 0, entries: 0 }
     }
-    impl Policy for Real {
-        fn access(&mut self, key: u32) -> bool {
-            self.time += 1;
-            self.entries += self.table.stats().entries;
-            let now = Wall(1_000_000 + self.time);
-            if self.time.is_multiple_of(256) {
-                self.table.work(now, 256);
-            }
-            let bytes = u128::from(key).to_be_bytes();
-            let hash = KeyHash(Rng::new(u64::from(key)).next());
-            if let Lookup::Found(_) = self.table.get(NamespaceSlot(0), hash, &bytes) {
-                return true;
-            }
-            let version = Version { hlc: Hlc::at(now), actor: ActorId(1) };
-            let entry = Entry { version, expires_at: None, hold_until: None, body: Body::Value(&[7; 100]) };
-            let _ = self.table.put(now, NamespaceSlot(0), hash, &bytes, &entry, false);
-            false
+}
+
+impl Policy for Real {
+    fn access(&mut self, key: u32) -> bool {
+        self.time += 1;
+        self.entries += self.table.stats().entries;
+        let now = Wall(1_000_000 + self.time);
+        if self.time.is_multiple_of(256) {
+            self.table.work(now, 256);
         }
+        let bytes = u128::from(key).to_be_bytes();
+        let hash = KeyHash(Rng::new(u64::from(key)).next());
+        if let Lookup::Found(_) = self.table.get(NamespaceSlot(0), hash, &bytes) {
+            return true;
+        }
+        let version = Version { hlc: Hlc::at(now), actor: ActorId(1) };
+        let entry = Entry { version, expires_at: None, hold_until: None, body: Body::Value(&[7; 100]) };
+        let _ = self.table.put(now, NamespaceSlot(0), hash, &bytes, &entry, false);
+        false
     }
-    let limit = u64::from(KEYS / 10) * 200;
-    let config = MemtableConfig { limit, partitions: 64, shards: 1, shard: ShardId(0), seed: 1 };
-    let mut real = Real { table: Memtable::new(config), time: 0, entries: 0 };
-    real.table.namespace(NamespaceSlot(0), true, 3);
+}
+
+/// Hit ratio of the memtable, and how many entries it held on average.
+fn memtable(trace: &[u32]) -> (f64, usize) {
+    let mut real = Real::new(MEMORY);
     let hit = ratio(trace, &mut real);
     (hit, (real.entries / real.time) as usize)
 }

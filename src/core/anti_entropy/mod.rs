@@ -433,7 +433,8 @@ impl Shard {
         let (key, entry, _) = self.table.by_hash(place.0, place.1)?;
         let bytes = key.len() + entry.body.len() + 96;
         let key = crate::wire::peer::KeyRef { namespace, hash: place.1, key };
-        let (stands_for, kind) = (None, crate::wire::peer::ReplicationKind::Repair);
+        let popular = self.table.is_popular(place.0, place.1);
+        let (stands_for, kind) = (None, crate::wire::peer::ReplicationKind::Repair { popular });
         out.send(to, &PeerMessage::Replicate { id: REPAIR_ID, header, key, entry, stands_for, kind });
         self.anti_entropy.charge(bytes);
         self.stats.repairs_sent += 1;

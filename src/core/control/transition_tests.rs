@@ -276,6 +276,34 @@ fn by_hand_joins_and_weights_wait_for_a_commit_of_the_next_version_and_leaving_d
 }
 
 #[test]
+fn what_is_staged_of_members_is_taken_back_and_joins_and_a_running_change_are_not() {
+    let mut rig = ControlRig::new(40);
+    let by_hand = |config: &mut NodeConfig| config.cluster.manual_layout = true;
+    let nodes = mesh(&mut rig, by_hand);
+    assert_eq!(change(&mut rig, nodes[0], LayoutChange::Clear), ControlReply::Changed(false));
+    change(&mut rig, nodes[0], LayoutChange::Weight(id(2), 50));
+    change(&mut rig, nodes[1], LayoutChange::Zone(id(1), "z9".to_owned()));
+    rig.run(seconds(20));
+    assert_eq!(plan(&mut rig, nodes[2]).staged, Some(2));
+    assert_eq!(change(&mut rig, nodes[2], LayoutChange::Clear), ControlReply::Changed(true));
+    rig.run(seconds(20));
+    for node in &nodes {
+        assert_eq!((plan(&mut rig, *node).staged, epoch(&rig, *node)), (None, 1));
+    }
+    let mut config = rig.config(4);
+    by_hand(&mut config);
+    rig.start(config);
+    rig.run(seconds(20));
+    assert_eq!(change(&mut rig, nodes[0], LayoutChange::Clear), ControlReply::Changed(false));
+    assert_eq!(plan(&mut rig, nodes[0]).joins, ["node-4"], "it goes on asking");
+    assert_eq!(change(&mut rig, nodes[0], LayoutChange::Commit(2)), ControlReply::Changed(true));
+    let ControlReply::Refused { reason, .. } = change(&mut rig, nodes[0], LayoutChange::Clear) else {
+        panic!("a change is under way")
+    };
+    assert!(reason.contains("under way") && reason.contains("the opposite"), "{reason}");
+}
+
+#[test]
 fn a_commit_waits_for_no_quiet_and_is_refused_where_it_would_stop_half_way() {
     let mut rig = ControlRig::new(39);
     let nodes = mesh(&mut rig, |_| {});

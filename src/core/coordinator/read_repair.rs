@@ -111,7 +111,7 @@ impl Shard {
             let id = self.hinted.replay.next_id();
             let header = self.header(now, &view, now.mono + WRITE_TIMEOUT);
             let to = Self::shard_of(&view, member, subject);
-            let (entry, kind) = (*entry, ReplicationKind::Repair);
+            let (entry, kind) = (*entry, ReplicationKind::REPAIR);
             out.send(to, &PeerMessage::Replicate { id, header, key, entry, stands_for: None, kind });
         }
     }

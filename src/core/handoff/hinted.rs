@@ -306,7 +306,7 @@ impl Shard {
                 let outlived = is_dead(entry, wall) || is_over(entry, wall);
                 outlived.then_some(Replicated::Refused(Refusal::Outlived))
             }
-            ReplicationKind::Client | ReplicationKind::Repair | ReplicationKind::Stream => None,
+            ReplicationKind::Client | ReplicationKind::Repair { .. } | ReplicationKind::Stream => None,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! `ownership` decides what is asked of whom and when a partition is complete; here entries are read and joined. A part is
 //! joined as a repair into a warming replica is (PROTOCOL §5): below T it is refused, E is not asked. Ghosts travel with the
-//! entries: what a source evicted is remembered here in the place of anything older, wherever that came from. What does not fit is
+//! entries: what a source evicted is remembered here in the place of anything older, wherever that came from; and whether an
+//! entry is popular, so that it stays here if not everything can (`storage::scan`). What does not fit is
 //! asked for again later; the cursor moves on only once all of a part is held.
 
 use super::ownership::Transfer;
@@ -15,7 +16,7 @@ use crate::{
     outbox::ShardOutbox,
     ring::Ring,
     shard::Shard,
-    storage::{Evicted, Floors, Lookup, NamespaceSlot, Put},
+    storage::{Evicted, Floors, Lookup, NamespaceSlot, Put, Scanned},
     time::Now,
     value::{Entry, Hlc},
     view::View,
@@ -189,9 +190,9 @@ impl Shard {
         };
         // First what there is, 16 bytes each, then what fits: a partition may be far larger than a part.
         let mut sizes = Vec::new();
-        self.table.scan_partition(partition, |slot, hash, key, entry| {
-            if is_asked_for(hash) && slots.contains_key(&slot) {
-                sizes.push((hash, key.len() + entry.body.len() + 64));
+        self.table.scan_partition(partition, |held| {
+            if is_asked_for(held.hash) && slots.contains_key(&held.slot) {
+                sizes.push((held.hash, held.key.len() + held.entry.body.len() + 64));
             }
         });
         self.table.scan_ghosts(partition, |slot, ghost| {
@@ -211,9 +212,9 @@ impl Shard {
         }
         let mut found: Vec<Placed<'_>> = Vec::new();
         let is_in_part = |hash| is_asked_for(hash) && last.is_none_or(|last| hash <= last);
-        self.table.scan_partition(partition, |slot, hash, key, entry| {
-            if let Some(namespace) = slots.get(&slot).filter(|_| is_in_part(hash)) {
-                found.push(((hash, *namespace, key), Item::Entry(KeyRef { namespace: *namespace, hash, key }, entry)));
+        self.table.scan_partition(partition, |Scanned { slot, hash, key, entry, popular }| {
+            if let Some(namespace) = slots.get(&slot).copied().filter(|_| is_in_part(hash)) {
+                found.push(((hash, namespace, key), Item::Entry(KeyRef { namespace, hash, key }, entry, popular)));
             }
         });
         self.table.scan_ghosts(partition, |slot, ghost| {
@@ -278,14 +279,20 @@ impl Shard {
         let (mut floors, mut held) = (Vec::new(), true);
         let read = stream::decode(part.body, |item| match item {
             Item::Floors(namespace, forgotten) => floors.push((namespace, forgotten)),
-            Item::Entry(key, entry) => held &= self.take_entry(now, part.partition, &key, &entry),
+            Item::Entry(key, entry, popular) => held &= self.take_entry(now, part.partition, &key, (&entry, popular)),
             Item::Ghost(namespace, ghost) => held &= self.take_ghost(part.partition, namespace, &ghost),
         });
         (read.is_ok() && held).then_some(floors)
     }
 
-    /// Joins one entry; `false`: it is not held, and should be.
-    fn take_entry(&mut self, now: Now, partition: PartitionId, key: &KeyRef<'_>, entry: &Entry<'_>) -> bool {
+    /// Joins one entry, which may be popular; `false`: it is not held, and should be.
+    fn take_entry(
+        &mut self,
+        now: Now,
+        partition: PartitionId,
+        key: &KeyRef<'_>,
+        (entry, popular): (&Entry<'_>, bool),
+    ) -> bool {
         if key.hash.partition(self.config.partitions) != partition {
             return true;
         }
@@ -300,6 +307,9 @@ impl Shard {
         match self.table.put(self.clock.wall(now), slot, key.hash, key.key, entry, false) {
             Put::Applied { .. } => {
                 self.stats.entries_moved += 1;
+                if popular {
+                    self.table.credit(slot, key.hash, key.key);
+                }
                 true
             }
             Put::Superseded { .. } => true,

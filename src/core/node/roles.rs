@@ -1,4 +1,5 @@
-//! Changes of roles that an administrator asks for: leave, remove, weight, zone, replace, drain; and giving up the dead
+//! Changes of roles that an administrator asks for: leave, remove, weight, zone, replace, drain; taking back what is staged;
+//! and giving up the dead
 //! (PROTOCOL §2).
 //!
 //! A change is one write to the role map, stamped here; what follows from it (a new layout, its transition) is
@@ -9,7 +10,7 @@ use crate::{
     config::NodeConfig,
     control::succession,
     id::NodeId,
-    ring::{Role, RoleState, Stage},
+    ring::{LayoutMember, Role, RoleState, Stage},
     time::Now,
     value::Version,
     wire::{control::LayoutChange, hello::NodeHello},
@@ -61,6 +62,7 @@ impl Node {
             }
             LayoutChange::SkipDead => self.skip_dead(),
             LayoutChange::Commit(version) => self.commit(version),
+            LayoutChange::Clear => self.clear(now),
         }
     }
 
@@ -140,6 +142,31 @@ impl Node {
         };
         self.propose(Some(next));
         Ok(true)
+    }
+
+    /// Takes back the members' staged weights, zones and departures. A joiner goes on asking, and a removal is for ever.
+    fn clear(&mut self, now: Now) -> Result<bool, String> {
+        let layouts = self.replicated.layouts();
+        if layouts.in_transition() {
+            return Err("a change of layouts is under way and ends first (`meshwork plan show`): \
+                        then ask for the opposite"
+                .to_owned());
+        }
+        let Some(layout) = layouts.current() else {
+            return Err("there is no layout yet: nothing is staged".to_owned());
+        };
+        let before = |member: &LayoutMember| {
+            let role = self.replicated.roles().get(member.node).filter(|role| role.state != RoleState::Removed)?;
+            let (zone, weight) = (member.zone.clone(), member.weight);
+            let before = Role { zone, weight, state: RoleState::Active, ..role.clone() };
+            (before != *role).then_some((member.node, before))
+        };
+        let staged: Vec<(NodeId, Role)> = layout.members.iter().filter_map(before).collect();
+        let mut changed = false;
+        for (node, role) in staged {
+            changed |= self.declare_role(now, node, role)?;
+        }
+        Ok(changed)
     }
 
     fn skip_dead(&mut self) -> Result<bool, String> {

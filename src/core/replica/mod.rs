@@ -89,7 +89,11 @@ impl Shard {
                 (None, ReplicaState::Fallback) => (ReplicaState::Fallback, Replicated::Refused(Refusal::NotOwner)),
                 (None, state) => {
                     let refused = self.refuse_hint(now, kind, entry);
-                    (state, refused.unwrap_or_else(|| self.apply(now, slot, key, entry)))
+                    let outcome = refused.unwrap_or_else(|| self.apply(now, slot, key, entry));
+                    if (kind, outcome) == (ReplicationKind::Repair { popular: true }, Replicated::Applied) {
+                        self.table.credit(slot, key.hash, key.key);
+                    }
+                    (state, outcome)
                 }
             },
         };

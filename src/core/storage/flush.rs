@@ -144,7 +144,7 @@ mod tests {
     fn listed(table: &Memtable) -> usize {
         let mut count = 0;
         for partition in (0..4).map(PartitionId) {
-            table.scan_partition(partition, |_, _, _, _| count += 1);
+            table.scan_partition(partition, |_| count += 1);
             (2..=3).for_each(|copies| table.visit_tree(copies, partition, |_| count += 1));
             assert!((2..=3).all(|copies| table.audit(copies, partition)));
         }

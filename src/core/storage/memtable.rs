@@ -145,7 +145,7 @@ impl Memtable {
     }
 
     #[inline]
-    fn find(&self, slot: NamespaceSlot, hash: u64, key: &[u8]) -> Option<Handle> {
+    pub(super) fn find(&self, slot: NamespaceSlot, hash: u64, key: &[u8]) -> Option<Handle> {
         let is_it = |handle| {
             let record = self.log.record(handle);
             let header = Header::read(record);

@@ -3,7 +3,7 @@
 //! Start at [`Memtable`]. Beneath it: `record` (how an entry lies in memory), `segments` (the log records are appended
 //! to), `index` (hash to handle, per partition), `eviction` (who leaves when room is needed), `expiry` (who leaves with
 //! time), `flush` (what is void at once), `changes` (what is to be stored), `ghosts` and `floors` (what is remembered of those that left), `actors` (interned process ids), `tree` (what others
-//! compare themselves with).
+//! compare themselves with), `scan` (what others take over).
 //!
 //! Invariant: after every call the accounted bytes are at most the limit, unless the limit or the reservation was just
 //! moved past what may be evicted. What it is not: it answers for no clock (served or not is [`Entry::is_live`], asked
@@ -22,6 +22,7 @@ mod index;
 mod memtable;
 mod prefetch;
 mod record;
+mod scan;
 mod segments;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ mod tree;
 pub use floors::Floors;
 pub use memtable::Memtable;
 pub use record::NAMESPACE_SLOTS_MAX;
+pub use scan::Scanned;
 pub(crate) use tree::{Holding, TreeItem};
 
 use crate::{

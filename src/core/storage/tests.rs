@@ -181,10 +181,11 @@ fn every_join_agrees_with_a_plain_map_while_there_is_room() {
         }
         let mut found = BTreeMap::new();
         for partition in (0..16).step_by(2) {
-            table.scan_partition(PartitionId(partition), |slot, hash, key, entry| {
-                assert_eq!((hash, hash.partition(16)), (hash_of(slot, key), PartitionId(partition)));
-                let number = u64::from_be_bytes(key.try_into().unwrap());
-                assert!(found.insert((slot, number), Known::of(&entry)).is_none());
+            table.scan_partition(PartitionId(partition), |held| {
+                let home = (held.hash, held.hash.partition(16));
+                assert_eq!(home, (hash_of(held.slot, held.key), PartitionId(partition)));
+                let number = u64::from_be_bytes(held.key.try_into().unwrap());
+                assert!(found.insert((held.slot, number), Known::of(&held.entry)).is_none());
             });
         }
         assert_eq!(found, map);

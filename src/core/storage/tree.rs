@@ -167,21 +167,6 @@ impl Memtable {
         }
     }
 
-    /// Calls `visit` with every entry of a partition, in no meaningful order (but the same after the same history).
-    pub fn scan_partition<'a>(
-        &'a self,
-        partition: PartitionId,
-        mut visit: impl FnMut(NamespaceSlot, KeyHash, &'a [u8], Entry<'a>),
-    ) {
-        for handle in self.index.values(self.placement.local_partition(partition)) {
-            let record = self.log.record(handle);
-            let header = Header::read(record);
-            if !self.flushing || !self.is_void(header.namespace(), header.hlc) {
-                visit(NamespaceSlot(header.namespace()), KeyHash(header.hash), header.key(record), self.entry(handle));
-            }
-        }
-    }
-
     /// The record under a key hash, for who knows no more of it.
     pub(super) fn find_by_hash(&self, slot: NamespaceSlot, hash: KeyHash) -> Option<Handle> {
         let is_it = |handle| {

@@ -146,7 +146,7 @@ fn a_wiped_replica_supersedes_a_slow_clock_once_it_is_ready() {
     rig.wipe(A, ReplicaState::Warming);
     // C learns nothing of v1 but by asking.
     rig.set_fate(|_, to, message| match message {
-        PeerMessage::Replicate { kind: ReplicationKind::Repair, .. } if to == C => Fate::Drop,
+        PeerMessage::Replicate { kind: ReplicationKind::Repair { .. }, .. } if to == C => Fate::Drop,
         _ => Fate::Deliver,
     });
     rig.run_for(Duration::from_secs(4));
@@ -506,4 +506,29 @@ fn an_idle_mesh_compares_for_less_than_two_kibibytes_a_second() {
     rig.run_for(ROUNDS);
     assert_eq!(own(&mut rig, C, "key 7").as_deref(), Some("w"));
     println!("one differing key: {} bytes in all", cost.get());
+}
+
+/// Use is local knowledge: a mesh whose nodes were all restarted had forgotten what was popular, although it held every entry.
+#[test]
+fn a_rolling_restart_forgets_no_entry_and_not_which_were_popular() {
+    let mut rig = Rig::new(RigConfig { memory: 4 << 20, ..RigConfig::default() });
+    let write = |rig: &mut Rig, key: usize| {
+        assert_written(&rig.call(A, &Call::put(format!("k{key}"), vec![7; 2_000]).w(3)));
+    };
+    (0..1_000).for_each(|key| write(&mut rig, key));
+    for (node, key) in [A, B, C, A, B, C].into_iter().flat_map(|node| (0..100).map(move |key| (node, key))) {
+        assert_eq!(rig.call(node, &Call::get(format!("k{key}")).r(1)).status, Status::Ok);
+    }
+    rig.run_for(Duration::from_secs(3));
+    for node in [A, B, C] {
+        rig.wipe(node, ReplicaState::Warming);
+        rig.run_for(ROUNDS);
+        assert_eq!((rig.stats(node).entries, rig.warming(node)), (1_000, 0));
+    }
+    (1_000..3_000).for_each(|key| write(&mut rig, key));
+    let mut kept = |keys: std::ops::Range<usize>| {
+        keys.filter(|key| rig.call(C, &Call::get(format!("k{key}")).r(1)).status == Status::Ok).count()
+    };
+    assert_eq!(kept(0..100), 100);
+    assert!(kept(100..1_000) < 450, "nothing had to go");
 }

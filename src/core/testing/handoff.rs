@@ -29,7 +29,7 @@ fn is_hint(message: &PeerMessage<'_>) -> bool {
 }
 
 fn is_repair(message: &PeerMessage<'_>) -> bool {
-    matches!(message, PeerMessage::Replicate { kind: ReplicationKind::Repair, .. })
+    matches!(message, PeerMessage::Replicate { kind: ReplicationKind::Repair { .. }, .. })
 }
 
 /// C is dead and known to be; `count` keys are written at A with two votes, and A keeps hints for C.

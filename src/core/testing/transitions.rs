@@ -285,7 +285,28 @@ fn a_new_owner_is_sent_each_entry_once_though_it_asks_several_sources() {
     );
 }
 
-/// Where nothing may be evicted, a layout of too few nodes cannot take over: it waits, and nothing is lost meanwhile.
+/// To a newcomer all entries are new, and the popular would go with the rest.
+#[test]
+fn what_was_popular_at_the_old_owners_stays_at_new_ones_that_have_to_evict() {
+    let mut rig = Rig::new(RigConfig { nodes: 6, memory: 4 << 20, ..RigConfig::default() });
+    found(&mut rig, &[A, B, C]);
+    let write = |rig: &mut Rig, node, key: usize| {
+        assert_written(&rig.call(node, &Call::put(format!("k{key}"), vec![7; 2_000]).w(3)));
+    };
+    (0..1_000).for_each(|key| write(&mut rig, A, key));
+    for (node, key) in [A, B, C, A, B, C].into_iter().flat_map(|node| (0..100).map(move |key| (node, key))) {
+        assert_eq!(rig.call(node, &Call::get(format!("k{key}")).r(1)).status, Status::Ok);
+    }
+    rig.run_for(Duration::from_secs(3));
+    rig.transition(&[D, E, F]);
+    (1_000..3_000).for_each(|key| write(&mut rig, D, key));
+    let mut kept = |keys: std::ops::Range<usize>| {
+        keys.filter(|key| rig.call(D, &Call::get(format!("k{key}"))).status == Status::Ok).count()
+    };
+    assert_eq!(kept(0..100), 100);
+    assert!(kept(100..1_000) < 450, "nothing had to go");
+}
+
 #[test]
 fn parts_come_evenly_and_not_by_the_window() {
     let mut rig = Rig::new(RigConfig { nodes: 4, memory: 128 << 20, partitions: 8, ..RigConfig::default() });
@@ -317,6 +338,7 @@ fn parts_come_evenly_and_not_by_the_window() {
     assert!(most <= fair, "{most} parts within 10 ms, {fair} are their share");
 }
 
+/// Where nothing may be evicted, a layout of too few nodes cannot take over: it waits, and nothing is lost meanwhile.
 #[test]
 fn a_partition_that_finds_no_room_stays_where_it_is_and_is_asked_for_more_and_more_rarely() {
     let mut kept = Namespace::new("kept");

@@ -122,6 +122,8 @@ pub enum LayoutChange {
     SkipDead,
     /// What is staged becomes the layout of this version, which must be the next one.
     Commit(u64),
+    /// Members get back the weight, zone and place that they have in the layout: nothing of those is staged then.
+    Clear,
 }
 
 /// What a member holds, and what it would hold.

@@ -171,7 +171,10 @@ pub enum ReplicationKind {
     /// A client's write, now: the receiver's answer is a vote.
     Client,
     /// What a read or an exchange found the receiver to be without.
-    Repair,
+    Repair {
+        /// Whether the sender saw it used again and again.
+        popular: bool,
+    },
     /// A write kept while its owner could not be reached; or, with `stands_for`, handed over to be kept on.
     Hint,
     /// Part of a range transfer to a new owner.
@@ -180,20 +183,23 @@ pub enum ReplicationKind {
 
 impl ReplicationKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Client, Self::Repair, Self::Hint, Self::Stream];
+    pub const ALL: [Self; 5] = [Self::Client, Self::REPAIR, Self::Hint, Self::Stream, Self::Repair { popular: true }];
+    /// A repair of what nobody is known to ask for.
+    pub const REPAIR: Self = Self::Repair { popular: false };
 
     fn code(self) -> u64 {
         match self {
             Self::Client => 0,
-            Self::Repair => 1,
+            Self::Repair { popular: false } => 1,
             Self::Hint => 2,
             Self::Stream => 3,
+            Self::Repair { popular: true } => 4,
         }
     }
 
     /// A kind that only a newer version knows is received like a repair, by the most careful rule there is.
     fn of(code: u64) -> Self {
-        Self::ALL.into_iter().find(|kind| kind.code() == code).unwrap_or(Self::Repair)
+        Self::ALL.into_iter().find(|kind| kind.code() == code).unwrap_or(Self::REPAIR)
     }
 }
 

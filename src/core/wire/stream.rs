@@ -16,13 +16,13 @@ use crate::{
 use bytes::BytesMut;
 
 /// Elements of one item: its kind, and what it is.
-const ITEM_FIELDS: u32 = 4 + ENTRY_FIELDS;
+const ITEM_FIELDS: u32 = 5 + ENTRY_FIELDS;
 
 /// One item of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item<'a> {
-    /// An entry.
-    Entry(KeyRef<'a>, Entry<'a>),
+    /// An entry, and whether the source saw it used again and again.
+    Entry(KeyRef<'a>, Entry<'a>, bool),
     /// What the source evicted and remembers.
     Ghost(NamespaceId, Evicted),
     /// What the source may have forgotten of a namespace in this partition.
@@ -36,8 +36,9 @@ pub fn encode(items: &[Item<'_>]) -> BytesMut {
     let mut encoder = Encoder::start(&mut out, FrameType::StreamChunk, 0, fields);
     for item in items {
         match item {
-            Item::Entry(key, entry) => {
+            Item::Entry(key, entry, popular) => {
                 encoder.uint(0).uint(u64::from(key.namespace.0)).fixed(key.hash.0).bytes(key.key).entry(entry);
+                encoder.uint(u64::from(*popular));
             }
             Item::Ghost(namespace, Evicted { hash, version, entry_hash, gone_at }) => {
                 encoder.uint(2).uint(u64::from(namespace.0)).fixed(hash.0).version(*version);
@@ -69,7 +70,7 @@ pub fn decode<'a>(body: &'a [u8], mut visit: impl FnMut(Item<'a>)) -> Result<(),
         match kind {
             0 => {
                 let key = KeyRef { namespace, hash: KeyHash(decoder.uint()?), key: decoder.bytes()? };
-                visit(Item::Entry(key, decoder.entry()?));
+                visit(Item::Entry(key, decoder.entry()?, decoder.uint()? != 0));
             }
             1 => {
                 let floors = Floors { evicted: decoder.version()?, tombstone: decoder.version()? };
@@ -108,12 +109,12 @@ mod tests {
         let key = |hash, key| KeyRef { namespace: NamespaceId(5), hash: KeyHash(hash), key };
         let floors = Floors { evicted: version(3), tombstone: version(u64::MAX) };
         let items = [
-            Item::Entry(key(1, b"a"), entry),
+            Item::Entry(key(1, b"a"), entry, false),
             Item::Ghost(
                 NamespaceId(5),
                 Evicted { hash: KeyHash(2), version: version(9), entry_hash: u64::MAX, gone_at: Wall(u64::MAX) },
             ),
-            Item::Entry(key(u64::MAX, b"b"), dead),
+            Item::Entry(key(u64::MAX, b"b"), dead, true),
             Item::Floors(NamespaceId(5), floors),
         ];
         let body = encode(&items);

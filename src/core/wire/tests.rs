@@ -266,7 +266,7 @@ fn a_replication_says_what_kind_it_is_and_one_of_an_older_version_is_a_clients()
         assert_eq!(kind_of(&frame), sent);
         let mut newer = frame.clone();
         *newer.last_mut().unwrap() = 99;
-        assert_eq!(kind_of(&newer), ReplicationKind::Repair, "the careful rule");
+        assert_eq!(kind_of(&newer), ReplicationKind::REPAIR, "the careful rule");
         // Without the last field, and with the count one less: as it was before there were kinds.
         let mut older = frame[..frame.len() - 1].to_vec();
         older[2] -= 1;
