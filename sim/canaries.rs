@@ -24,7 +24,7 @@ pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
         Canary::K6 => (&[S6], Some(Mix::F9)),
         Canary::K7 => (&[S7, S1], Some(Mix::F2)),
         Canary::K15 => (&[S13], Some(Mix::F5)),
-        // That it is gone too soon shows to S15 wherever it is read; what counts here is that a late hint brings back what it buried.
+        // S15 sees that it is gone too soon wherever somebody reads; what counts here is that a late hint brings back what it buried.
         Canary::K16 => (&[S14], Some(Mix::F4)),
         Canary::K17 => (&[S15], Some(Mix::F20)),
         Canary::K18 => (&[S16], Some(Mix::F17)),

@@ -1,8 +1,8 @@
 //! A stand-in that comes back late with hints for what was deleted meanwhile (SIMULATION §2 "Fault mixes", F4).
 //!
 //! An owner is away while clients write, and others keep hints for it. As it returns, one of those is cut off before it could
-//! replay them; clients delete what they wrote and see that it is gone; minutes later the latecomer is back, and its hints are
-//! for nobody: what they bring is older than a delete that may have been collected. All of this follows the drawn chaos, which lasts longer
+//! replay them; clients delete what they wrote and see that it is gone; minutes later the latecomer is back, and what its hints
+//! bring is older than those deletes, which must not be collected yet. All of this follows the drawn chaos, which lasts longer
 //! for it, and comes from a stream of its own: no other draw moves. The keys are its own, too, so that the delete is the last
 //! that is done to each.
 
@@ -65,7 +65,7 @@ pub(crate) fn append(seed: u64, config: &mut Config, faults: &mut Vec<Fault>, op
             smart: false,
             retries: 3,
         };
-        // The owner's place among the copies is a stand-in's, or there are too few.
+        // W = N while one of N is away: a stand-in must take its place.
         let spread = u64::from(key - FIRST_KEY) * 60;
         ops.push(op(away_at + 1_000 + spread * away_ms / 4_000, Act::Put { size: 40, ttl_ms: 0 }, false, Some(copies)));
         ops.push(op(back_at + 15_000 + spread, Act::Delete, true, (key % 2 == 0).then_some(copies)));

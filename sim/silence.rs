@@ -1,12 +1,12 @@
 //! The long silence with which a small share of seeds ends: long enough for tombstones to be collected (L3).
 //!
-//! Nobody asks anything for `Config::silence_ms`. Before it, what all owners hold as deleted is noted; after it, their memories are judged by
-//! `checkers::garbage`, they must agree (L1), and every key is read once more, so that the checkers of histories say whether a
-//! client sees anything come back. Judged where PROTOCOL §6 promises it: all owners of a tree live and Ready, one layout,
-//! clocks right. What it is not: a phase for faults; whatever was broken is mended or dead by then.
+//! Nobody asks anything for `Config::silence_ms`. Before it, what all owners hold as deleted is noted; after it, their memories
+//! are judged by `checkers::garbage`, they must agree (L1), and every key is read once more, so that the checkers of histories
+//! say whether a client sees anything come back. Judged where PROTOCOL §6 promises it: all owners of a tree live and Ready, one
+//! layout, clocks right. What it is not: a phase for faults; whatever was broken is mended or dead by then.
 
 use crate::{
-    checkers::{Verdict, convergence::Copy, garbage},
+    checkers::{Invariant, Verdict, convergence::Copy, garbage},
     clock::MS,
     cluster::Cluster,
     keyed::{Purpose, Stream},
@@ -47,7 +47,7 @@ impl Cluster<'_> {
             Verdict::Invalid(finding) => return self.sight.findings.push(finding),
         }
         if let Some(what) = self.difference_that_lasts().filter(|_| !self.broken()) {
-            return self.blame_run(crate::checkers::Invariant::L1, what);
+            return self.blame_run(Invariant::L1, what);
         }
         self.read_everything();
     }

@@ -5,10 +5,11 @@
 //! they drop at `Commit`, each only if it still holds exactly that. 15 min outlive every hint and message that could carry
 //! what was buried (`limits` proves it), a minute outlives every repair on its way to an owner that has since got the
 //! tombstone. No floor rises: everybody consented. A lost `Commit` leaves a tombstone somewhere; it comes back to the others
-//! as a repair, and is collected again later. Invariants: one collection of a tree at a time; an owner that cannot be asked
-//! stops it; nothing is dropped that some owner may lack, nor what one's disk may lack after a loss of power or
-//! as an older copy of itself: in a namespace that asks for a log an owner promises what is synced (`durable`), and was
-//! here for so long that every older disk gives itself away (`STORED_CONSENT_AGE`).
+//! as a repair, and is collected again later. One that expiry made of a value is as old as that value's end.
+//! Invariants: one collection of a tree at a time; an owner that cannot be asked stops it; nothing is dropped that some owner
+//! may lack, nor what one's disk may lack after a loss of power or as an older copy of itself: in a namespace that asks for a
+//! log an owner promises what is synced (`durable`), and was here for so long that every older disk gives itself away
+//! (`STORED_CONSENT_AGE`).
 
 use super::readiness::{self, TreeName};
 use crate::{
