@@ -28,6 +28,10 @@ pub enum Purpose {
     Durable = 9,
     /// Which namespaces are flushed.
     Flush = 10,
+    /// A stand-in that comes back late.
+    Latecomer = 11,
+    /// A long silence at the end.
+    Silence = 12,
 }
 
 /// One draw: 64 uniform bits, the same for the same seed, purpose and key.

@@ -6,10 +6,11 @@
 //!
 //! # Map
 //!
-//! - before a run: `plan` (all of it, as data), made of `options` (the cluster), `nemesis` (faults), `workload` (operations);
-//!   `keyed` is where every draw comes from
+//! - before a run: `plan` (all of it, as data), made of `options` (the cluster), `nemesis` (faults), `workload` (operations),
+//!   `latecomer` (a stand-in that is away for minutes); `keyed` is where every draw comes from
 //! - the run: `cluster` (the loop), `queue`, `process` (the real `Node` and `Shard`s), `network` and `links`, `clock`,
-//!   `injury` (faults carried out), `clients`, `phases` (boot to quiet), `finale` (thaw, writes, burst)
+//!   `injury` (faults carried out), `clients`, `phases` (boot to quiet), `finale` (thaw, writes, burst),
+//!   `silence` (until tombstones are collected)
 //! - after it: `history` (JSONL), `checkers`, `trace` (one hash over all of it), `timeline`, `shrink`, `canaries`
 //! - many runs: `runner`, `probes` (what they must have met)
 //! - growth: `scale` (the membership and the ring of core at up to 5,000 nodes)
@@ -27,6 +28,7 @@ mod finale;
 pub mod history;
 mod injury;
 pub mod keyed;
+mod latecomer;
 mod links;
 mod memories;
 pub mod nemesis;
@@ -42,6 +44,7 @@ mod queue;
 pub mod runner;
 pub mod scale;
 pub mod shrink;
+mod silence;
 #[cfg(test)]
 mod tests;
 pub mod timeline;

@@ -9,7 +9,7 @@ use crate::{
     cluster::Cluster,
     nemesis::Ledger,
 };
-use meshwork_core::id::PartitionId;
+use meshwork_core::{id::PartitionId, ring::Ring};
 use std::collections::BTreeMap;
 
 /// Three rounds of comparison, each at its longest.
@@ -44,25 +44,28 @@ impl Cluster<'_> {
         let ring = self.processes[*live.first()? as usize].view.ring.clone()?;
         for partition in (0..ring.partitions()).map(PartitionId) {
             for copies in 1..=ring.n() {
-                let owners = ring.owners(partition);
-                let owners = &owners[..usize::from(copies).min(owners.len())];
-                let copy = |process: &u32| {
-                    let running = &self.processes[*process as usize];
-                    let index = ring.index_of(running.node_id).filter(|index| owners.contains(index));
-                    index?;
-                    let shard = &running.shards[usize::from(partition.0) % running.shards.len()];
-                    let mut held = Vec::new();
-                    shard.holdings(copies, partition, |item| held.push(item));
-                    let stats = shard.stats();
-                    Some(Copy { node: running.node_id, full: stats.out_of_memory > 0, held })
-                };
-                let copies: Vec<Copy> = live.iter().filter_map(copy).collect();
-                if let Some(what) = convergence::judge(&copies) {
+                if let Some(what) = convergence::judge(&self.copies_of(&ring, &live, (copies, partition))) {
                     return Some(what);
                 }
             }
         }
         None
+    }
+
+    /// What those of `processes` hold that own a tree.
+    pub(crate) fn copies_of(&self, ring: &Ring, processes: &[u32], tree: (u8, PartitionId)) -> Vec<Copy> {
+        let (copies, partition) = tree;
+        let owners = ring.owners(partition);
+        let owners = &owners[..usize::from(copies).min(owners.len())];
+        let copy = |process: &u32| {
+            let running = &self.processes[*process as usize];
+            ring.index_of(running.node_id).filter(|index| owners.contains(index))?;
+            let shard = &running.shards[usize::from(partition.0) % running.shards.len()];
+            let mut held = Vec::new();
+            shard.holdings(copies, partition, |item| held.push(item));
+            Some(Copy { node: running.node_id, full: shard.stats().out_of_memory > 0, held })
+        };
+        processes.iter().filter_map(copy).collect()
     }
 
     /// S16: nobody who was told of a flush holds anything of before.

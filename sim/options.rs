@@ -52,6 +52,9 @@ pub struct Config {
     pub view_delay_us: u64,
     /// Length of the chaos, ms.
     pub chaos_ms: u64,
+    /// Length of the silence with which the run ends, ms; 0: there is none.
+    #[serde(default)]
+    pub silence_ms: u64,
     /// Machines healed at its end; the others stay as broken as they are then.
     pub core: Vec<u16>,
     /// Whether ties of events are broken by a keyed hash instead of first come first served.
@@ -206,6 +209,7 @@ pub(crate) fn draw(seed: u64, mix: Option<Mix>) -> Config {
         keys: if mix == Some(Mix::F20) { 200 } else { stream.pick(&[1u32, 3, 10, 40, 200]) },
         view_delay_us: stream.pick(&[0u64, 500, 5_000, 50_000]),
         chaos_ms,
+        silence_ms: 0,
         core,
         shuffle: stream.chance(250),
         weights,
@@ -347,13 +351,13 @@ impl Config {
 
     /// Whether every clock starts and drifts within the bound that the promises assume.
     pub fn clocks_within(&self) -> bool {
-        let run_s = (self.chaos_ms / 1000 + 900) as i64;
+        let run_s = ((self.chaos_ms + self.silence_ms) / 1000 + 900) as i64;
         self.clocks.iter().all(|clock| clock.skew_ms.abs() + clock.drift_ppm.abs() * run_s / 1000 < 95)
     }
 
     /// The largest distance of a wall from true time, ms, without jumps.
     pub fn skew_max_ms(&self) -> u64 {
-        let run_s = (self.chaos_ms / 1000 + 900) as i64;
+        let run_s = ((self.chaos_ms + self.silence_ms) / 1000 + 900) as i64;
         let most = self.clocks.iter().map(|clock| clock.skew_ms.abs() + clock.drift_ppm.abs() * run_s / 1000 + 1);
         most.max().unwrap_or(0) as u64
     }

@@ -96,11 +96,14 @@ pub fn run(plan: &Plan, keep: &Keep) -> Outcome {
         cluster.burst();
     }
     cluster.quiet();
+    if !cluster.broken() {
+        cluster.silence();
+    }
     cluster.outcome()
 }
 
 impl Cluster<'_> {
-    fn broken(&self) -> bool {
+    pub(crate) fn broken(&self) -> bool {
         !self.sight.findings.is_empty()
     }
 
@@ -116,7 +119,7 @@ impl Cluster<'_> {
         self.machines.iter().filter_map(|machine| machine.process).collect()
     }
 
-    fn blame_run(&mut self, invariant: Invariant, what: String) {
+    pub(crate) fn blame_run(&mut self, invariant: Invariant, what: String) {
         let at = self.at;
         self.sight.blame(invariant, at, what);
     }
@@ -292,7 +295,7 @@ impl Cluster<'_> {
         Some(finding)
     }
 
-    fn read_everything(&mut self) {
+    pub(crate) fn read_everything(&mut self) {
         if self.broken() {
             return;
         }

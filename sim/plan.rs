@@ -4,7 +4,7 @@
 //! drew it. A run is a function of its plan and of the code alone. What is drawn *during* a run (the delay of a message)
 //! is keyed by the plan's seed, see `keyed`. A plan of another version is refused with words.
 
-use crate::{nemesis, nemesis::Fault, options, options::Config, workload, workload::Op};
+use crate::{latecomer, nemesis, nemesis::Fault, options, options::Config, silence, workload, workload::Op};
 use serde::{Deserialize, Serialize};
 
 /// Of the format below; raised when the meaning of a field changes.
@@ -94,9 +94,11 @@ impl Mix {
 impl Plan {
     /// The plan of `seed`; one in four leans on a mix unless one is given.
     pub fn of_seed(seed: u64, mix: Option<Mix>) -> Self {
-        let config = options::draw(seed, mix);
-        let faults = nemesis::draw(seed, &config);
-        let ops = workload::draw(seed, &config);
+        let mut config = options::draw(seed, mix);
+        let mut faults = nemesis::draw(seed, &config);
+        let mut ops = workload::draw(seed, &config);
+        latecomer::append(seed, &mut config, &mut faults, &mut ops);
+        config.silence_ms = silence::draw(seed, &config);
         Self { version: PLAN_VERSION, note: String::new(), seed, config, faults, ops }
     }
 

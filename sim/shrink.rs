@@ -125,7 +125,7 @@ impl Shrinking<'_> {
     }
 
     fn settings(&mut self) {
-        let changes: [fn(&mut Config); 9] = [
+        let changes: [fn(&mut Config); 10] = [
             |config| config.shards.fill(1),
             |config| {
                 let network = &mut config.network;
@@ -136,6 +136,7 @@ impl Shrinking<'_> {
             |config| config.view_delay_us = 0,
             |config| config.shuffle = false,
             |config| config.zones = 1,
+            |config| config.silence_ms = 0,
             |config| config.memory = 16 << 20,
             |config| {
                 for clock in &mut config.clocks {

@@ -67,6 +67,7 @@ mod tests {
     use super::*;
     use meshwork_core::{
         id::ActorId,
+        time::Wall,
         value::{Hlc, Version},
     };
 
@@ -76,6 +77,9 @@ mod tests {
             hash: KeyHash(2),
             version: Version { hlc: Hlc(version), actor: ActorId(1) },
             ghost: false,
+            tombstone: false,
+            deleted_since: None,
+            gone_at: Wall(u64::MAX),
             passing: false,
             evictable: false,
             floor: Version::ZERO,

@@ -14,6 +14,7 @@ pub mod deadline;
 pub mod durability;
 pub mod expiry;
 pub mod flushes;
+pub mod garbage;
 pub mod hints;
 pub mod layout;
 mod losses;
@@ -57,6 +58,7 @@ pub enum Invariant {
     S25,
     L1,
     L2,
+    L3,
     L4,
     L5,
     L6,
@@ -90,6 +92,7 @@ impl Invariant {
             Self::S25 => "S25 hint-kept",
             Self::L1 => "L1 converges",
             Self::L2 => "L2 quiesces",
+            Self::L3 => "L3 garbage-goes",
             Self::L4 => "L4 layout-completes",
             Self::L5 => "L5 deadline",
             Self::L6 => "L6 membership-heals",
@@ -103,7 +106,7 @@ impl Invariant {
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Panic => 10,
-            Self::L1 | Self::L2 | Self::L4 | Self::L5 | Self::L6 | Self::L7 | Self::L8 => 12,
+            Self::L1 | Self::L2 | Self::L3 | Self::L4 | Self::L5 | Self::L6 | Self::L7 | Self::L8 => 12,
             Self::S1
             | Self::S2
             | Self::S3

@@ -1,7 +1,8 @@
 //! What replicas and clocks must keep: S9 `dot-once`, S13 `clock-bounded`, S14 and S15 as each replica sees them.
 //!
 //! - A replica that answered `Applied` holds that version or a newer one, or says that it forgot at least so much, until the
-//!   latest end of everything it held of the key is a minute past. What it said it forgot it does not accept again.
+//!   latest end of everything it held of the key is a minute past, or its shard collected tombstones and this is as old as
+//!   those are. What it said it forgot it does not accept again, nor what a delete buried that it took.
 //! - A version names one key, value and expiry wherever it is seen; an expiry that differs was restarted (S18).
 //! - What a shard says of its clock only rises; what a node stamps is above all that its earlier processes stamped; nothing
 //!   is ahead of true time by more than the bound.
@@ -26,7 +27,10 @@ use meshwork_core::{
         peer::{Found, PeerMessage, Replicated, ReplicationKind},
     },
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// A namespace and a key's hash.
 pub type Key = (NamespaceId, KeyHash);
@@ -42,6 +46,8 @@ struct Kept {
     end: Wall,
     /// The most it said it had forgotten.
     forgotten: Version,
+    /// The newest delete that it took.
+    deleted: Version,
 }
 
 /// What a version names.
@@ -58,6 +64,8 @@ struct Incoming {
     id: u64,
     key: Key,
     entry: Option<(Version, Wall)>,
+    /// A tombstone without an end.
+    deletes: bool,
     stands_in: bool,
     old: bool,
     /// A hint that its receiver must refuse.
@@ -81,6 +89,8 @@ pub struct Replicas {
     incoming: Option<Incoming>,
     /// Shards in which something has come to its end.
     expired: BTreeSet<Site>,
+    /// Shards that have collected a tombstone.
+    collected: BTreeSet<Site>,
 }
 
 fn end_of(entry: &Entry<'_>) -> Wall {
@@ -110,6 +120,7 @@ impl Replicas {
             stamps: BTreeMap::new(),
             incoming: None,
             expired: BTreeSet::new(),
+            collected: BTreeSet::new(),
         }
     }
 
@@ -132,7 +143,7 @@ impl Replicas {
             *of == process && key.0 == namespace && kept.version.hlc <= mark
         };
         for (_, kept) in self.kept.iter_mut().filter(flushed) {
-            (kept.version, kept.end) = (Version::ZERO, Wall(0));
+            (kept.version, kept.end, kept.deleted) = (Version::ZERO, Wall(0), Version::ZERO);
         }
     }
 
@@ -152,6 +163,7 @@ impl Replicas {
                 id: *id,
                 key: (key.namespace, key.hash),
                 entry: Some((entry.version, end_of(entry))),
+                deletes: matches!(entry.body, Body::Tombstone) && entry.expires_at.is_none(),
                 stands_in: stands_for.is_some(),
                 old: old(header.hlc),
                 outlived: *kind == ReplicationKind::Hint
@@ -163,6 +175,7 @@ impl Replicas {
                 id: *id,
                 key: (key.namespace, key.hash),
                 entry: None,
+                deletes: false,
                 stands_in: false,
                 old: old(header.hlc),
                 outlived: false,
@@ -183,6 +196,11 @@ impl Replicas {
     /// Something came to its end in a shard.
     pub fn on_expired(&mut self, site: Site) {
         self.expired.insert(site);
+    }
+
+    /// Tombstones were collected in a shard.
+    pub fn on_collected(&mut self, site: Site) {
+        self.collected.insert(site);
     }
 
     /// A shard is about to be given something else.
@@ -344,6 +362,18 @@ impl Replicas {
             );
             return Some((Invariant::S15, what));
         }
+        // Collected or dropped, a delete outlives whatever could bring back what it buried.
+        if version < kept.deleted && self.ledger.clocks && self.ledger.identities {
+            let what = format!(
+                "{site:?} took version {version} at {} ms and had taken the delete {}",
+                incoming.wall.0 - EPOCH_MS,
+                kept.deleted
+            );
+            return Some((Invariant::S14, what));
+        }
+        if incoming.deletes {
+            kept.deleted = kept.deleted.max(version);
+        }
         // Who may evict may have evicted what this one replaces, and its end with it: then only its own end is owed.
         let evictable = self.evictable.contains(&incoming.key.0);
         // And what was over may be forgotten when an older one comes: then that one is owed, and no more (seed f6175).
@@ -378,6 +408,11 @@ impl Replicas {
         // A shard's own writes are not seen here: one with an end may have replaced this and be over, and where memory may be
         // taken, what it replaced was perhaps not there any more to be remembered.
         let over = over || (evictable && self.expired.contains(&site));
+        // Nor is a delete of its own that was collected with what it buried.
+        let collected = incoming.wall + Duration::from_millis(CLOCK_SLACK_MS)
+            >= kept.version.hlc.wall() + limits::TOMBSTONE_AGE_MIN
+            && self.collected.contains(&site);
+        let over = over || collected;
         // A wall that jumped may have ended entries early; what is kept is then not judged.
         if has < kept.version && !over && self.ledger.clocks {
             let what = format!(
@@ -407,184 +442,4 @@ fn is_over(end: Wall, wall: Wall, evictable: bool) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use meshwork_core::{
-        ring::LayoutName,
-        wire::peer::{Header, KeyRef, ReplicaState, ReplicationKind},
-    };
-
-    const SITE: Site = Site { process: 0, shard: 0 };
-    const FROM: PeerShard = PeerShard { node: NodeId(2), shard: 0 };
-
-    fn replicas() -> Replicas {
-        let mut replicas =
-            Replicas::new(Ledger { clocks: true, memories: true, identities: true }, 50, BTreeSet::new());
-        replicas.on_start(NodeId(1), ActorId(1), Hlc(0), false);
-        replicas
-    }
-
-    fn at(ms: u64) -> Hlc {
-        Hlc::at(Wall(EPOCH_MS + ms))
-    }
-
-    fn version(ms: u64) -> Version {
-        Version { hlc: at(ms), actor: ActorId(9) }
-    }
-
-    const KEY: KeyRef<'_> = KeyRef { namespace: NamespaceId(1), hash: KeyHash(1), key: b"k" };
-
-    fn replicate(id: u64, ms: u64, expires: Option<u64>) -> PeerMessage<'static> {
-        let header = Header { layout: LayoutName { epoch: 1, hash: 0 }, hlc: at(ms), deadline_ms: 100 };
-        let expires_at = expires.map(|at| Wall(EPOCH_MS + at));
-        let entry = Entry { version: version(ms), expires_at, hold_until: None, body: Body::Value(b"v") };
-        PeerMessage::Replicate { id, header, key: KEY, entry, stands_for: None, kind: ReplicationKind::Client }
-    }
-
-    fn read(id: u64, ms: u64) -> PeerMessage<'static> {
-        let header = Header { layout: LayoutName { epoch: 1, hash: 0 }, hlc: at(ms), deadline_ms: 100 };
-        PeerMessage::Read { id, header, key: KEY, full: true }
-    }
-
-    fn took(replicas: &mut Replicas, ms: u64, now: u64, expires: Option<u64>) -> Option<(Invariant, String)> {
-        took_of(replicas, &replicate(1, ms, expires), now)
-    }
-
-    /// What was stamped at `ms` comes in a message of now.
-    fn took_late(replicas: &mut Replicas, ms: u64, now: u64, expires: Option<u64>) -> Option<(Invariant, String)> {
-        let mut message = replicate(1, ms, expires);
-        if let PeerMessage::Replicate { header, .. } = &mut message {
-            header.hlc = at(now);
-        }
-        took_of(replicas, &message, now)
-    }
-
-    fn took_of(replicas: &mut Replicas, message: &PeerMessage<'_>, now: u64) -> Option<(Invariant, String)> {
-        replicas.before(Wall(EPOCH_MS + now), FROM, message);
-        let done =
-            PeerMessage::Replicated { id: 1, hlc: at(now), state: ReplicaState::Ready, outcome: Replicated::Applied };
-        replicas.on_sent(now * MS, SITE, &done)
-    }
-
-    fn says(replicas: &mut Replicas, now: u64, found: Found<'_>) -> Option<(Invariant, String)> {
-        replicas.before(Wall(EPOCH_MS + now), FROM, &read(2, now));
-        replicas.on_sent(
-            now * MS,
-            SITE,
-            &PeerMessage::ReadReply { id: 2, hlc: at(now), state: ReplicaState::Ready, found },
-        )
-    }
-
-    #[test]
-    fn a_replica_that_loses_what_it_took_is_refused_unless_it_says_so_or_it_expired() {
-        let mut replicas = replicas();
-        assert_eq!(took(&mut replicas, 10, 11, Some(1_000)), None);
-        assert_eq!(says(&mut replicas, 20, Found::Digest { version: version(10) }), None);
-        assert_eq!(says(&mut replicas, 20, Found::Absent { forgotten: version(10) }), None);
-        assert!(says(&mut replicas, 20, Found::Absent { forgotten: Version::ZERO }).is_some());
-        assert!(says(&mut replicas, 21, Found::Digest { version: version(9) }).is_some());
-        assert_eq!(says(&mut replicas, 61_000, Found::Absent { forgotten: Version::ZERO }), None);
-    }
-
-    #[test]
-    fn what_is_over_and_comes_without_its_value_is_owed_until_its_end() {
-        let mut replicas = replicas();
-        let mut over = replicate(1, 10, Some(1_000));
-        if let PeerMessage::Replicate { entry, .. } = &mut over {
-            entry.body = Body::Tombstone;
-        }
-        assert_eq!(took_of(&mut replicas, &over, 2_000), None);
-        assert!(says(&mut replicas, 3_000, Found::Absent { forgotten: Version::ZERO }).is_some());
-        assert_eq!(says(&mut replicas, 61_500, Found::Absent { forgotten: Version::ZERO }), None);
-    }
-
-    #[test]
-    fn an_older_one_that_comes_after_the_end_of_what_was_held_is_owed_alone() {
-        let mut replicas = replicas();
-        assert_eq!(took(&mut replicas, 10, 11, Some(1_000)), None);
-        assert_eq!(took_late(&mut replicas, 9, 62_000, None), None);
-        assert_eq!(says(&mut replicas, 63_000, Found::Digest { version: version(9) }), None);
-        assert!(says(&mut replicas, 63_000, Found::Absent { forgotten: version(8) }).is_some());
-        assert_eq!(took_late(&mut replicas, 20, 64_000, Some(70_000)), None);
-        assert_eq!(took_late(&mut replicas, 19, 65_000, None), None);
-        assert!(says(&mut replicas, 66_000, Found::Digest { version: version(19) }).is_some(), "not over yet");
-    }
-
-    #[test]
-    fn of_what_its_own_write_replaced_where_memory_is_taken_no_more_than_that_writes_end_is_owed() {
-        let own = |ms, expires| {
-            let mut write = replicate(1, ms, Some(expires));
-            if let PeerMessage::Replicate { entry, .. } = &mut write {
-                entry.version.actor = ActorId(7);
-            }
-            write
-        };
-        for evictable in [true, false] {
-            let mut replicas = replicas();
-            replicas.nodes[0].1 = ActorId(7);
-            if evictable {
-                replicas.evictable.insert(NamespaceId(1));
-            }
-            assert_eq!(took(&mut replicas, 10, 11, None), None);
-            assert_eq!(replicas.on_sent(20 * MS, SITE, &own(15, 5_000)), None);
-            assert!(says(&mut replicas, 3_000, Found::Absent { forgotten: Version::ZERO }).is_some(), "not over yet");
-            let after = says(&mut replicas, 6_000, Found::Absent { forgotten: Version::ZERO });
-            assert_eq!(after.is_none(), evictable, "{after:?}");
-        }
-    }
-
-    #[test]
-    fn what_was_forgotten_is_not_taken_again() {
-        let mut replicas = replicas();
-        assert_eq!(says(&mut replicas, 20, Found::Absent { forgotten: version(15) }), None);
-        assert_eq!(took(&mut replicas, 16, 21, None), None);
-        assert_eq!(says(&mut replicas, 22, Found::Absent { forgotten: version(30) }), None);
-        assert!(took(&mut replicas, 25, 23, None).is_some());
-        assert_eq!(says(&mut replicas, 60, Found::Absent { forgotten: version(40) }), None);
-        assert!(took(&mut replicas, 39, 61, Some(60)).is_some());
-        assert_eq!(took(&mut replicas, 40, 62, Some(60)), None, "it is over, as was said");
-    }
-
-    #[test]
-    fn a_minutes_old_message_that_is_taken_is_refused() {
-        assert!(matches!(took(&mut replicas(), 10, 31_000, None), Some((Invariant::S14, _))));
-    }
-
-    #[test]
-    fn a_clock_that_falls_or_runs_ahead_is_refused() {
-        let mut replicas = replicas();
-        assert_eq!(replicas.on_sent(20 * MS, SITE, &read(1, 20)), None);
-        assert!(matches!(replicas.on_sent(21 * MS, SITE, &read(1, 19)), Some((Invariant::S13, _))));
-        assert!(matches!(replicas.on_sent(22 * MS, SITE, &read(1, 2_000)), Some((Invariant::S13, _))));
-    }
-
-    #[test]
-    fn what_ended_may_be_met_before_its_value_and_settles_none() {
-        let mut replicas = replicas();
-        let mut meet = |body| replicas.dot((NamespaceId(1), KeyHash(1)), version(10), body, Some(Wall(5)));
-        assert_eq!(meet(Body::Tombstone), None, "at a node whose clock is ahead");
-        assert_eq!(meet(Body::Value(b"v")), None);
-        assert_eq!(meet(Body::Tombstone), None);
-        assert!(matches!(meet(Body::Value(b"w")), Some((Invariant::S9, _))));
-        let mut deleted = |body| replicas.dot((NamespaceId(1), KeyHash(2)), version(11), body, None);
-        assert_eq!(deleted(Body::Tombstone), None);
-        assert!(matches!(deleted(Body::Value(b"v")), Some((Invariant::S9, _))), "a delete is no ended value");
-    }
-
-    #[test]
-    fn a_version_with_two_values_or_two_expiries_is_refused() {
-        let mut replicas = replicas();
-        let value = |value, expires| ReplyBody::Value { version: version(10), expires_at: Some(Wall(expires)), value };
-        let reply = |body| Reply { body, ..Reply::status(0, meshwork_core::wire::Status::Ok) };
-        assert_eq!(replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"v", 5))), None);
-        assert_eq!(replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"v", 5))), None);
-        assert!(matches!(
-            replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"w", 5))),
-            Some((Invariant::S9, _))
-        ));
-        assert!(matches!(
-            replicas.on_reply((NamespaceId(1), KeyHash(1)), &reply(value(b"v", 6))),
-            Some((Invariant::S18, _))
-        ));
-    }
-}
+mod tests;

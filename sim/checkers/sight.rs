@@ -511,6 +511,9 @@ impl Sight {
         if stats.expired > 0 {
             self.replicas.on_expired(site);
         }
+        if stats.tombstones_collected > 0 {
+            self.replicas.on_collected(site);
+        }
         let active = self.seen.get(&site).and_then(|seen| seen.view.as_ref()).is_some_and(|view| view.beside.is_some());
         if self.layouts.has_dropped(site, stats.partitions_dropped) {
             self.probe("partition dropped after a transition");

@@ -32,6 +32,7 @@ canaries! {
     K6 "two answers of one node are two votes",
     K7 "a Warming replica votes",
     K15 "the clock follows a backward jump",
+    K16 "a tombstone collected while a hint may live",
     K17 "the accept rule ignores what was forgotten",
     K18 "what is older than a flush is taken back",
     K20 "TTL restarted by a hint",
@@ -54,6 +55,7 @@ canaries! {
     K40 "a touch re-stamps the local copy without a quorum read",
     K41 "a hint dropped when it is sent, before it is acknowledged",
     K42 "a refused hint dropped as if it were taken",
+    K43 "a collection never completes",
 }
 
 #[cfg(feature = "canary")]

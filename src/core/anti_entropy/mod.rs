@@ -76,6 +76,12 @@ pub struct Held {
     pub version: Version,
     /// Evicted, and remembered.
     pub ghost: bool,
+    /// A tombstone, of a delete or of what came to its end.
+    pub tombstone: bool,
+    /// Of a tombstone that lasts until it is collected: since when it is here.
+    pub deleted_since: Option<Wall>,
+    /// When it goes by itself; `Wall(u64::MAX)`: never.
+    pub gone_at: Wall,
     /// Too young or too near its end to be repaired now.
     pub passing: bool,
     /// Whether its namespace may be evicted.
@@ -208,11 +214,15 @@ impl Shard {
             let Some(namespace) = self.spaces.get(usize::from(item.slot.0)) else { return };
             let rules = self.rules.get(namespace);
             let Floors { evicted, tombstone } = self.table.floors(item.slot, partition);
+            let lasts = item.holding == Holding::Tombstone && item.gone_at == Wall(u64::MAX);
             visit(Held {
                 namespace: *namespace,
                 hash: item.hash,
                 version: item.version,
                 ghost: item.holding == Holding::Ghost,
+                tombstone: item.holding == Holding::Tombstone,
+                deleted_since: lasts.then(|| item.since.unwrap_or(item.version.hlc.wall())),
+                gone_at: item.gone_at,
                 passing: delta::is_ending(item.gone_at, wall) || item.version.hlc.wall() + YOUNG > wall,
                 evictable: rules.is_some_and(|rules| rules.evictable),
                 floor: evicted.max(tombstone),

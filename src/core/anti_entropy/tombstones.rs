@@ -5,13 +5,15 @@
 //! they drop at `Commit`, each only if it still holds exactly that. 15 min outlive every hint and message that could carry
 //! what was buried (`limits` proves it), a minute outlives every repair on its way to an owner that has since got the
 //! tombstone. No floor rises: everybody consented. A lost `Commit` leaves a tombstone somewhere; it comes back to the others
-//! as a repair, and is collected again later. Invariants: one collection of a tree at a time; an owner that cannot be asked
-//! stops it; nothing is dropped that some owner may lack, nor what one's disk may lack after a loss of power or
-//! as an older copy of itself: in a namespace that asks for a log an owner promises what is synced (`durable`), and was
-//! here for so long that every older disk gives itself away (`STORED_CONSENT_AGE`).
+//! as a repair, and is collected again later. One that expiry made of a value is as old as that value's end.
+//! Invariants: one collection of a tree at a time; an owner that cannot be asked stops it; nothing is dropped that some owner
+//! may lack, nor what one's disk may lack after a loss of power or as an older copy of itself: in a namespace that asks for a
+//! log an owner promises what is synced (`durable`), and was here for so long that every older disk gives itself away
+//! (`STORED_CONSENT_AGE`).
 
 use super::readiness::{self, TreeName};
 use crate::{
+    canary::canary,
     id::{NodeId, PartitionId},
     input::PeerShard,
     limits,
@@ -66,6 +68,11 @@ impl Collections {
     }
 }
 
+/// How long a tombstone must have been here before its collection begins.
+fn age_min() -> Duration {
+    if canary!(K16) { limits::EXPIRY_GRACE } else { limits::TOMBSTONE_AGE_MIN }
+}
+
 impl Shard {
     /// Begins the collections whose turn it is.
     pub(super) fn begin_collections(&mut self, now: Now, ring: &Ring, out: &mut dyn ShardOutbox) {
@@ -110,7 +117,7 @@ impl Shard {
             asked.push(PeerShard { node: member.node, shard: tree.1.0 % member.shards.max(1) });
         }
         let wall = self.clock.wall(now);
-        let mut items = self.collectable(tree, wall, limits::TOMBSTONE_AGE_MIN);
+        let mut items = self.collectable(tree, wall, age_min());
         items.retain(|item| self.may_promise(item.namespace, item.hash));
         if items.is_empty() || !self.make_room_in_background(256 + 40 * items.len() as u64) {
             return;
@@ -223,9 +230,9 @@ impl Shard {
         }
         let Some(collection) = running.remove(&id) else { return };
         let (wall, partition) = (self.clock.wall(now), collection.tree.1);
-        let still = |item: &GcItem| self.is_collectable(item, partition, wall, limits::TOMBSTONE_AGE_MIN);
+        let still = |item: &GcItem| self.is_collectable(item, partition, wall, age_min());
         let items: Vec<GcItem> = collection.items.into_iter().filter(still).collect();
-        if items.is_empty() || collection.due <= now.mono {
+        if items.is_empty() || collection.due <= now.mono || canary!(K43) {
             return;
         }
         let packed = pack(&items);

@@ -211,7 +211,9 @@ impl Shard {
                     Lookup::Found(_) if self.leaving.holds(hash.partition(self.config.partitions)) => held = false,
                     Lookup::Found(entry) => {
                         record::entry_value(value, waiting.term(hash.partition(self.config.partitions)), &entry);
-                        tombstone = (entry.body == Body::Tombstone).then_some(*hash);
+                        // A value that becomes one at its end is not written again.
+                        let lasts = entry.body == Body::Tombstone || entry.outlasts_its_end();
+                        tombstone = lasts.then_some(*hash);
                     }
                     Lookup::Ghost(_) | Lookup::Absent => held = false,
                 }

@@ -345,7 +345,7 @@ impl Memtable {
             namespace: slot.0,
             expires_at: entry.expires_at,
             hold_until: entry.hold_until,
-            since: tombstone.then_some(self.wall),
+            since: (tombstone || entry.outlasts_its_end()).then_some(self.wall),
             tombstone,
             pinned,
             frequency: 0,
@@ -527,7 +527,8 @@ impl Memtable {
         self.settle();
     }
 
-    /// When the tombstone of `key` was stored here; `None` where there is no tombstone, or one that expiry made.
+    /// Since when the tombstone of `key` is here, one that expiry made included; `None` where there is no tombstone, or one
+    /// that ends by itself.
     pub fn tombstone_since(&self, slot: NamespaceSlot, hash: KeyHash, key: &[u8]) -> Option<Wall> {
         let record = self.log.record(self.find_valid(slot, hash.0, key)?);
         Header::read(record).since(record)

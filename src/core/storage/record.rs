@@ -129,10 +129,15 @@ impl Header {
         (offset != EXPIRY_NONE).then(|| Wall(Hlc(self.hlc).wall().0 + offset))
     }
 
-    /// When a tombstone was stored here: its age for collection.
+    /// Since when a tombstone is here: its age for collection. One that was a value is one since that was over for good.
     pub(super) fn since(&self, record: &[u8]) -> Option<Wall> {
+        if self.shape & SINCE == 0 || !self.is_tombstone() {
+            return None;
+        }
         let before = (self.shape & (HOLD | WIDE)).count_ones() as usize * 8;
-        (self.shape & SINCE != 0).then(|| Wall(word(record, HEADER as usize + before)))
+        let stored = Wall(word(record, HEADER as usize + before));
+        let over = self.expires_at(record).map_or(stored, |at| gone_at(at, super::GRACE_MS));
+        Some(stored.max(over))
     }
 
     /// The entry in `record`, stamped by `actor`.
@@ -280,6 +285,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_a_value_is_a_tombstone_since_its_end_or_since_it_came() {
+        let over = gone_at(Wall(7), super::super::GRACE_MS).0;
+        for (stored, since) in [(5, over), (over + 1, over + 1)] {
+            let draft = Draft {
+                hash: 42,
+                hlc: Hlc(1),
+                actor: 1,
+                namespace: 1,
+                expires_at: Some(Wall(7)),
+                hold_until: Some(Wall(u64::MAX)),
+                since: Some(Wall(stored)),
+                tombstone: false,
+                pinned: false,
+                frequency: 0,
+                key: b"key",
+                value: b"value",
+            };
+            let mut bytes = vec![0; draft.needed() as usize];
+            let mut header = draft.write(&mut bytes);
+            assert_eq!(header.since(&bytes), None, "a value has no age");
+            header.bury(&mut bytes);
+            let header = Header::read(&bytes);
+            assert_eq!((header.since(&bytes), header.key(&bytes)), (Some(Wall(since)), &b"key"[..]));
+        }
+    }
+
+    #[test]
     fn every_expiry_and_hold_round_trips_exactly() {
         for expires_at in [None, Some(0), Some(999), Some(1_000), Some(1 << 41), Some(u64::MAX)] {
             for hold_until in [None, Some(Wall(7)), Some(Wall(u64::MAX))] {
@@ -306,7 +338,7 @@ mod tests {
                 assert_eq!(entry.expires_at, draft.expires_at);
                 assert_eq!(entry.hold_until, hold_until);
                 assert_eq!(entry.body, Body::Value(b"value"));
-                assert_eq!((header.key(&bytes), header.since(&bytes)), (&b"key"[..], Some(Wall(5))));
+                assert_eq!((header.key(&bytes), header.since(&bytes)), (&b"key"[..], None));
                 assert_eq!((header.actor(), header.namespace()), (65_535, NAMESPACE_SLOTS_MAX - 1));
                 assert_eq!((header.frequency(), header.is_pinned(), header.is_dead()), (2, true, false));
                 assert_eq!((header.needed(), header.capacity()), (draft.needed(), draft.needed() + 8));

@@ -34,6 +34,8 @@ pub(crate) struct TreeItem {
     pub(crate) holding: Holding,
     /// When it leaves the tree; `Wall(u64::MAX)`: not by time.
     pub(crate) gone_at: Wall,
+    /// Of a tombstone that was stored as one: when.
+    pub(crate) since: Option<Wall>,
 }
 
 impl Memtable {
@@ -150,6 +152,7 @@ impl Memtable {
                 entry_hash: self.entry_hash(&header, record),
                 holding: if header.is_tombstone() { Holding::Tombstone } else { Holding::Value },
                 gone_at: Wall(header.gone_at(record)),
+                since: header.since(record),
             });
         }
         for ghost in self.ghosts.of_partition(local) {
@@ -163,6 +166,7 @@ impl Memtable {
                 entry_hash: ghost.entry_hash,
                 holding: Holding::Ghost,
                 gone_at: Wall(ghost.gone_at()),
+                since: None,
             });
         }
     }

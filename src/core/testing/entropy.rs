@@ -389,6 +389,20 @@ fn a_tombstone_goes_once_all_owners_held_it_long_enough_and_nothing_is_sent_afte
     assert_eq!((repairs(&rig), own(&mut rig, A, "k")), (0, None));
 }
 
+/// Found by seed 13, F4: that one had no age, and stayed for ever.
+#[test]
+fn what_expiry_made_a_tombstone_for_good_is_collected_like_any_other() {
+    let mut rig = Rig::three();
+    assert_written(&rig.call(A, &put("v1").w(3)));
+    assert_written(&rig.call(A, &put("v2").w(3).ttl(Ttl::Millis(5_000))));
+    rig.run_for(Duration::from_secs(15 * 60));
+    assert_eq!([A, B, C].map(|node| rig.stats(node).tombstones), [1, 1, 1], "it is one for less than 15 min");
+    rig.run_for(Duration::from_secs(5 * 60));
+    assert_eq!([A, B, C].map(|node| rig.stats(node).entries), [0, 0, 0]);
+    rig.run_for(ROUNDS);
+    assert_eq!((repairs(&rig), own(&mut rig, A, "k")), (0, None));
+}
+
 #[test]
 fn a_tombstone_stays_while_one_owner_is_away_or_lacks_it() {
     let mut rig = Rig::three();

@@ -52,6 +52,11 @@ impl Entry<'_> {
         matches!(self.body, Body::Value(_)) && self.expires_at.is_none_or(|at| wall < at)
     }
 
+    /// Whether it becomes, at its end, a tombstone that stays until it is collected.
+    pub fn outlasts_its_end(&self) -> bool {
+        self.expires_at.is_some() && self.hold_until == Some(Wall(u64::MAX))
+    }
+
     /// The `hold_until` that an entry expiring at `expires_at` must carry when it replaces this one: this entry's own
     /// end where that is later, else nothing.
     pub fn hold_for_successor(&self, expires_at: Option<Wall>) -> Option<Wall> {
