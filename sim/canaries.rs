@@ -39,6 +39,7 @@ pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
         Canary::K30 => (&[L5], None),
         Canary::K31 => (&[L6], Some(Mix::F11)),
         Canary::K33 => (&[S6, S7], Some(Mix::F7)),
+        Canary::K34 => (&[S15], Some(Mix::F4)),
         Canary::K35 => (&[S23], Some(Mix::F8)),
         Canary::K36 => (&[S7, S1], Some(Mix::F2)),
         Canary::K37 => (&[S15], Some(Mix::F4)),

@@ -47,6 +47,7 @@ canaries! {
     K30 "served past the deadline",
     K31 "a process declared down does not renew its identity",
     K33 "stand-ins counted in strict mode",
+    K34 "what ended leaves its tree when the sweep meets it, not a minute later",
     K35 "memory not charged for hints",
     K36 "a Warming replica does not compare before it is Ready",
     K37 "hold_until dropped when a shorter TTL replaces a longer",
