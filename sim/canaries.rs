@@ -43,6 +43,7 @@ pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
         Canary::K35 => (&[S23], Some(Mix::F8)),
         Canary::K36 => (&[S7, S1], Some(Mix::F2)),
         Canary::K37 => (&[S15], Some(Mix::F4)),
+        Canary::K38 => (&[S19], Some(Mix::F6)),
         Canary::K39 => (&[S14], Some(Mix::F9)),
         Canary::K40 => (&[S6, S7], None),
         Canary::K41 => (&[S25], Some(Mix::F7)),

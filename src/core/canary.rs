@@ -51,6 +51,7 @@ canaries! {
     K35 "memory not charged for hints",
     K36 "a Warming replica does not compare before it is Ready",
     K37 "hold_until dropped when a shorter TTL replaces a longer",
+    K38 "a partition is moved before all members acked its layout",
     K39 "a minutes-old peer message accepted",
     K40 "a touch re-stamps the local copy without a quorum read",
     K41 "a hint dropped when it is sent, before it is acknowledged",
