@@ -15,7 +15,7 @@ use meshwork_core::canary::Canary;
 /// Which invariants may tell of a planted bug, and what its seeds lean on.
 pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
     use Invariant::{
-        L2, L4, L5, L6, S1, S2, S3, S4, S6, S7, S9, S13, S14, S15, S16, S18, S19, S20, S21, S22, S23, S24, S25,
+        L2, L4, L5, L6, L8, S1, S2, S3, S4, S6, S7, S9, S13, S14, S15, S16, S18, S19, S20, S21, S22, S23, S24, S25,
     };
     match canary {
         Canary::K2 => (&[S6, S2], Some(Mix::F9)),
@@ -38,6 +38,7 @@ pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
         Canary::K29 => (&[L4], Some(Mix::F6)),
         Canary::K30 => (&[L5], None),
         Canary::K31 => (&[L6], Some(Mix::F11)),
+        Canary::K32 => (&[L8], Some(Mix::F7)),
         Canary::K33 => (&[S6, S7], Some(Mix::F7)),
         Canary::K34 => (&[S15], Some(Mix::F4)),
         Canary::K35 => (&[S23], Some(Mix::F8)),

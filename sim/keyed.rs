@@ -28,6 +28,8 @@ pub enum Purpose {
     Durable = 9,
     /// Which namespaces are flushed.
     Flush = 10,
+    /// How few machines are healed.
+    Core = 11,
 }
 
 /// One draw: 64 uniform bits, the same for the same seed, purpose and key.

@@ -17,6 +17,7 @@ use super::{
     replicas::Replicas,
     standing::{Standing, Tree},
     votes::{judge, short_of_newer},
+    writable::WITHOUT_MEMORY,
 };
 use crate::{
     clock::{MS, Time},
@@ -34,7 +35,7 @@ use meshwork_core::{
     view::View,
     wire::{
         client::{Op, Quorum, Reply, ReplyBody, Request, Status},
-        peer::{PeerMessage, ReplicaState, Replicated, ReplicationKind},
+        peer::{PeerMessage, Refusal, ReplicaState, Replicated, ReplicationKind},
     },
 };
 use std::{
@@ -377,6 +378,9 @@ impl Sight {
             }
             PeerMessage::StreamChunk { last: Some(_), .. } => self.probe("partition moved in more than one part"),
             PeerMessage::StreamRefused { .. } => self.probe("part of a partition refused"),
+            PeerMessage::Replicated { outcome: Replicated::Refused(Refusal::OutOfMemory), .. } => {
+                self.probe(WITHOUT_MEMORY);
+            }
             PeerMessage::StreamChunk { .. }
             | PeerMessage::Replicated { .. }
             | PeerMessage::ReadReply { .. }

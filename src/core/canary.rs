@@ -46,6 +46,7 @@ canaries! {
     K29 "trackers wait for removed nodes",
     K30 "served past the deadline",
     K31 "a process declared down does not renew its identity",
+    K32 "the search for stand-ins stops at N+1 nodes",
     K33 "stand-ins counted in strict mode",
     K34 "what ended leaves its tree when the sweep meets it, not a minute later",
     K35 "memory not charged for hints",
