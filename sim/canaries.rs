@@ -15,7 +15,7 @@ use meshwork_core::canary::Canary;
 /// Which invariants may tell of a planted bug, and what its seeds lean on.
 pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
     use Invariant::{
-        L2, L3, L4, L5, L6, S1, S2, S3, S4, S6, S7, S9, S13, S14, S15, S16, S18, S19, S20, S21, S22, S23, S24, S25,
+        L2, L3, L4, L5, L6, L8, S1, S2, S3, S4, S6, S7, S9, S13, S14, S15, S16, S18, S19, S20, S21, S22, S23, S24, S25,
     };
     match canary {
         Canary::K2 => (&[S6, S2], Some(Mix::F9)),
@@ -40,10 +40,13 @@ pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
         Canary::K29 => (&[L4], Some(Mix::F6)),
         Canary::K30 => (&[L5], None),
         Canary::K31 => (&[L6], Some(Mix::F11)),
+        Canary::K32 => (&[L8], Some(Mix::F7)),
         Canary::K33 => (&[S6, S7], Some(Mix::F7)),
+        Canary::K34 => (&[S15], Some(Mix::F4)),
         Canary::K35 => (&[S23], Some(Mix::F8)),
         Canary::K36 => (&[S7, S1], Some(Mix::F2)),
         Canary::K37 => (&[S15], Some(Mix::F4)),
+        Canary::K38 => (&[S19], Some(Mix::F6)),
         Canary::K39 => (&[S14], Some(Mix::F9)),
         Canary::K40 => (&[S6, S7], None),
         Canary::K41 => (&[S25], Some(Mix::F7)),

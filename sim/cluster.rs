@@ -364,8 +364,24 @@ impl<'p> Cluster<'p> {
         let mut out = ShardOut { sight: &mut self.sight, effects: &mut self.effects, site, at: self.at };
         call(shard, now, &mut out);
         self.sight.after(self.at, site, shard, &shard.stats());
+        if !self.sight.behind.is_empty() {
+            self.asked_early(site);
+        }
         self.perform(site.process);
         self.arm(site.process, usize::from(site.shard) + 1);
+    }
+
+    /// S19: a part of a partition was asked for before some members coordinate with the layout that moves it. Of those whom the
+    /// asking node knows to be removed nobody waits.
+    fn asked_early(&mut self, site: Site) {
+        let behind = std::mem::take(&mut self.sight.behind);
+        let members = self.processes[site.process as usize].node.status(self.now_of(site.process)).members;
+        let removed = |node| members.iter().any(|member| member.node == node && member.role == "removed");
+        if let Some(node) = behind.into_iter().find(|node| !removed(*node)) {
+            let what = format!("{site:?} asked for a partition, and {node} does not coordinate with its layout yet");
+            let at = self.at;
+            self.sight.blame(Invariant::S19, at, what);
+        }
     }
 
     /// Puts the next due time of a plane into the queue, if it is not there.

@@ -7,6 +7,7 @@
 //! the seeds end with a burst, and modest load before it and ten seconds after it (L7).
 
 use crate::{
+    checkers::writable::WITHOUT_MEMORY,
     clients::ATTEMPTS,
     clock::{MS, Time},
     cluster::{Cluster, Event},
@@ -129,6 +130,9 @@ impl Cluster<'_> {
             }
         }
         self.run_until(at + 6_000 * MS);
+        if self.sight.probes.contains_key(WITHOUT_MEMORY) {
+            self.record_fault(WITHOUT_MEMORY.to_owned());
+        }
     }
 
     /// A burst, with modest load before and after it.

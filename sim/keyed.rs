@@ -28,10 +28,12 @@ pub enum Purpose {
     Durable = 9,
     /// Which namespaces are flushed.
     Flush = 10,
+    /// How few machines are healed.
+    Core = 11,
     /// A stand-in that comes back late.
-    Latecomer = 11,
+    Latecomer = 12,
     /// A long silence at the end.
-    Silence = 12,
+    Silence = 13,
 }
 
 /// One draw: 64 uniform bits, the same for the same seed, purpose and key.

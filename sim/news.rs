@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 impl Cluster<'_> {
     pub(crate) fn publish(&mut self, process: u32, view: Arc<View>) {
+        self.sight.layouts.on_published(&view);
         // Ready at once in a first layout, and after the boot: whoever made it had forgotten what was before.
         let running = &self.processes[process as usize];
         if running.view.ring.is_none()

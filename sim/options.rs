@@ -216,6 +216,7 @@ pub(crate) fn draw(seed: u64, mix: Option<Mix>) -> Config {
         mix,
     };
     make_durable(seed, &mut config);
+    shrink_core(seed, &mut config);
     config
 }
 
@@ -229,6 +230,21 @@ fn make_durable(seed: u64, config: &mut Config) {
         for space in &mut config.spaces {
             space.ack = stream.pick(&[Ack::Mem, Ack::Log, Ack::Log, Ack::Fsync]);
         }
+    }
+}
+
+/// Whether no more machines are healed than sloppy writes need (L8), so that most owners of a key stay dead and stand-ins far
+/// along the walk must serve: from a stream of its own, which moves no other draw.
+fn shrink_core(seed: u64, config: &mut Config) {
+    let stream = &mut Stream::new(seed, Purpose::Core, 0);
+    let chosen = stream.chance(if config.mix == Some(Mix::F7) { 400 } else { 20 });
+    let votes = config.spaces.iter().map(|space| space.w).max().unwrap_or_default();
+    let least = usize::from(votes.max(2));
+    if !chosen || config.nodes < 5 {
+        return;
+    }
+    while config.core.len() > least {
+        config.core.remove(stream.below(config.core.len() as u64) as usize);
     }
 }
 
@@ -360,5 +376,21 @@ impl Config {
         let run_s = ((self.chaos_ms + self.silence_ms) / 1000 + 900) as i64;
         let most = self.clocks.iter().map(|clock| clock.skew_ms.abs() + clock.drift_ppm.abs() * run_s / 1000 + 1);
         most.max().unwrap_or(0) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_of_no_more_than_w_machines_is_rare_but_in_f7() {
+        let is_small = |config: &Config| {
+            let votes = config.spaces.iter().map(|space| usize::from(space.w)).max();
+            config.nodes >= 5 && config.core.len() <= votes.unwrap_or_default().max(2)
+        };
+        let small = |mix| (0..300).filter(|seed| is_small(&draw(*seed, mix))).count();
+        let (general, leaning) = (small(None), small(Some(Mix::F7)));
+        assert!((1..40).contains(&general) && leaning > 2 * general, "{general} and {leaning} of 300 seeds");
     }
 }

@@ -1,7 +1,8 @@
-//! S20 `layout-pure`, S21 `range-kept`, L4 `layout-completes`, S22 `removed-stays-out` (as far as there are incarnations), and L6 `membership-heals`.
+//! S19 `quorums-overlap` (as far as partitions move), S20 `layout-pure`, S21 `range-kept`, L4 `layout-completes`, S22 `removed-stays-out` (as far as there are incarnations), and L6 `membership-heals`.
 //!
 //! Equal layout names must be equal owners on every node, distinct for each partition; a process that was shown a newer one
-//! of its identity stops coordinating; and after healing, every node of the core sees every other alive, the rest not, and
+//! of its identity stops coordinating; no partition is asked for under a layout that a member does not coordinate with yet, since
+//! what that one gets acknowledged the new owner would miss; and after healing, every node of the core sees every other alive, the rest not, and
 //! one layout.
 
 use super::{Finding, Invariant};
@@ -30,6 +31,12 @@ pub struct Layouts {
     /// By shard: how often its node was passed by, as of its newest view with a layout, and whether that view was the first
     /// to say so.
     lapses: BTreeMap<Site, (u64, bool)>,
+    /// Nodes of processes, and their shards.
+    processes: BTreeMap<u32, (NodeId, u16)>,
+    /// The newest layout that each shard was given.
+    given: BTreeMap<Site, LayoutName>,
+    /// By node: the newest layout that all shards of one of its processes were given, whatever became of that process.
+    adopted: BTreeMap<NodeId, LayoutName>,
 }
 
 impl Layouts {
@@ -54,6 +61,42 @@ impl Layouts {
         let known = *self.owners.entry(ring.name()).or_insert(digest.hash());
         (known != digest.hash())
             .then(|| blame(at, format!("layout {} has other owners on {} than elsewhere", ring.name(), view.me)))
+    }
+
+    /// The next process starts.
+    pub fn on_start(&mut self, process: u32, node: NodeId, shards: u16) {
+        self.processes.insert(process, (node, shards));
+    }
+
+    /// A node says which layouts are active. One alone it coordinates with at once: nothing older is left to be drained.
+    pub fn on_published(&mut self, view: &View) {
+        if let (Some(ring), None) = (&view.ring, &view.beside) {
+            self.adopt(view.me, ring.name());
+        }
+    }
+
+    /// A shard coordinates with the newest layout of its snapshot from now on.
+    pub fn on_given(&mut self, site: Site, view: &View) {
+        let (Some(newest), Some((node, shards))) = (view.newest(), self.processes.get(&site.process).copied()) else {
+            return;
+        };
+        self.given.insert(site, newest.name());
+        let all = (0..shards).map(|shard| self.given.get(&Site { shard, ..site }).copied());
+        if let Some(Some(least)) = all.min() {
+            self.adopt(node, least);
+        }
+    }
+
+    fn adopt(&mut self, node: NodeId, name: LayoutName) {
+        let known = self.adopted.entry(node).or_insert(name);
+        *known = name.max(*known);
+    }
+
+    /// Members of the active layouts of `view` that cannot have acked `newest` yet, those left out whose data was given up.
+    pub fn behind(&self, view: &View, newest: LayoutName) -> Vec<NodeId> {
+        let adopted = |node: &NodeId| self.adopted.get(node).is_some_and(|name| *name >= newest);
+        let members = view.ring.iter().flat_map(|ring| ring.members());
+        members.copied().filter(|node| !adopted(node) && !view.skipped.contains(node)).collect()
     }
 
     /// As `on_view`, of which shard.
@@ -201,6 +244,26 @@ mod tests {
         between.moving = false;
         assert!(completion(0, &seen(&between), |node| node == NodeId(9)).is_some(), "but nobody waits for its ack");
         assert_eq!(completion(0, &seen(&between), |_| false), None);
+    }
+
+    #[test]
+    fn a_member_has_adopted_a_layout_once_all_shards_of_a_process_were_given_it() {
+        let (mut layouts, first) = (Layouts::default(), view([1, 2, 3]));
+        let mut next = View::clone(&first);
+        next.beside = view([3, 2, 1]).ring.clone();
+        let newest = next.newest().unwrap().name();
+        assert_eq!(layouts.behind(&next, newest), [NodeId(1), NodeId(2), NodeId(3)], "nobody was given anything");
+        assert_eq!(layouts.behind(&View::empty(NodeId(1), Arc::clone(&first.namespaces)), newest), []);
+        for node in [1, 2, 3] {
+            layouts.on_start(node, NodeId(u128::from(node)), 2);
+            layouts.on_published(&View { me: NodeId(u128::from(node)), ..next.clone() });
+            layouts.on_given(Site { process: node, shard: 0 }, &next);
+        }
+        layouts.on_given(Site { process: 1, shard: 1 }, &next);
+        layouts.on_published(&View { me: NodeId(2), ring: next.newest().cloned(), ..View::clone(&first) });
+        assert_eq!(layouts.behind(&next, newest), [NodeId(3)], "a shard of it goes on by the older one");
+        next.skipped = vec![NodeId(3)];
+        assert_eq!(layouts.behind(&next, newest), []);
     }
 
     #[test]

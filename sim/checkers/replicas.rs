@@ -347,12 +347,12 @@ impl Replicas {
         let kept = self.kept.entry((site.process, incoming.key)).or_default();
         // The very write that it said was over, or evicted, is no older one: it may hold it still, or take it back.
         let same = version == kept.forgotten && (end <= incoming.wall || self.evictable.contains(&incoming.key.0));
-        // The end of its own write may not have been seen here; where memory may be taken, that was all it remembered, until it
-        // was over (seed a10179).
+        // The end of its own write, or of one that it told of after its disk had it, may not have been seen here; where memory may
+        // be taken, that was all it remembered, until it was over (seeds a10179, 9a103).
         let own = kept.forgotten.actor == self.nodes[site.process as usize].1;
         let dot = self.dots.get(&(kept.forgotten, incoming.key));
-        let ended = dot.is_none_or(|dot| dot.expires_at.is_some_and(|at| at <= incoming.wall));
-        let over = own && ended && self.evictable.contains(&incoming.key.0) && self.expired.contains(&site);
+        let ended = dot.map_or(own, |dot| dot.expires_at.is_some_and(|at| at <= incoming.wall));
+        let over = ended && self.evictable.contains(&incoming.key.0) && self.expired.contains(&site);
         if version <= kept.forgotten && version > kept.version && !same && !over {
             let what = format!(
                 "{site:?} took version {version}, which ends at {} ms, at {} ms, and had said that it forgot up to {}",

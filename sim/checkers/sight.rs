@@ -17,6 +17,7 @@ use super::{
     replicas::Replicas,
     standing::{Standing, Tree},
     votes::{judge, short_of_newer},
+    writable::WITHOUT_MEMORY,
 };
 use crate::{
     clock::{MS, Time},
@@ -34,7 +35,7 @@ use meshwork_core::{
     view::View,
     wire::{
         client::{Op, Quorum, Reply, ReplyBody, Request, Status},
-        peer::{PeerMessage, ReplicaState, Replicated, ReplicationKind},
+        peer::{PeerMessage, Refusal, ReplicaState, Replicated, ReplicationKind},
     },
 };
 use std::{
@@ -127,6 +128,8 @@ pub struct Sight {
     pub hints: Hints,
     /// Layouts and fences.
     pub layouts: Layouts,
+    /// Members that do not coordinate yet with the layout under which something was just asked for; they may be removed.
+    pub behind: Vec<NodeId>,
     nodes: Vec<(NodeId, ActorId)>,
     seen: BTreeMap<Site, Seen>,
     cause: Cause,
@@ -143,6 +146,7 @@ impl Sight {
             flushes: Flushes::default(),
             hints: Hints::default(),
             layouts: Layouts::default(),
+            behind: Vec::new(),
             nodes: Vec::new(),
             seen: BTreeMap::new(),
             cause: Cause::Other,
@@ -165,6 +169,7 @@ impl Sight {
     pub fn on_start(&mut self, node: NodeId, actor: ActorId, floor: Hlc, shards: u16, continues: bool) {
         let process = self.nodes.len() as u32;
         self.nodes.push((node, actor));
+        self.layouts.on_start(process, node, shards);
         self.replicas.on_start(node, actor, floor, continues);
         for shard in 0..shards {
             self.seen.insert(
@@ -200,6 +205,7 @@ impl Sight {
             self.replicas.on_flushed(site.process, namespace, mark);
         }
         self.layouts.on_lapses(site, view);
+        self.layouts.on_given(site, view);
         if let Some(seen) = self.seen.get_mut(&site) {
             seen.standing.on_view(seen.view.as_deref(), view);
             seen.view = Some(Arc::clone(view));
@@ -364,9 +370,17 @@ impl Sight {
                 }
             }
             PeerMessage::ForwardReply(reply) => self.finish(at, site, Origin::Peer(to, reply.id), reply),
-            PeerMessage::StreamPull { .. } => self.probe("part of a partition asked for"),
+            PeerMessage::StreamPull { header, .. } => {
+                self.probe("part of a partition asked for");
+                if let Some(view) = self.seen.get(&site).and_then(|seen| seen.view.as_ref()) {
+                    self.behind = self.layouts.behind(view, header.layout);
+                }
+            }
             PeerMessage::StreamChunk { last: Some(_), .. } => self.probe("partition moved in more than one part"),
             PeerMessage::StreamRefused { .. } => self.probe("part of a partition refused"),
+            PeerMessage::Replicated { outcome: Replicated::Refused(Refusal::OutOfMemory), .. } => {
+                self.probe(WITHOUT_MEMORY);
+            }
             PeerMessage::StreamChunk { .. }
             | PeerMessage::Replicated { .. }
             | PeerMessage::ReadReply { .. }

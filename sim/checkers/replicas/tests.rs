@@ -130,6 +130,12 @@ fn what_was_forgotten_is_not_taken_again() {
     assert_eq!(says(&mut replicas, 60, Found::Absent { forgotten: version(40) }), None);
     assert!(took(&mut replicas, 39, 61, Some(60)).is_some());
     assert_eq!(took(&mut replicas, 40, 62, Some(60)), None, "it is over, as was said");
+    replicas.evictable.insert(NamespaceId(1));
+    replicas.on_expired(SITE);
+    assert_eq!(replicas.on_sent(70 * MS, SITE, &replicate(3, 65, Some(5_000))), None);
+    assert_eq!(says(&mut replicas, 71, Found::Absent { forgotten: version(65) }), None);
+    assert!(took(&mut replicas, 60, 72, None).is_some());
+    assert_eq!(took_late(&mut replicas, 61, 6_000, None), None, "what it forgot is over");
 }
 
 /// A delete of `ms`, without an end.

@@ -90,7 +90,8 @@ impl Shard {
             return;
         }
         let header = self.header(now, view, deadline);
-        let mut stand_ins = view.stand_ins(partition, copies);
+        let walked = if canary!(K32) { 1 } else { usize::MAX };
+        let mut stand_ins = view.stand_ins(partition, copies).take(walked);
         for owner in missing {
             let free = |member: &u16| targets.position(*member).is_none() && self.reachable(now, view, *member);
             let Some(member) = stand_ins.find(free) else { return };

@@ -356,7 +356,7 @@ impl Node {
             me,
             ring: ring.clone(),
             beside,
-            moving: layouts.in_transition() && layouts.all_at(Stage::Acked, roles),
+            moving: layouts.in_transition() && (layouts.all_at(Stage::Acked, roles) || canary!(K38)),
             complete: layouts.is_complete(roles),
             skipped: layouts.skipped().iter().copied().collect(),
             lapses: self.lapses,
