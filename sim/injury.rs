@@ -7,6 +7,7 @@
 use crate::{
     clock::{MS, Time},
     cluster::{Cluster, Event},
+    history::Event as Recorded,
     keyed::{Purpose, draw},
     nemesis::FaultKind,
 };
@@ -215,20 +216,24 @@ impl Cluster<'_> {
     }
 
     fn command(&mut self, change: LayoutChange) {
-        if self.administer(&ClientControl::Change(change), |reply| *reply == ControlReply::Changed(true)) {
+        let changed = |reply: &ControlReply| *reply == ControlReply::Changed(true);
+        if self.administer(&ClientControl::Change(change), changed).is_some() {
             self.sight.probe("an administrator changed a role");
         }
     }
 
     fn flush(&mut self, space: u8) {
-        let request = ClientControl::NamespaceFlush(self.plan.config.spaces[usize::from(space)].name.clone());
-        if self.administer(&request, |reply| matches!(reply, ControlReply::Emptied(_))) {
+        let ns = self.plan.config.spaces[usize::from(space)].name.clone();
+        let request = ClientControl::NamespaceFlush(ns.clone());
+        let emptied = |reply: &ControlReply| matches!(reply, ControlReply::Emptied(_));
+        if let Some(ControlReply::Emptied(mark)) = self.administer(&request, emptied) {
             self.sight.probe("an administrator flushed a namespace");
+            self.recorded.push(Recorded::Flush { t: self.at / 1_000, ns, mark });
         }
     }
 
-    /// An administrator asks the first node that will do it; whether one did.
-    fn administer(&mut self, request: &ClientControl, done: impl Fn(&ControlReply) -> bool) -> bool {
+    /// An administrator asks the first node that will do it; what that one answered, if one did.
+    fn administer(&mut self, request: &ClientControl, done: impl Fn(&ControlReply) -> bool) -> Option<ControlReply> {
         let live: Vec<u32> = self.machines.iter().filter_map(|machine| machine.process).collect();
         for process in live {
             let caller = Caller { link: u64::MAX, id: 0 };
@@ -237,11 +242,11 @@ impl Cluster<'_> {
                 continue;
             }
             self.node_input(process, NodeInput::Client { caller, admin: true, request: request.clone() });
-            if self.replies.pop().is_some_and(|reply| done(&reply)) {
-                return true;
+            if let Some(reply) = self.replies.pop().filter(&done) {
+                return Some(reply);
             }
         }
-        false
+        None
     }
 
     /// The process on a machine dies between two events.

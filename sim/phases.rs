@@ -11,7 +11,7 @@ use crate::{
     history::{Event as Recorded, HISTORY_VERSION, Header, History, SpaceRules},
     injury::Step,
     keyed::{Purpose, below, draw},
-    nemesis::{Fault, FaultKind, Ledger},
+    nemesis::Ledger,
     network::Site,
     plan::Plan,
     timeline::Timeline,
@@ -494,19 +494,8 @@ impl Cluster<'_> {
         let history = History { header, events: self.recorded };
         let mut findings = self.sight.findings;
         let mut unknown = Vec::new();
-        let spaces = &self.plan.config.spaces;
-        // Of a namespace that was flushed they cannot tell what is owed.
-        let name = |fault: &Fault| {
-            if let FaultKind::Flush { space } = fault.kind {
-                Some(spaces[usize::from(space)].name.clone())
-            } else {
-                None
-            }
-        };
-        let flushed: Vec<String> = self.plan.faults.iter().filter_map(name).collect();
-        let judged = history.without(&flushed.iter().map(String::as_str).collect());
         for (name, check) in CHECKERS {
-            match check(&judged) {
+            match check(&history) {
                 Verdict::Valid => {}
                 Verdict::Invalid(finding) => findings.push(finding),
                 Verdict::Unknown(why) => unknown.push((name, why)),

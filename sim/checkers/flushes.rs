@@ -3,8 +3,8 @@
 //! - A request that arrives at a shard after it was told of a mark is answered with nothing at or below it.
 //! - In the end nobody who was told holds, or remembers as evicted, anything at or below it, hints included.
 //!
-//! What else a flush must do (cover what was acknowledged anywhere, leave alone what is above) the rigs of core show; the checkers
-//! of histories leave flushed namespaces out.
+//! That a flush leaves alone what is above its mark the checkers of histories judge (`marks`); that the mark covers what was
+//! acknowledged anywhere the rigs of core show.
 
 use crate::{clock::Time, network::Site};
 use meshwork_core::{

@@ -17,6 +17,7 @@ pub mod flushes;
 pub mod hints;
 pub mod layout;
 mod losses;
+mod marks;
 pub mod overload;
 pub mod quorum;
 pub mod replicas;

@@ -54,6 +54,7 @@ canaries! {
     K40 "a touch re-stamps the local copy without a quorum read",
     K41 "a hint dropped when it is sent, before it is acknowledged",
     K42 "a refused hint dropped as if it were taken",
+    K44 "a flush takes what was written after it",
 }
 
 #[cfg(feature = "canary")]
