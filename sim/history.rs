@@ -94,6 +94,13 @@ pub enum Event {
         #[serde(with = "mark_words")]
         mark: Hlc,
     },
+    /// A namespace that was deleted was made again: what was asked of it before belongs to an earlier life.
+    Created {
+        /// When it was asked for, microseconds.
+        t: u64,
+        /// The namespace.
+        ns: String,
+    },
     /// A phase begins.
     Phase {
         /// Microseconds.
@@ -405,7 +412,8 @@ impl History {
                 Event::Ok(complete) => (End::Ok(complete), complete),
                 Event::Fail(complete) => (End::Fail(complete), complete),
                 Event::Maybe(complete) => (End::Maybe(complete), complete),
-                Event::Fault { .. } | Event::Founded { .. } | Event::Flush { .. } | Event::Phase { .. } => continue,
+                Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => continue,
+                Event::Flush { .. } | Event::Created { .. } => continue,
             };
             if let Some(at) = places.get(&complete.op) {
                 ops[*at].end = Some(end);
@@ -455,7 +463,7 @@ mod tests {
     fn a_history_survives_its_lines() {
         let mut sample = history(vec![write(1, 0, "k"), ok(1, 5, 7), read(2, 6, "k"), ok(2, 9, 7)]);
         sample.events.push(Event::Fault { t: 9, what: "cut 0 1".to_owned() });
-        sample.events.push(flush(10, 8));
+        sample.events.extend([flush(10, 8), Event::Created { t: 11, ns: "a".to_owned() }]);
         assert_eq!(History::from_jsonl(&sample.to_jsonl()), Ok(sample));
     }
 

@@ -208,7 +208,13 @@ impl Cluster<'_> {
                 }
             }
             (FaultKind::Remove { machine }, Step::End) => self.revive(*machine),
-            (FaultKind::Flush { space }, Step::Begin) => self.flush(*space),
+            (FaultKind::Flush { space }, Step::Begin) => {
+                self.empty(*space, ClientControl::NamespaceFlush, "an administrator flushed a namespace");
+            }
+            (FaultKind::Delete { space }, Step::Begin) => {
+                self.empty(*space, ClientControl::NamespaceDelete, "an administrator deleted a namespace");
+            }
+            (FaultKind::Delete { space }, Step::End) => self.create_again(*space),
             (FaultKind::Vanish { client }, Step::Begin) => self.vanish(*client),
             // Nothing else ends or turns: what is done is done.
             (_, Step::End | Step::Turn(_)) => {}
@@ -222,13 +228,25 @@ impl Cluster<'_> {
         }
     }
 
-    fn flush(&mut self, space: u8) {
+    /// An administrator empties a namespace by `request`.
+    fn empty(&mut self, space: u8, request: fn(String) -> ClientControl, done: &'static str) {
         let ns = self.plan.config.spaces[usize::from(space)].name.clone();
-        let request = ClientControl::NamespaceFlush(ns.clone());
         let emptied = |reply: &ControlReply| matches!(reply, ControlReply::Emptied(_));
-        if let Some(ControlReply::Emptied(mark)) = self.administer(&request, emptied) {
-            self.sight.probe("an administrator flushed a namespace");
+        if let Some(ControlReply::Emptied(mark)) = self.administer(&request(ns.clone()), emptied) {
+            self.sight.probe(done);
             self.recorded.push(Recorded::Flush { t: self.at / 1_000, ns, mark });
+        }
+    }
+
+    /// An administrator makes a deleted namespace again, as it was; one that is there stays as it is.
+    fn create_again(&mut self, space: u8) {
+        let namespace = self.namespace(usize::from(space));
+        let ns = namespace.name.clone();
+        let request = ClientControl::NamespaceCreate(Box::new(namespace));
+        let created = |reply: &ControlReply| matches!(reply, ControlReply::Created(_));
+        if self.administer(&request, created) == Some(ControlReply::Created(true)) {
+            self.sight.probe("a deleted namespace was made again");
+            self.recorded.push(Recorded::Created { t: self.at / 1_000, ns });
         }
     }
 

@@ -148,7 +148,8 @@ fn operations(history: &History, broken: &BTreeSet<u64>, broke: Time) -> Vec<Ope
             Event::Ok(end) => ("ok", end),
             Event::Fail(end) => ("fail", end),
             Event::Maybe(end) => ("maybe", end),
-            Event::Fault { .. } | Event::Founded { .. } | Event::Flush { .. } | Event::Phase { .. } => continue,
+            Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => continue,
+            Event::Flush { .. } | Event::Created { .. } => continue,
         };
         let Some(op) = places.get(&end.op).and_then(|at| ops.get_mut(*at)) else { continue };
         (op.ended, op.how) = (Some(end.t), how);

@@ -181,7 +181,8 @@ impl Cluster<'_> {
         }
     }
 
-    fn create(&mut self, process: u32, at: usize) -> bool {
+    /// A namespace of the plan, as it is made.
+    pub(crate) fn namespace(&self, at: usize) -> Namespace {
         let space = &self.plan.config.spaces[at];
         let mut namespace = Namespace::new(&space.name);
         (namespace.n, namespace.r, namespace.w) = (space.n, space.r, space.w);
@@ -189,7 +190,11 @@ impl Cluster<'_> {
         namespace.eviction = if space.eviction { Eviction::On } else { Eviction::None };
         namespace.ttl_default = space.ttl_default_ms;
         namespace.ack = space.ack;
-        let request = ClientControl::NamespaceCreate(Box::new(namespace));
+        namespace
+    }
+
+    fn create(&mut self, process: u32, at: usize) -> bool {
+        let request = ClientControl::NamespaceCreate(Box::new(self.namespace(at)));
         self.node_input(
             process,
             NodeInput::Client { caller: Caller { link: u64::MAX, id: at as u64 }, admin: true, request },

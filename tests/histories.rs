@@ -158,7 +158,7 @@ fn altered(history: &History, lie: Lie) -> History {
             lie(event, invoke)
         }
         Event::Invoke(_) | Event::Fault { .. } | Event::Founded { .. } => false,
-        Event::Flush { .. } | Event::Phase { .. } => false,
+        Event::Flush { .. } | Event::Created { .. } | Event::Phase { .. } => false,
     });
     assert!(changed, "there was nothing to lie about");
     history
@@ -175,7 +175,7 @@ fn reply<'a>(
         Event::Ok(complete) if invoke.f == f && fits(complete) => Some(complete),
         Event::Ok(_) | Event::Fail(_) | Event::Maybe(_) => None,
         Event::Invoke(_) | Event::Fault { .. } | Event::Founded { .. } => None,
-        Event::Flush { .. } | Event::Phase { .. } => None,
+        Event::Flush { .. } | Event::Created { .. } | Event::Phase { .. } => None,
     }
 }
 

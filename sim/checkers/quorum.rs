@@ -226,6 +226,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_asked_of_a_namespace_before_it_was_made_again_is_not_owed() {
+        let with = |created: u64| {
+            let made = Event::Created { t: created * 1_000, ns: "a".to_owned() };
+            check(&history(vec![flush(0, 2), write(1, 3, "k"), ok(1, 5, 4), made, read(3, 10, "k"), absent(3, 12)]))
+        };
+        assert!(matches!(with(6), Verdict::Unknown(_)), "somebody took it who had not heard that it was deleted");
+        assert!(matches!(with(2), Verdict::Invalid(_)));
+    }
+
+    #[test]
     fn concurrent_and_empty_histories_are_unknown() {
         assert!(matches!(check(&history(vec![])), Verdict::Unknown(_)));
         let concurrent =
