@@ -13,7 +13,7 @@ use crate::{
     coordinator::{Budget, InFlight, OperationId, Peers},
     durable::Durable,
     handoff::{HintStore, Hinted, Leaving, Ownership, Part},
-    id::{KeyHash, NamespaceId, NodeId},
+    id::{ActorId, KeyHash, NamespaceId, NodeId},
     input::ShardInput,
     limits,
     namespace::{Ack, Eviction, Known, Mode, NamespaceTable},
@@ -23,7 +23,7 @@ use crate::{
     storage::{Memtable, MemtableConfig, NamespaceSlot},
     time::{Mono, Now},
     timers::{DelayQueue, OddQueue},
-    value::Hlc,
+    value::{Hlc, Version},
     view::View,
     wire::peer::PeerMessage,
 };
@@ -444,6 +444,10 @@ impl Shard {
                 self.hints.flush(id, self.table.flushed(slot));
                 // What is written here from now on is above the mark.
                 self.clock.raise(mark, now);
+            }
+            if !live {
+                // Above the mark, too: whoever it is for refuses it while there is no such namespace, and meanwhile all behind it waits.
+                self.hints.flush(id, Version { hlc: Hlc(u64::MAX), actor: ActorId(u64::MAX) });
             }
         }
     }

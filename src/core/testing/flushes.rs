@@ -142,6 +142,29 @@ fn hints_of_what_was_flushed_die_with_it() {
 }
 
 #[test]
+fn hints_of_a_deleted_namespace_die_with_it_whatever_their_version() {
+    let mut rig = named(Ack::Mem, Eviction::None);
+    rig.set_exchanges(false);
+    rig.kill(C);
+    rig.all_believe_down(C, true);
+    rig.empty(&[B], |table, mark| {
+        table.delete("users", mark).unwrap();
+    });
+    rig.run_for(Duration::from_secs(1));
+    // A has not heard, and stamps above the mark.
+    assert_written(&rig.call(A, &Call::put("since", "late").within("users").w(1)));
+    assert_written(&rig.call(A, &Call::put("other", "waits behind it").w(2)));
+    rig.run_for(Duration::from_secs(1));
+    assert!(rig.stats(A).hints >= 2);
+    rig.tell_namespaces(&[A, C]);
+    assert_eq!(rig.stats(A).hints, 1, "the one of another namespace");
+    rig.restart(C, ReplicaState::Ready);
+    rig.all_believe_down(C, false);
+    rig.run_for(LATER);
+    assert_eq!((rig.stats(A).hints, rig.stats(A).hints_put_off), (0, 0));
+}
+
+#[test]
 fn what_a_disk_kept_of_a_flushed_namespace_is_not_taken_back() {
     let mut rig = named(Ack::Log, Eviction::None);
     write(&mut rig, A, "old");
