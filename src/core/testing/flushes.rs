@@ -187,6 +187,27 @@ fn what_a_disk_kept_of_a_flushed_namespace_is_not_taken_back() {
 }
 
 #[test]
+fn what_a_deleted_namespace_still_got_from_who_had_not_heard_is_repaired_only_once_there_is_one_again() {
+    let mut rig = named(Ack::Mem, Eviction::None);
+    rig.empty(&[B], |table, mark| {
+        table.delete("users", mark).unwrap();
+    });
+    rig.run_for(Duration::from_secs(1));
+    assert_written(&rig.call(A, &Call::put("since", "late").within("users")));
+    rig.tell_namespaces(&[A, C]);
+    rig.run_for(LATER);
+    let sent = |rig: &Rig| [A, B, C].map(|node| rig.stats(node).repairs_sent).iter().sum::<u64>();
+    let before = sent(&rig);
+    rig.run_for(LATER);
+    assert_eq!((sent(&rig), entries(&rig)), (before, vec![1, 0, 1]), "B refuses it, and is not asked again and again");
+    rig.empty(&[A, B, C], |table, mark| {
+        assert_eq!(table.create(Namespace::new("users"), 3, Version { hlc: mark, ..Version::ZERO }), Ok(true));
+    });
+    rig.run_for(LATER);
+    assert_eq!(entries(&rig), [1; 3]);
+}
+
+#[test]
 fn a_deleted_namespace_serves_nobody_and_is_empty_when_it_is_created_again() {
     let mut rig = named(Ack::Mem, Eviction::On);
     write(&mut rig, A, "old");
