@@ -52,6 +52,7 @@ pub fn expected(canary: Canary) -> (&'static [Invariant], Option<Mix>) {
         Canary::K41 => (&[S25], Some(Mix::F7)),
         Canary::K42 => (&[S25], Some(Mix::F7)),
         Canary::K43 => (&[L3], Some(Mix::F4)),
+        Canary::K44 => (&[S1, S2, S4, S14], Some(Mix::F17)),
     }
 }
 

@@ -81,6 +81,8 @@ fn steps(outcome: &Outcome, finding: &Finding) -> String {
         }
         Event::Fault { t, what } => what.strip_prefix("begin ").map(|what| (*t, what.to_owned())),
         Event::Founded { t } => Some((*t, "founded anew".to_owned())),
+        // The fault that asked for it is told.
+        Event::Flush { .. } | Event::Created { .. } => None,
         Event::Invoke(_) | Event::Ok(_) | Event::Fail(_) | Event::Maybe(_) | Event::Phase { .. } => None,
     };
     let all: Vec<(u64, String)> = events.iter().filter_map(step).collect();

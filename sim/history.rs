@@ -13,7 +13,6 @@ use meshwork_core::{
     wire::client::{Reply, ReplyBody, Status},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 
 /// Of the lines below.
 pub const HISTORY_VERSION: u32 = 1;
@@ -83,6 +82,24 @@ pub enum Event {
     Founded {
         /// Microseconds.
         t: u64,
+    },
+    /// A namespace was flushed, or deleted: what has a version at or below the mark may be gone from when that was asked for. What
+    /// has a higher one is not touched. Who recorded it was told the mark, or takes one that cannot be lower.
+    Flush {
+        /// When it was asked for, microseconds.
+        t: u64,
+        /// The namespace.
+        ns: String,
+        /// Its mark.
+        #[serde(with = "mark_words")]
+        mark: Hlc,
+    },
+    /// A namespace that was deleted was made again: what was asked of it before belongs to an earlier life.
+    Created {
+        /// When it was asked for, microseconds.
+        t: u64,
+        /// The namespace.
+        ns: String,
     },
     /// A phase begins.
     Phase {
@@ -305,6 +322,22 @@ mod version_words {
     }
 }
 
+/// Hexadecimal, as the readings in versions are.
+mod mark_words {
+    use super::Hlc;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(mark: &Hlc, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:x}", mark.0))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Hlc, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        u64::from_str_radix(&text, 16).map(Hlc).map_err(|_| D::Error::custom("a mark is hexadecimal"))
+    }
+}
+
 /// All of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct History {
@@ -365,20 +398,6 @@ impl History {
         self.header.spaces.iter().find(|space| space.name == name)
     }
 
-    /// The same without what was asked of these namespaces.
-    pub fn without(&self, namespaces: &BTreeSet<&str>) -> Self {
-        let mut left_out = BTreeSet::new();
-        let keeps = |event: &&Event| match event {
-            Event::Invoke(invoke) if namespaces.contains(invoke.ns.as_str()) => {
-                left_out.insert(invoke.op);
-                false
-            }
-            Event::Ok(end) | Event::Fail(end) | Event::Maybe(end) => !left_out.contains(&end.op),
-            Event::Invoke(_) | Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => true,
-        };
-        Self { header: self.header.clone(), events: self.events.iter().filter(keeps).cloned().collect() }
-    }
-
     /// All requests, in the order they were asked.
     pub fn ops(&self) -> Vec<Op<'_>> {
         let mut ops: Vec<Op<'_>> = Vec::new();
@@ -394,6 +413,7 @@ impl History {
                 Event::Fail(complete) => (End::Fail(complete), complete),
                 Event::Maybe(complete) => (End::Maybe(complete), complete),
                 Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => continue,
+                Event::Flush { .. } | Event::Created { .. } => continue,
             };
             if let Some(at) = places.get(&complete.op) {
                 ops[*at].end = Some(end);
@@ -437,12 +457,13 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkers::sample::{history, ok, read, write};
+    use crate::checkers::sample::{flush, history, ok, read, write};
 
     #[test]
     fn a_history_survives_its_lines() {
         let mut sample = history(vec![write(1, 0, "k"), ok(1, 5, 7), read(2, 6, "k"), ok(2, 9, 7)]);
         sample.events.push(Event::Fault { t: 9, what: "cut 0 1".to_owned() });
+        sample.events.extend([flush(10, 8), Event::Created { t: 11, ns: "a".to_owned() }]);
         assert_eq!(History::from_jsonl(&sample.to_jsonl()), Ok(sample));
     }
 

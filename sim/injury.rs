@@ -7,6 +7,7 @@
 use crate::{
     clock::{MS, Time},
     cluster::{Cluster, Event},
+    history::Event as Recorded,
     keyed::{Purpose, draw},
     nemesis::FaultKind,
 };
@@ -207,7 +208,13 @@ impl Cluster<'_> {
                 }
             }
             (FaultKind::Remove { machine }, Step::End) => self.revive(*machine),
-            (FaultKind::Flush { space }, Step::Begin) => self.flush(*space),
+            (FaultKind::Flush { space }, Step::Begin) => {
+                self.empty(*space, ClientControl::NamespaceFlush, "an administrator flushed a namespace");
+            }
+            (FaultKind::Delete { space }, Step::Begin) => {
+                self.empty(*space, ClientControl::NamespaceDelete, "an administrator deleted a namespace");
+            }
+            (FaultKind::Delete { space }, Step::End) => self.create_again(*space),
             (FaultKind::Vanish { client }, Step::Begin) => self.vanish(*client),
             // Nothing else ends or turns: what is done is done.
             (_, Step::End | Step::Turn(_)) => {}
@@ -215,20 +222,36 @@ impl Cluster<'_> {
     }
 
     fn command(&mut self, change: LayoutChange) {
-        if self.administer(&ClientControl::Change(change), |reply| *reply == ControlReply::Changed(true)) {
+        let changed = |reply: &ControlReply| *reply == ControlReply::Changed(true);
+        if self.administer(&ClientControl::Change(change), changed).is_some() {
             self.sight.probe("an administrator changed a role");
         }
     }
 
-    fn flush(&mut self, space: u8) {
-        let request = ClientControl::NamespaceFlush(self.plan.config.spaces[usize::from(space)].name.clone());
-        if self.administer(&request, |reply| matches!(reply, ControlReply::Emptied(_))) {
-            self.sight.probe("an administrator flushed a namespace");
+    /// An administrator empties a namespace by `request`.
+    fn empty(&mut self, space: u8, request: fn(String) -> ClientControl, done: &'static str) {
+        let ns = self.plan.config.spaces[usize::from(space)].name.clone();
+        let emptied = |reply: &ControlReply| matches!(reply, ControlReply::Emptied(_));
+        if let Some(ControlReply::Emptied(mark)) = self.administer(&request(ns.clone()), emptied) {
+            self.sight.probe(done);
+            self.recorded.push(Recorded::Flush { t: self.at / 1_000, ns, mark });
         }
     }
 
-    /// An administrator asks the first node that will do it; whether one did.
-    fn administer(&mut self, request: &ClientControl, done: impl Fn(&ControlReply) -> bool) -> bool {
+    /// An administrator makes a deleted namespace again, as it was; one that is there stays as it is.
+    fn create_again(&mut self, space: u8) {
+        let namespace = self.namespace(usize::from(space));
+        let ns = namespace.name.clone();
+        let request = ClientControl::NamespaceCreate(Box::new(namespace));
+        let created = |reply: &ControlReply| matches!(reply, ControlReply::Created(_));
+        if self.administer(&request, created) == Some(ControlReply::Created(true)) {
+            self.sight.probe("a deleted namespace was made again");
+            self.recorded.push(Recorded::Created { t: self.at / 1_000, ns });
+        }
+    }
+
+    /// An administrator asks the first node that will do it; what that one answered, if one did.
+    fn administer(&mut self, request: &ClientControl, done: impl Fn(&ControlReply) -> bool) -> Option<ControlReply> {
         let live: Vec<u32> = self.machines.iter().filter_map(|machine| machine.process).collect();
         for process in live {
             let caller = Caller { link: u64::MAX, id: 0 };
@@ -237,11 +260,11 @@ impl Cluster<'_> {
                 continue;
             }
             self.node_input(process, NodeInput::Client { caller, admin: true, request: request.clone() });
-            if self.replies.pop().is_some_and(|reply| done(&reply)) {
-                return true;
+            if let Some(reply) = self.replies.pop().filter(&done) {
+                return Some(reply);
             }
         }
-        false
+        None
     }
 
     /// The process on a machine dies between two events.

@@ -26,7 +26,7 @@ pub enum Purpose {
     Phase = 8,
     /// What shards store, and what becomes of it.
     Durable = 9,
-    /// Which namespaces are flushed.
+    /// Which namespaces are flushed, and deleted.
     Flush = 10,
     /// How few machines are healed.
     Core = 11,

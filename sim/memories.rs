@@ -9,7 +9,7 @@ use crate::{
     cluster::Cluster,
     nemesis::Ledger,
 };
-use meshwork_core::{id::PartitionId, ring::Ring};
+use meshwork_core::{anti_entropy::Held, id::PartitionId, ring::Ring};
 use std::collections::BTreeMap;
 
 /// Three rounds of comparison, each at its longest.
@@ -52,9 +52,12 @@ impl Cluster<'_> {
         None
     }
 
-    /// What those of `processes` hold that own a tree.
+    /// What those of `processes` hold that own a tree. Of a namespace that stays deleted nobody repairs what came above its mark,
+    /// from who had not heard yet (seed 7b of F17), and nobody is served: it is left out.
     pub(crate) fn copies_of(&self, ring: &Ring, processes: &[u32], tree: (u8, PartitionId)) -> Vec<Copy> {
         let (copies, partition) = tree;
+        let Some(first) = processes.first() else { return Vec::new() };
+        let namespaces = &self.processes[*first as usize].view.namespaces;
         let owners = ring.owners(partition);
         let owners = &owners[..usize::from(copies).min(owners.len())];
         let copy = |process: &u32| {
@@ -62,7 +65,8 @@ impl Cluster<'_> {
             ring.index_of(running.node_id).filter(|index| owners.contains(index))?;
             let shard = &running.shards[usize::from(partition.0) % running.shards.len()];
             let mut held = Vec::new();
-            shard.holdings(copies, partition, |item| held.push(item));
+            let mut keep = |item: Held| held.extend(namespaces.get(item.namespace).map(|_| item));
+            shard.holdings(copies, partition, &mut keep);
             Some(Copy { node: running.node_id, full: shard.stats().out_of_memory > 0, held })
         };
         processes.iter().filter_map(copy).collect()

@@ -180,6 +180,11 @@ pub enum FaultKind {
         /// Which, in the order of `Config::spaces`.
         space: u8,
     },
+    /// An administrator deletes a namespace, and makes it again as it was in the end.
+    Delete {
+        /// Which, in the order of `Config::spaces`.
+        space: u8,
+    },
     /// A client's connections are gone, with what it asked on them.
     Vanish {
         /// Which client.
@@ -220,6 +225,7 @@ pub enum Class {
     DiskFull,
     Damage,
     Flush,
+    Delete,
 }
 
 impl Class {
@@ -284,6 +290,7 @@ impl FaultKind {
             Self::DiskFull { .. } => Class::DiskFull,
             Self::Damage { .. } => Class::Damage,
             Self::Flush { .. } => Class::Flush,
+            Self::Delete { .. } => Class::Delete,
         }
     }
 
@@ -317,6 +324,7 @@ impl FaultKind {
             | Self::PowerCut
             | Self::CrashAll
             | Self::Flush { .. }
+            | Self::Delete { .. }
             | Self::Vanish { .. } => (None, None, &[]),
         };
         one.into_iter().chain(two).chain(many.iter().copied())
@@ -345,7 +353,19 @@ fn flushes(seed: u64, config: &Config) -> Vec<Fault> {
         let space = stream.below(config.spaces.len() as u64) as u8;
         Fault { at_ms: stream.below(config.chaos_ms), for_ms: 1, kind: FaultKind::Flush { space } }
     };
-    (0..count).map(one).collect()
+    (0..count).map(one).chain(deletion(seed, config)).collect()
+}
+
+/// A namespace deleted and made again in a part of the seeds that flush: from a stream of its own, too.
+fn deletion(seed: u64, config: &Config) -> Option<Fault> {
+    let stream = &mut Stream::new(seed, Purpose::Flush, 1);
+    if !stream.chance(if config.mix == Some(Mix::F17) { 500 } else { 300 }) {
+        return None;
+    }
+    // Made again before most have heard, once all have, and in some seeds not before the chaos is over, which is never.
+    let for_ms = stream.pick(&[20u64, 300, 2_000, 15_000]);
+    let space = stream.below(config.spaces.len() as u64) as u8;
+    Some(Fault { at_ms: stream.below(config.chaos_ms), for_ms, kind: FaultKind::Delete { space } })
 }
 
 /// What happens to disks that store; at most a few of each.
@@ -445,9 +465,10 @@ fn one(stream: &mut Stream, class: Class, config: &Config) -> Fault {
         Class::Leave => FaultKind::Leave { machine },
         Class::Remove => FaultKind::Remove { machine },
         Class::Vanish => FaultKind::Vanish { client: stream.below(u64::from(config.clients)) as u16 },
-        Class::PowerLoss | Class::PowerCut | Class::CrashAll | Class::DiskFull | Class::Damage | Class::Flush => {
-            unreachable!("those have no weights: see `of_disks` and `flushes`")
+        Class::PowerLoss | Class::PowerCut | Class::CrashAll | Class::DiskFull | Class::Damage => {
+            unreachable!("those have no weights: see `of_disks`")
         }
+        Class::Flush | Class::Delete => unreachable!("those have no weights: see `flushes` and `deletion`"),
     };
     Fault { at_ms, for_ms, kind }
 }
@@ -496,6 +517,7 @@ impl Ledger {
                 | FaultKind::Weight { .. }
                 | FaultKind::Leave { .. }
                 | FaultKind::Flush { .. }
+                | FaultKind::Delete { .. }
                 | FaultKind::Vanish { .. } => {}
             }
         }

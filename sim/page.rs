@@ -149,6 +149,7 @@ fn operations(history: &History, broken: &BTreeSet<u64>, broke: Time) -> Vec<Ope
             Event::Fail(end) => ("fail", end),
             Event::Maybe(end) => ("maybe", end),
             Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => continue,
+            Event::Flush { .. } | Event::Created { .. } => continue,
         };
         let Some(op) = places.get(&end.op).and_then(|at| ops.get_mut(*at)) else { continue };
         (op.ended, op.how) = (Some(end.t), how);

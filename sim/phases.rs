@@ -11,7 +11,7 @@ use crate::{
     history::{Event as Recorded, HISTORY_VERSION, Header, History, SpaceRules},
     injury::Step,
     keyed::{Purpose, below, draw},
-    nemesis::{Fault, FaultKind, Ledger},
+    nemesis::Ledger,
     network::Site,
     plan::Plan,
     timeline::Timeline,
@@ -184,7 +184,8 @@ impl Cluster<'_> {
         }
     }
 
-    fn create(&mut self, process: u32, at: usize) -> bool {
+    /// A namespace of the plan, as it is made.
+    pub(crate) fn namespace(&self, at: usize) -> Namespace {
         let space = &self.plan.config.spaces[at];
         let mut namespace = Namespace::new(&space.name);
         (namespace.n, namespace.r, namespace.w) = (space.n, space.r, space.w);
@@ -192,7 +193,11 @@ impl Cluster<'_> {
         namespace.eviction = if space.eviction { Eviction::On } else { Eviction::None };
         namespace.ttl_default = space.ttl_default_ms;
         namespace.ack = space.ack;
-        let request = ClientControl::NamespaceCreate(Box::new(namespace));
+        namespace
+    }
+
+    fn create(&mut self, process: u32, at: usize) -> bool {
+        let request = ClientControl::NamespaceCreate(Box::new(self.namespace(at)));
         self.node_input(
             process,
             NodeInput::Client { caller: Caller { link: u64::MAX, id: at as u64 }, admin: true, request },
@@ -497,19 +502,8 @@ impl Cluster<'_> {
         let history = History { header, events: self.recorded };
         let mut findings = self.sight.findings;
         let mut unknown = Vec::new();
-        let spaces = &self.plan.config.spaces;
-        // Of a namespace that was flushed they cannot tell what is owed.
-        let name = |fault: &Fault| {
-            if let FaultKind::Flush { space } = fault.kind {
-                Some(spaces[usize::from(space)].name.clone())
-            } else {
-                None
-            }
-        };
-        let flushed: Vec<String> = self.plan.faults.iter().filter_map(name).collect();
-        let judged = history.without(&flushed.iter().map(String::as_str).collect());
         for (name, check) in CHECKERS {
-            match check(&judged) {
+            match check(&history) {
                 Verdict::Valid => {}
                 Verdict::Invalid(finding) => findings.push(finding),
                 Verdict::Unknown(why) => unknown.push((name, why)),

@@ -54,7 +54,7 @@ pub enum Mix {
     F14,
     /// F15: rolling restarts.
     F15,
-    /// F17: flushes.
+    /// F17: flushes, deleted namespaces.
     F17,
     /// F20: memory for a handful of entries.
     F20,

@@ -157,7 +157,8 @@ fn altered(history: &History, lie: Lie) -> History {
             let invoke = &asked[&complete.op];
             lie(event, invoke)
         }
-        Event::Invoke(_) | Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => false,
+        Event::Invoke(_) | Event::Fault { .. } | Event::Founded { .. } => false,
+        Event::Flush { .. } | Event::Created { .. } | Event::Phase { .. } => false,
     });
     assert!(changed, "there was nothing to lie about");
     history
@@ -173,7 +174,8 @@ fn reply<'a>(
     match event {
         Event::Ok(complete) if invoke.f == f && fits(complete) => Some(complete),
         Event::Ok(_) | Event::Fail(_) | Event::Maybe(_) => None,
-        Event::Invoke(_) | Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => None,
+        Event::Invoke(_) | Event::Fault { .. } | Event::Founded { .. } => None,
+        Event::Flush { .. } | Event::Created { .. } | Event::Phase { .. } => None,
     }
 }
 

@@ -118,6 +118,7 @@ fn done_between(history: &History, from: &str, to: &str, nodes: &[usize]) -> (us
             Event::Fault { t, what } => Some((*t, what)),
             Event::Invoke(_) | Event::Ok(_) | Event::Fail(_) | Event::Maybe(_) => None,
             Event::Founded { .. } | Event::Phase { .. } => None,
+            Event::Flush { .. } | Event::Created { .. } => None,
         });
         faults.find(|(_, what)| *what == words).expect("it was written down").0
     };

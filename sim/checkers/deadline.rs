@@ -22,7 +22,11 @@ pub fn check(history: &History) -> Verdict {
                 open.insert(invoke.op, invoke.t);
                 continue;
             }
-            Event::Fault { t, .. } | Event::Founded { t } | Event::Phase { t, .. } => {
+            Event::Fault { t, .. }
+            | Event::Founded { t }
+            | Event::Flush { t, .. }
+            | Event::Created { t, .. }
+            | Event::Phase { t, .. } => {
                 last = last.max(*t);
                 continue;
             }

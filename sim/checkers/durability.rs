@@ -4,13 +4,13 @@
 //! Never suspended. `check_last_writer`: of two acknowledged writes of a key, the second asked after the first was
 //! acknowledged, the second has the larger version, whatever the clocks: with W > N/2 their owners meet. Judged for strict
 //! writes always, for sloppy ones without stand-ins while nobody loses memory; a write flagged `superseded` says itself that
-//! it is not the last.
+//! it is not the last, and one that was flushed meanwhile is none to be larger than.
 //!
 //! `check_survival`: S1 with less to excuse. In a namespace that asks for a log a process that dies loses nothing; in one of
 //! `fsync` neither does a loss of power. What is excused is what S1 excuses with memories: as many disks lost at one time as
 //! acknowledged the write (wiped, replaced by an older copy, damaged; for `log`, without power), and one that ran twice.
 
-use super::{Finding, Invariant, Verdict, losses::Losses, quorum};
+use super::{Finding, Invariant, Verdict, losses::Losses, marks::Marks, quorum};
 use crate::history::{History, Op};
 use meshwork_core::{namespace::Ack, value::Version};
 use std::collections::BTreeMap;
@@ -66,7 +66,7 @@ pub fn check_last_writer(history: &History) -> Verdict {
             keys.entry((&op.invoke.ns, &op.invoke.key)).or_default().push((op, end.t, version));
         }
     }
-    let (foundings, losses) = (history.foundings(), Losses::of(history));
+    let (foundings, losses, marks) = (history.foundings(), Losses::of(history), Marks::of(history));
     let spanned = |from: u64, to: u64| foundings.iter().any(|at| (from..=to).contains(at));
     let mut judged = 0;
     for ((ns, key), writes) in keys {
@@ -84,7 +84,9 @@ pub fn check_last_writer(history: &History) -> Verdict {
                 next += 1;
             }
             let spans = |first: &&Told<'_>| {
-                spanned(first.0.invoke.t, *end) || losses.may_have_taken(first.0, op.invoke.w, copies, *end)
+                spanned(first.0.invoke.t, *end)
+                    || losses.may_have_taken(first.0, op.invoke.w, copies, *end)
+                    || marks.may_have_taken(first.0, *end)
             };
             let Some((first, at, older)) = highest.filter(|first| !spans(first)) else { continue };
             judged += 1;
@@ -127,7 +129,7 @@ pub fn check_survival(history: &History) -> Verdict {
 mod tests {
     use super::*;
     use crate::{
-        checkers::sample::{absent, fail, found, history, maybe, ok, read, write},
+        checkers::sample::{absent, fail, flush, found, history, maybe, ok, read, write},
         history::Event,
     };
 
@@ -186,6 +188,19 @@ mod tests {
         let compared = ["disk of machine 0 is lost", restarts[0], "ready is p5", "disk of machine 1 is lost"];
         assert!(matches!(durable(Ack::Log, written(), &compared), Verdict::Invalid(_)), "one after the other");
         assert!(matches!(check_survival(&history(vec![])), Verdict::Unknown(_)));
+    }
+
+    #[test]
+    fn what_a_flush_may_have_taken_is_owed_by_no_disk_and_no_later_version_and_what_it_may_not_is() {
+        let ends = |mark: u64, version: u64| {
+            let end = vec![write(1, 0, "k"), ok(1, 5, 5), flush(6, mark), write(2, 7, "k"), ok(2, 9, version)];
+            check_last_writer(&history(end))
+        };
+        assert!(matches!(ends(4, 3), Verdict::Invalid(Finding { invariant: Invariant::S2, .. })));
+        assert!(matches!(ends(5, 3), Verdict::Unknown(_)), "it may be gone when the second is written");
+        let written = |mark: u64| vec![write(1, 0, "k"), ok(1, 5, 5), flush(6, mark)];
+        assert!(matches!(durable(Ack::Log, written(4), &[]), Verdict::Invalid(_)));
+        assert!(matches!(durable(Ack::Log, written(5), &[]), Verdict::Unknown(_)));
     }
 
     #[test]

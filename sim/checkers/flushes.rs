@@ -1,24 +1,35 @@
 //! S16 `flush-final`: what was flushed is neither served nor held by whoever heard of it.
 //!
 //! - A request that arrives at a shard after it was told of a mark is answered with nothing at or below it.
+//! - One that arrives after it was told that the namespace is deleted is refused, until it is told that there is one again.
 //! - In the end nobody who was told holds, or remembers as evicted, anything at or below it, hints included.
 //!
-//! What else a flush must do (cover what was acknowledged anywhere, leave alone what is above) the rigs of core show; the checkers
-//! of histories leave flushed namespaces out.
+//! That a flush leaves alone what is above its mark the checkers of histories judge (`marks`); that the mark covers what was
+//! acknowledged anywhere the rigs of core show.
 
 use crate::{clock::Time, network::Site};
 use meshwork_core::{
     id::NamespaceId,
     value::{Hlc, Version},
     view::View,
-    wire::client::{Reply, ReplyBody},
+    wire::client::{Reply, ReplyBody, Status},
 };
 use std::collections::BTreeMap;
 
-/// Of each shard and namespace: the mark it was told of, and when it rose.
+/// What a shard was told of a namespace.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    mark: Hlc,
+    /// When the mark rose.
+    since: Time,
+    /// It is deleted, since then.
+    gone: Option<Time>,
+}
+
+/// Of each shard and namespace that has a mark: what it was told.
 #[derive(Debug, Default)]
 pub struct Flushes {
-    marks: BTreeMap<(Site, NamespaceId), (Hlc, Time)>,
+    told: BTreeMap<(Site, NamespaceId), Told>,
 }
 
 /// Whether a mark covers a version.
@@ -31,9 +42,10 @@ impl Flushes {
     pub fn on_view(&mut self, at: Time, site: Site, view: &View) -> Vec<(NamespaceId, Hlc)> {
         let mut risen = Vec::new();
         for known in view.namespaces.all().filter(|known| known.mark > Hlc(0)) {
-            let told = self.marks.entry((site, known.id)).or_default();
-            if known.mark > told.0 {
-                *told = (known.mark, at);
+            let told = self.told.entry((site, known.id)).or_default();
+            told.gone = (!known.live).then(|| told.gone.unwrap_or(at));
+            if known.mark > told.mark {
+                (told.mark, told.since) = (known.mark, at);
                 risen.push((known.id, known.mark));
             }
         }
@@ -42,7 +54,10 @@ impl Flushes {
 
     /// A shard answers a request that arrived at `arrived`.
     pub fn on_reply(&self, site: Site, arrived: Time, namespace: NamespaceId, reply: &Reply<'_>) -> Option<String> {
-        let (mark, since) = *self.marks.get(&(site, namespace))?;
+        let Told { mark, since, gone } = *self.told.get(&(site, namespace))?;
+        if gone.is_some_and(|gone| arrived > gone) && matches!(reply.status, Status::Ok | Status::NotFound) {
+            return Some(format!("{site:?} served a request; it was told before that the namespace is deleted"));
+        }
         let version = match reply.body {
             ReplyBody::Value { version, .. } | ReplyBody::Written { version } => version,
             ReplyBody::Empty | ReplyBody::Text(_) => return None,
@@ -57,7 +72,10 @@ impl Flushes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshwork_core::{id::ActorId, id::NodeId, namespace::NamespaceTable, wire::client::Status};
+    use meshwork_core::{
+        id::{ActorId, NodeId},
+        namespace::{Namespace, NamespaceTable},
+    };
     use std::sync::Arc;
 
     #[test]
@@ -78,5 +96,23 @@ mod tests {
         assert_eq!(flushes.on_reply(site, 50, space, &reply(99)), None, "asked before it was told");
         assert_eq!(flushes.on_reply(Site { shard: 0, ..site }, 60, space, &reply(99)), None, "another has not heard");
         assert_eq!(flushes.on_reply(site, 60, NamespaceId::of("other"), &reply(99)), None);
+    }
+
+    #[test]
+    fn a_deleted_namespace_is_served_by_nobody_who_was_told_until_there_is_one_again() {
+        let (site, space) = (Site { process: 0, shard: 1 }, NamespaceId::of("x"));
+        let (mut flushes, mut table) = (Flushes::default(), NamespaceTable::with_default(3));
+        let mut told = |at: Time, table: &NamespaceTable, asked: Time, status: Status| {
+            flushes.on_view(at, site, &View::empty(NodeId(1), Arc::new(table.clone())));
+            flushes.on_reply(site, asked, space, &Reply::status(1, status)).is_some()
+        };
+        let version = |at: u64| Version { hlc: Hlc(at), actor: ActorId(1) };
+        table.create(Namespace::new("x"), 3, version(1)).unwrap();
+        table.delete("x", Hlc(100)).unwrap();
+        assert!(!told(50, &table, 50, Status::Ok), "asked before it was told");
+        assert!(told(60, &table, 51, Status::NotFound));
+        assert!(!told(60, &table, 51, Status::NoSuchNamespace));
+        table.create(Namespace::new("x"), 3, version(101)).unwrap();
+        assert!(!told(70, &table, 71, Status::NotFound));
     }
 }

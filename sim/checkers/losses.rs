@@ -113,7 +113,7 @@ fn narrowed(history: &History) -> Vec<(u64, usize)> {
             Some((*t, what.strip_prefix("layout of ")?.strip_suffix(" members")?.parse().ok()?))
         }
         Event::Invoke(_) | Event::Ok(_) | Event::Fail(_) | Event::Maybe(_) => None,
-        Event::Founded { .. } | Event::Phase { .. } => None,
+        Event::Founded { .. } | Event::Flush { .. } | Event::Created { .. } | Event::Phase { .. } => None,
     };
     history.events.iter().filter_map(members).collect()
 }

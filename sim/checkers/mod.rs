@@ -18,6 +18,7 @@ pub mod garbage;
 pub mod hints;
 pub mod layout;
 mod losses;
+mod marks;
 pub mod overload;
 pub mod quorum;
 pub mod replicas;

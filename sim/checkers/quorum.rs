@@ -5,9 +5,10 @@
 //! something above it may be gone or hidden: a delete, an expiry, an eviction. In core every strict vote is a Ready
 //! owner's, and who lost its memory is Ready again only once it compared; so a write is lost only when as many machines as
 //! acknowledged it had lost their memory at one time: then nothing is promised, and nothing across a mesh that was founded
-//! anew, by nodes that all forgot the layout. Also S14: what is older than an acknowledged delete is older than the floor.
+//! anew, by nodes that all forgot the layout; and of a namespace that was flushed what the mark covers is no floor any more.
+//! Also S14: what is older than an acknowledged delete is older than the floor.
 
-use super::{Finding, Invariant, Verdict, losses::Losses};
+use super::{Finding, Invariant, Verdict, losses::Losses, marks::Marks};
 use crate::history::{History, Op, SpaceRules};
 use meshwork_core::value::Version;
 use std::collections::BTreeMap;
@@ -37,7 +38,7 @@ pub(super) fn judge<'l>(
     for op in &ops {
         keys.entry((&op.invoke.ns, &op.invoke.key)).or_default().push(op);
     }
-    let foundings = history.foundings();
+    let (foundings, marks) = (history.foundings(), Marks::of(history));
     let spanned = |from: u64, to: u64| foundings.iter().any(|at| (from..=to).contains(at));
     let mut judged = 0;
     for ((ns, _), ops) in keys {
@@ -60,6 +61,7 @@ pub(super) fn judge<'l>(
             // Writes that this read's quorum must meet.
             let before = writes.iter().take_while(|written| written.told < read.invoke.t);
             let before = before.filter(|written| !spanned(written.op.invoke.t, end.t));
+            let before = before.filter(|written| !marks.may_have_taken(written.op, end.t));
             let met = before.filter(|written| u16::from(written.w) + u16::from(read.invoke.r) > u16::from(space.n));
             let Some(floor) = met.max_by_key(|written| written.version) else { continue };
             if losses.may_have_taken(floor.op, read.invoke.r, space.n, end.t) {
@@ -115,9 +117,10 @@ pub(super) fn judge<'l>(
 mod tests {
     use super::*;
     use crate::{
-        checkers::sample::{absent, fail, found, history, invoke, maybe, ok, read, write},
+        checkers::sample::{absent, fail, flush, found, history, invoke, maybe, ok, read, write},
         history::Event,
     };
+    use meshwork_core::value::Hlc;
 
     #[test]
     fn an_older_value_or_nothing_after_an_acknowledged_write_is_refused() {
@@ -192,6 +195,44 @@ mod tests {
         let mut gone = vec![write(1, 0, "k"), ok(1, 5, 1), read(3, 10, "k"), absent(3, 12)];
         gone.insert(2, Event::Founded { t: 7_000 });
         assert!(matches!(check(&history(gone)), Verdict::Unknown(_)));
+    }
+
+    #[test]
+    fn a_flush_takes_what_its_mark_covers_from_when_it_is_asked_for_and_nothing_later() {
+        let with = |asked: u64, mark: u64| {
+            let asks = [write(1, 0, "k"), ok(1, 5, 4), read(3, 10, "k"), absent(3, 12)];
+            check(&history([asks.to_vec(), vec![flush(asked, mark)]].concat()))
+        };
+        assert!(matches!(with(6, 4), Verdict::Unknown(_)), "all that was owed is covered");
+        assert!(matches!(with(11, 4), Verdict::Unknown(_)), "and may be gone while it is read");
+        assert!(matches!(with(6, 3), Verdict::Invalid(_)), "its version is above the mark");
+        assert!(matches!(with(13, 4), Verdict::Invalid(_)), "the flush was asked for after it was missed");
+    }
+
+    #[test]
+    fn a_later_write_is_owed_whatever_was_flushed_before_it() {
+        let before = vec![write(1, 0, "k"), ok(1, 5, 4), flush(6, 7), write(2, 7, "k"), ok(2, 9, 8), read(3, 10, "k")];
+        let taken = [before.clone(), vec![absent(3, 12)]].concat();
+        let Verdict::Invalid(finding) = check(&history(taken)) else { panic!("accepted") };
+        assert_eq!((finding.invariant, finding.ops), (Invariant::S1, vec![2, 3]));
+        let kept = [before.clone(), vec![found(3, 12, 2, 8)]].concat();
+        assert_eq!(check(&history(kept)), Verdict::Valid);
+        let elsewhere = before.into_iter().map(|event| match event {
+            Event::Flush { t, mark, .. } => Event::Flush { t, ns: "b".to_owned(), mark: Hlc(mark.0 * 2) },
+            other => other,
+        });
+        let elsewhere = elsewhere.chain([absent(3, 12)]).collect();
+        assert!(matches!(check(&history(elsewhere)), Verdict::Invalid(_)), "another namespace's mark");
+    }
+
+    #[test]
+    fn what_was_asked_of_a_namespace_before_it_was_made_again_is_not_owed() {
+        let with = |created: u64| {
+            let made = Event::Created { t: created * 1_000, ns: "a".to_owned() };
+            check(&history(vec![flush(0, 2), write(1, 3, "k"), ok(1, 5, 4), made, read(3, 10, "k"), absent(3, 12)]))
+        };
+        assert!(matches!(with(6), Verdict::Unknown(_)), "somebody took it who had not heard that it was deleted");
+        assert!(matches!(with(2), Verdict::Invalid(_)));
     }
 
     #[test]

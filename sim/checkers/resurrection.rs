@@ -3,9 +3,10 @@
 //!
 //! One pass over time per key. S1 judges every read against the newest write; this one says that what was seen to be gone
 //! stays gone, also where S1 says nothing (R + W ≤ N, and after evictions): late hints, repairs and old disks come after the
-//! "absent". Sloppy deletes whose votes were all owners' count while nobody loses memory.
+//! "absent". Sloppy deletes whose votes were all owners' count while nobody loses memory. A delete that was flushed
+//! is forgotten with what it deleted: whether that comes back is S16's.
 
-use super::{Finding, Invariant, Verdict, losses::Losses};
+use super::{Finding, Invariant, Verdict, losses::Losses, marks::Marks};
 use crate::history::{History, Op};
 use meshwork_core::value::Version;
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 /// Judges every strict read that found a value.
 pub fn check(history: &History) -> Verdict {
     let ops = history.ops();
-    let (memories, losses) = (history.ledger().memories, Losses::of(history));
+    let (memories, losses, marks) = (history.ledger().memories, Losses::of(history), Marks::of(history));
     let mut keys: BTreeMap<(&str, &str), Vec<&Op<'_>>> = BTreeMap::new();
     for op in &ops {
         keys.entry((&op.invoke.ns, &op.invoke.key)).or_default().push(op);
@@ -44,6 +45,7 @@ pub fn check(history: &History) -> Verdict {
             // Deletes that were seen to have worked, before this read was asked, by a quorum that this read's must meet.
             let seen = deletes.iter().filter(|(told, w, _, op)| {
                 !losses.may_have_taken(op, read.invoke.r, space.n, end.t)
+                    && !marks.may_have_taken(op, end.t)
                     && w + u16::from(read.invoke.r) > n
                     && reads.iter().any(|(absent, gone)| {
                         absent.invoke.t > *told
@@ -77,7 +79,7 @@ pub fn check(history: &History) -> Verdict {
 mod tests {
     use super::*;
     use crate::{
-        checkers::sample::{absent, found, history, invoke, ok, read, write},
+        checkers::sample::{absent, flush, found, history, invoke, ok, read, write},
         history::Event,
     };
 
@@ -93,6 +95,13 @@ mod tests {
         let other = Event::Fault { t: 16_000, what: "start of p6 on machine 1 as b".to_owned() };
         let forgotten = vec![absent(3, 12), lost, other, read(4, 20, "k"), found(4, 22, 1, 1)];
         assert!(matches!(check(&history([deleted.clone(), forgotten].concat())), Verdict::Unknown(_)));
+        // A delete above the mark of a flush is kept as ever; one that the flush covers is not there any more.
+        let flushed = |mark: u64| {
+            let back = vec![absent(3, 12), flush(13, mark), read(4, 20, "k"), found(4, 22, 1, 1)];
+            check(&history([deleted.clone(), back].concat()))
+        };
+        assert!(matches!(flushed(6), Verdict::Invalid(_)));
+        assert!(matches!(flushed(7), Verdict::Unknown(_)));
         // A read that overlaps the one that saw nothing may still see it.
         let overlaps = vec![read(4, 11, "k"), absent(3, 12), found(4, 22, 1, 1)];
         assert!(matches!(check(&history([deleted, overlaps].concat())), Verdict::Unknown(_)));

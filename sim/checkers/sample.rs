@@ -92,6 +92,11 @@ pub fn fail(op: u64, t: u64) -> Event {
     Event::Fail(Complete { t: t * 1_000, op, status: "unavailable".to_owned(), ..Complete::default() })
 }
 
+/// The namespace was flushed at `t`, up to what is stamped at `mark`.
+pub fn flush(t: u64, mark: u64) -> Event {
+    Event::Flush { t: t * 1_000, ns: "a".to_owned(), mark: version(mark).hlc }
+}
+
 /// Nobody knows.
 pub fn maybe(op: u64, t: u64) -> Event {
     Event::Maybe(Complete { t: t * 1_000, op, status: "unknown".to_owned(), ..Complete::default() })

@@ -59,6 +59,7 @@ canaries! {
     K41 "a hint dropped when it is sent, before it is acknowledged",
     K42 "a refused hint dropped as if it were taken",
     K43 "a collection never completes",
+    K44 "a flush takes what was written after it",
 }
 
 #[cfg(feature = "canary")]

@@ -13,7 +13,7 @@ use crate::{
     coordinator::{Budget, InFlight, OperationId, Peers},
     durable::Durable,
     handoff::{HintStore, Hinted, Leaving, Ownership, Part},
-    id::{KeyHash, NamespaceId, NodeId},
+    id::{ActorId, KeyHash, NamespaceId, NodeId},
     input::ShardInput,
     limits,
     namespace::{Ack, Eviction, Known, Mode, NamespaceTable},
@@ -23,6 +23,7 @@ use crate::{
     storage::{Memtable, MemtableConfig, NamespaceSlot},
     time::{Mono, Now},
     timers::{DelayQueue, OddQueue},
+    value::{Hlc, Version},
     view::View,
     wire::peer::PeerMessage,
 };
@@ -436,10 +437,17 @@ impl Shard {
                 self.spaces.push(id);
             }
             self.rules.insert(id, rules);
+            // Who asked has put it above every clock already; who adds to it again takes what was written since.
+            let takes_more = canary!(K44) && mark > Hlc::default();
+            let mark = if takes_more { Hlc::at(mark.wall() + limits::CLOCK_OFFSET_MAX) } else { mark };
             if self.table.flush(slot, mark) {
                 self.hints.flush(id, self.table.flushed(slot));
                 // What is written here from now on is above the mark.
                 self.clock.raise(mark, now);
+            }
+            if !live {
+                // Above the mark, too: whoever it is for refuses it while there is no such namespace, and meanwhile all behind it waits.
+                self.hints.flush(id, Version { hlc: Hlc(u64::MAX), actor: ActorId(u64::MAX) });
             }
         }
     }

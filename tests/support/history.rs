@@ -170,6 +170,7 @@ fn around(history: &History, judgement: &Judgement) -> String {
         Event::Invoke(invoke) => named.contains(&invoke.op),
         Event::Ok(complete) | Event::Fail(complete) | Event::Maybe(complete) => named.contains(&complete.op),
         Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => !named.is_empty(),
+        Event::Flush { .. } | Event::Created { .. } => !named.is_empty(),
     };
     let lines = history.events.iter().filter(of).map(|event| serde_json::to_string(event).expect("JSON has it all"));
     lines.collect::<Vec<_>>().join("\n")

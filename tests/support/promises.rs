@@ -77,6 +77,7 @@ pub(crate) fn all_are_served(history: &History) {
         Event::Maybe(end) if end.status == "unavailable" => Some(end.op),
         Event::Maybe(_) | Event::Ok(_) | Event::Fail(_) | Event::Invoke(_) => None,
         Event::Fault { .. } | Event::Founded { .. } | Event::Phase { .. } => None,
+        Event::Flush { .. } | Event::Created { .. } => None,
     };
     let given_up: BTreeSet<u64> = history.events.iter().filter_map(given_up).collect();
     let broken = history.ops().into_iter().find(|op| op.invoke.must && given_up.contains(&op.invoke.op));

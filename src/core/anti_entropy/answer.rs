@@ -167,7 +167,7 @@ impl Shard {
     ) {
         let mut bytes = 0;
         for PullItem { namespace, hash } in PullItem::list(items).take(PULLS_MAX) {
-            let Some(rules) = self.rules.get(&namespace).copied() else { continue };
+            let Some(rules) = self.rules.get(&namespace).copied().filter(|rules| !rules.gone) else { continue };
             let tree = (rules.n, partition);
             if !self.is_shared(view, from.node, tree) || hash.partition(self.config.partitions) != partition {
                 continue;

@@ -369,8 +369,14 @@ impl Shard {
             let moment = Moment { wall, evictable: rules.evictable };
             let action = moment.judge(mine.as_ref(), theirs.as_ref(), (&me, &them));
             let action = planted(action, mine.as_ref(), theirs.as_ref(), &moment);
-            still &= matches!(action, Action::Equal | Action::Leave);
+            let settled = matches!(action, Action::Equal | Action::Leave);
+            still &= settled;
             self.stats.repairs_left += u64::from(action == Action::Leave);
+            if rules.gone {
+                // Nobody takes anything of a deleted namespace. It may be there again, and this node not have heard: not compared.
+                whole &= settled;
+                continue;
+            }
             if matches!(action, Action::Push | Action::Both) {
                 sent += self.send_repair(now, peer, (rules.slot, hash), out).unwrap_or(0);
             }

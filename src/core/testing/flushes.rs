@@ -142,6 +142,29 @@ fn hints_of_what_was_flushed_die_with_it() {
 }
 
 #[test]
+fn hints_of_a_deleted_namespace_die_with_it_whatever_their_version() {
+    let mut rig = named(Ack::Mem, Eviction::None);
+    rig.set_exchanges(false);
+    rig.kill(C);
+    rig.all_believe_down(C, true);
+    rig.empty(&[B], |table, mark| {
+        table.delete("users", mark).unwrap();
+    });
+    rig.run_for(Duration::from_secs(1));
+    // A has not heard, and stamps above the mark.
+    assert_written(&rig.call(A, &Call::put("since", "late").within("users").w(1)));
+    assert_written(&rig.call(A, &Call::put("other", "waits behind it").w(2)));
+    rig.run_for(Duration::from_secs(1));
+    assert!(rig.stats(A).hints >= 2);
+    rig.tell_namespaces(&[A, C]);
+    assert_eq!(rig.stats(A).hints, 1, "the one of another namespace");
+    rig.restart(C, ReplicaState::Ready);
+    rig.all_believe_down(C, false);
+    rig.run_for(LATER);
+    assert_eq!((rig.stats(A).hints, rig.stats(A).hints_put_off), (0, 0));
+}
+
+#[test]
 fn what_a_disk_kept_of_a_flushed_namespace_is_not_taken_back() {
     let mut rig = named(Ack::Log, Eviction::None);
     write(&mut rig, A, "old");
@@ -161,6 +184,27 @@ fn what_a_disk_kept_of_a_flushed_namespace_is_not_taken_back() {
     }
     rig.run_for(LATER);
     assert_eq!((read(&mut rig, A), entries(&rig)), (None, vec![0, 0, 0]), "it was removed from the disks");
+}
+
+#[test]
+fn what_a_deleted_namespace_still_got_from_who_had_not_heard_is_repaired_only_once_there_is_one_again() {
+    let mut rig = named(Ack::Mem, Eviction::None);
+    rig.empty(&[B], |table, mark| {
+        table.delete("users", mark).unwrap();
+    });
+    rig.run_for(Duration::from_secs(1));
+    assert_written(&rig.call(A, &Call::put("since", "late").within("users")));
+    rig.tell_namespaces(&[A, C]);
+    rig.run_for(LATER);
+    let sent = |rig: &Rig| [A, B, C].map(|node| rig.stats(node).repairs_sent).iter().sum::<u64>();
+    let before = sent(&rig);
+    rig.run_for(LATER);
+    assert_eq!((sent(&rig), entries(&rig)), (before, vec![1, 0, 1]), "B refuses it, and is not asked again and again");
+    rig.empty(&[A, B, C], |table, mark| {
+        assert_eq!(table.create(Namespace::new("users"), 3, Version { hlc: mark, ..Version::ZERO }), Ok(true));
+    });
+    rig.run_for(LATER);
+    assert_eq!(entries(&rig), [1; 3]);
 }
 
 #[test]
