@@ -9,12 +9,12 @@ use meshwork_core::namespace::Mode;
 use serde_json::Value;
 use std::process::Stdio;
 use support::{
-    command::{LIMIT, finish},
+    command::finish,
     history::judge,
     mesh::{Mesh, Plan},
     promises::{COLD, all_is_readable, plan},
     traffic::Traffic,
-    wait::wait_until,
+    wait::{LIMIT, wait_until},
 };
 
 /// What the checkers must have had to judge.
