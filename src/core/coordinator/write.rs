@@ -174,9 +174,10 @@ impl Shard {
         let restarted =
             entry.expires_at.map(|at| wall + Duration::from_millis(at.0.saturating_sub(entry.version.hlc.wall().0)));
         let entry = if canary!(K20) { &Entry { expires_at: restarted, ..*entry } } else { entry };
-        let slot = self.rules.get(&key.namespace).map(|rules| rules.slot);
-        let flushed = slot.is_some_and(|slot| entry.version <= self.table.flushed(slot));
-        let kept = !flushed
+        // Flushed, or deleted, while the request ran: nobody would take it.
+        let rules = self.rules.get(&key.namespace);
+        let void = rules.is_some_and(|rules| rules.gone || entry.version <= self.table.flushed(rules.slot));
+        let kept = !void
             && self.make_room_for(HintStore::cost(key.key, entry))
             && self.hints.store(wall, target, key.namespace, key.hash, key.key, entry).is_ok();
         if kept {
