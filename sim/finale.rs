@@ -7,7 +7,7 @@
 //! the seeds end with a burst, and modest load before it and ten seconds after it (L7).
 
 use crate::{
-    checkers::writable::WITHOUT_MEMORY,
+    checkers::writable::{SETTLED, WITHOUT_MEMORY},
     clients::ATTEMPTS,
     clock::{MS, Time},
     cluster::{Cluster, Event},
@@ -110,7 +110,7 @@ impl Cluster<'_> {
         if !self.serves_for_sure() {
             return;
         }
-        self.phase("write");
+        self.phase(SETTLED);
         let plan = self.plan;
         let (mut number, mut at, mut key) = (self.next_number(), self.at, FRESH);
         for (space, rules) in plan.config.spaces.iter().enumerate() {

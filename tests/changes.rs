@@ -147,7 +147,7 @@ fn a_change_that_waits_for_the_dead_goes_on_without_them_when_told_to_and_nothin
         mesh.cli(&["set", &format!("k{key}"), "old"]).done();
     }
     let skip = ["layout", "skip-dead", "--accept-data-loss"];
-    mesh.admin(&skip).ended(1).says(&["there is nothing to skip"]);
+    mesh.admin(&skip).ended(2).says(&["there is nothing to skip"]);
 
     let staged = || mesh.cli(&["plan", "show", "-o", "json"]).json()["staged"].as_u64();
     mesh.admin(&["plan", "weight", "node-0", "250"]).done();
