@@ -27,6 +27,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const USAGE: u8 = 2;
 /// Exit code of a run that proves nothing.
 const UNKNOWN: u8 = 13;
+/// Seeds after which a run says how far it is.
+const PROGRESS_EVERY: u64 = 500;
 
 /// Deterministic simulator of meshwork clusters.
 #[derive(Parser)]
@@ -217,9 +219,17 @@ fn main() -> ExitCode {
 #[expect(clippy::disallowed_methods, reason = "the runner around seeds measures real time; no seed sees it")]
 fn run(seeds: Seeds, shrink_seconds: u64) -> Result<u8, String> {
     let started = Instant::now();
+    let (mut done, mut failed) = (0, 0);
     let totals = runner::run(seeds, |seed, finding| {
         if let Some(finding) = finding {
             failure::tell(seed, seeds.mix, finding);
+            failed += 1;
+        }
+        done += 1;
+        if done % PROGRESS_EVERY == 0 && done < seeds.count {
+            let (of, seconds) = (seeds.count, started.elapsed().as_secs());
+            let left = seconds * (of - done) / done;
+            eprintln!("{done} of {of} seeds, {failed} failed, {seconds} s; about {left} s to go");
         }
     });
     print!("{}", totals.report(started.elapsed(), seeds.jobs.max(1)));
