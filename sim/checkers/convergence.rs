@@ -65,26 +65,7 @@ pub fn judge(copies: &[Copy]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshwork_core::{
-        id::ActorId,
-        time::Wall,
-        value::{Hlc, Version},
-    };
-
-    fn held(version: u64) -> Held {
-        Held {
-            namespace: NamespaceId(1),
-            hash: KeyHash(2),
-            version: Version { hlc: Hlc(version), actor: ActorId(1) },
-            ghost: false,
-            tombstone: false,
-            deleted_since: None,
-            gone_at: Wall(u64::MAX),
-            passing: false,
-            evictable: false,
-            floor: Version::ZERO,
-        }
-    }
+    use crate::checkers::sample::held;
 
     fn copy(node: u128, held: Vec<Held>) -> Copy {
         Copy { node: NodeId(node), full: false, held }

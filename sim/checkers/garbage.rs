@@ -81,29 +81,12 @@ pub fn judge(before: &Deleted, at: Time, trees: &[Vec<Copy>]) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshwork_core::{
-        id::{ActorId, NodeId},
-        value::Hlc,
-    };
+    use crate::checkers::sample::held as value;
+    use meshwork_core::id::NodeId;
 
     /// Twenty minutes after a silence began.
     const AT: Time = 1_200_000 * MS;
     const BEGAN: Wall = Wall(EPOCH_MS);
-
-    fn value(version: u64) -> Held {
-        Held {
-            namespace: NamespaceId(1),
-            hash: KeyHash(2),
-            version: Version { hlc: Hlc(version), actor: ActorId(1) },
-            ghost: false,
-            tombstone: false,
-            deleted_since: None,
-            gone_at: Wall(u64::MAX),
-            passing: false,
-            evictable: false,
-            floor: Version::ZERO,
-        }
-    }
 
     fn tombstone(version: u64, since: Wall) -> Held {
         Held { tombstone: true, deleted_since: Some(since), ..value(version) }

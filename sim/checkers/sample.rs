@@ -5,7 +5,8 @@ use crate::{
     history::{Complete, Event, HISTORY_VERSION, Header, History, Invoke, SpaceRules},
 };
 use meshwork_core::{
-    id::ActorId,
+    anti_entropy::Held,
+    id::{ActorId, KeyHash, NamespaceId},
     namespace::Ack,
     time::Wall,
     value::{Hlc, Version},
@@ -34,6 +35,22 @@ pub fn history(events: Vec<Event>) -> History {
 /// The version stamped at this many ms.
 pub fn version(at: u64) -> Version {
     Version { hlc: Hlc::at(Wall(EPOCH_MS + at)), actor: ActorId(1) }
+}
+
+/// A value that lasts, held in this version; versions compare as their numbers.
+pub fn held(version: u64) -> Held {
+    Held {
+        namespace: NamespaceId(1),
+        hash: KeyHash(2),
+        version: Version { hlc: Hlc(version), actor: ActorId(1) },
+        ghost: false,
+        tombstone: false,
+        deleted_since: None,
+        gone_at: Wall(u64::MAX),
+        passing: false,
+        evictable: false,
+        floor: Version::ZERO,
+    }
 }
 
 /// A strict request with R = W = 2, at `t` ms.

@@ -35,7 +35,10 @@ pub(crate) async fn plan(command: PlanCommand, output: Output) -> Result<(), Fai
         PlanCommand::Commit { version, client } => {
             send(&mesh::connect(&client).await?, LayoutChange::Commit(version), output).await
         }
-        PlanCommand::Clear(client) => send(&mesh::connect(&client).await?, LayoutChange::Clear, output).await,
+        PlanCommand::Clear(client) => {
+            let mesh = mesh::connect(&client).await?;
+            send_saying(&mesh, LayoutChange::Clear, "`meshwork plan show` says what is still staged", output).await
+        }
         PlanCommand::Weight { node, weight, client } => {
             change(&client, &node, |node| LayoutChange::Weight(node, weight), None, output).await
         }

@@ -165,6 +165,24 @@ fn hints_of_a_deleted_namespace_die_with_it_whatever_their_version() {
 }
 
 #[test]
+fn a_request_during_which_its_namespace_is_deleted_leaves_no_hint() {
+    let mut rig = named(Ack::Mem, Eviction::None);
+    rig.set_exchanges(false);
+    rig.empty(&[B], |table, mark| {
+        table.delete("users", mark).unwrap();
+    });
+    rig.run_for(Duration::from_secs(1));
+    rig.cut(A, C);
+    let asked = rig.ask(A, &Call::put("since", "late").within("users"));
+    rig.run_for(Duration::from_millis(1));
+    assert_eq!((rig.stats(A).entries, rig.stats(A).hints), (1, 0), "it waits for C, and was stamped above the mark");
+    rig.tell_namespaces(&[A, C]);
+    assert_ne!(rig.wait(asked).status, Status::Ok);
+    rig.run_for(Duration::from_secs(2));
+    assert_eq!(rig.stats(A).hints, 0);
+}
+
+#[test]
 fn what_a_disk_kept_of_a_flushed_namespace_is_not_taken_back() {
     let mut rig = named(Ack::Log, Eviction::None);
     write(&mut rig, A, "old");
