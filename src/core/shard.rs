@@ -24,7 +24,7 @@ use crate::{
     time::{Mono, Now},
     timers::{DelayQueue, OddQueue},
     value::{Hlc, Version},
-    view::View,
+    view::{MemberView, View},
     wire::peer::PeerMessage,
 };
 use std::{sync::Arc, time::Duration};
@@ -69,6 +69,8 @@ pub(crate) struct Rules {
     pub(crate) ack: Ack,
     /// It was deleted: no request is served.
     pub(crate) gone: bool,
+    /// Since then a comparison passed over what a peer held of it, which knew of the deletion, too.
+    pub(crate) overlooked: bool,
 }
 
 /// One shard. See the crate's front page for how it is driven.
@@ -396,14 +398,16 @@ impl Shard {
             self.peers.set_members(&before, &after);
             self.on_new_ring(now, &before, &after, out);
         }
-        let went_down: Vec<NodeId> = old
-            .members
-            .iter()
-            .filter(|was| was.up && self.view.members.iter().any(|is| is.node == was.node && !is.up))
-            .map(|member| member.node)
-            .collect();
+        let turned = |up: bool| -> Vec<NodeId> {
+            let turned = |was: &&MemberView| self.view.members.iter().any(|is| is.node == was.node && is.up == up);
+            old.members.iter().filter(|was| was.up != up).filter(turned).map(|was| was.node).collect()
+        };
+        let (went_down, came_up) = (turned(false), turned(true));
         for node in went_down {
             self.on_peer_lost(now, node, out);
+        }
+        for node in came_up {
+            self.on_peer_up(now, node);
         }
         self.hints_see(now, new_ring);
         self.on_layouts(now, view, out);
@@ -413,7 +417,12 @@ impl Shard {
         let view = Arc::clone(&self.view);
         for Known { id, namespace, live, mark } in view.namespaces.all() {
             let next = u16::try_from(self.rules.len()).expect("NAMESPACES_MAX fits 16 bits");
-            let slot = self.rules.get(&id).map_or(NamespaceSlot(next), |rules| rules.slot);
+            let before = self.rules.get(&id).copied();
+            let slot = before.map_or(NamespaceSlot(next), |rules| rules.slot);
+            let overlooked = before.is_some_and(|rules| rules.overlooked);
+            if live && before.is_some_and(|rules| rules.gone) {
+                self.compare_again(namespace.n, overlooked);
+            }
             self.table.namespace(slot, namespace.eviction == Eviction::On, namespace.n);
             let rules = Rules {
                 slot,
@@ -427,6 +436,7 @@ impl Shard {
                 evictable: namespace.eviction == Eviction::On,
                 ack: namespace.ack,
                 gone: !live,
+                overlooked: overlooked && !live,
             };
             let stored = self.config.disk && namespace.ack.is_durable();
             self.table.set_stored(slot, stored);

@@ -136,6 +136,7 @@ impl Shard {
                 version: item.version,
                 entry_hash: item.entry_hash,
                 ghost: item.holding == Holding::Ghost,
+                gone: self.rules.get(namespace).is_some_and(|rules| rules.gone),
                 gone_at: item.gone_at,
             });
         });

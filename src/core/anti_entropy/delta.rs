@@ -124,8 +124,15 @@ mod tests {
     }
 
     fn item(ms: u64) -> KeyItem {
-        let (namespace, hash) = (NamespaceId(1), KeyHash(2));
-        KeyItem { namespace, hash, version: version(ms), entry_hash: ms, ghost: false, gone_at: Wall(u64::MAX) }
+        KeyItem {
+            namespace: NamespaceId(1),
+            hash: KeyHash(2),
+            version: version(ms),
+            entry_hash: ms,
+            ghost: false,
+            gone: false,
+            gone_at: Wall(u64::MAX),
+        }
     }
 
     fn side(evicted: u64, tombstone: u64) -> Side {

@@ -270,6 +270,19 @@ impl Shard {
         }
     }
 
+    /// A deleted namespace of so many copies is there again: differences in it count once more. Where a comparison passed some over
+    /// (`overlooked`) it may have been there again before this node heard of that, and what was acknowledged be missing here.
+    pub(crate) fn compare_again(&mut self, copies: u8, overlooked: bool) {
+        self.anti_entropy.forget();
+        let view = Arc::clone(&self.view);
+        let shard = (self.config.shard.0, self.config.shards);
+        let known = readiness::rings(&view).and_then(|rings| Some((rings, rings.0.index_of(view.me)?)));
+        if let Some((rings, me)) = known.filter(|_| overlooked) {
+            let trees = readiness::owned(rings, me, shard).map(|(tree, _)| tree).filter(|tree| tree.0 == copies);
+            trees.for_each(|tree| self.anti_entropy.readiness.distrust(tree));
+        }
+    }
+
     /// Runs what is due of comparisons.
     pub(crate) fn run_anti_entropy(&mut self, now: Now, out: &mut dyn ShardOutbox) {
         let since = now.mono.since(self.anti_entropy.credited_at);

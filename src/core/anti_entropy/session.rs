@@ -356,9 +356,9 @@ impl Shard {
                 next = Some(hash.0);
                 break;
             }
-            // A namespace that is not known here yet will be.
+            // A namespace that is not known here yet will be: until then this copy lacks what the peer's holds of it.
             let Some(rules) = self.rules.get(&namespace).copied().filter(|rules| rules.n == tree.0) else {
-                still = false;
+                (still, whole) = (false, false);
                 continue;
             };
             let me = Side {
@@ -370,13 +370,21 @@ impl Shard {
             let action = moment.judge(mine.as_ref(), theirs.as_ref(), (&me, &them));
             let action = planted(action, mine.as_ref(), theirs.as_ref(), &moment);
             let settled = matches!(action, Action::Equal | Action::Leave);
-            still &= settled;
-            self.stats.repairs_left += u64::from(action == Action::Leave);
             if rules.gone {
-                // Nobody takes anything of a deleted namespace. It may be there again, and this node not have heard: not compared.
-                whole &= settled;
+                // Nobody takes anything of a deleted namespace. To the peer it may be there again: then this is not compared.
+                let agreed = theirs.is_none_or(|theirs| theirs.gone);
+                whole &= settled || agreed;
+                still &= settled || agreed;
+                if !settled
+                    && theirs.is_some()
+                    && let Some(rules) = self.rules.get_mut(&namespace)
+                {
+                    rules.overlooked = true;
+                }
                 continue;
             }
+            still &= settled;
+            self.stats.repairs_left += u64::from(action == Action::Leave);
             if matches!(action, Action::Push | Action::Both) {
                 sent += self.send_repair(now, peer, (rules.slot, hash), out).unwrap_or(0);
             }

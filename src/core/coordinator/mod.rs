@@ -474,6 +474,13 @@ impl Shard {
         }
     }
 
+    /// Membership believes a peer alive again.
+    pub(crate) fn on_peer_up(&mut self, now: Now, node: NodeId) {
+        if let Some(member) = self.view.ring.as_ref().and_then(|ring| ring.index_of(node)) {
+            self.peers.on_up(member, now.mono);
+        }
+    }
+
     fn lose(&mut self, now: Now, id: OperationId, member: u16, out: &mut dyn ShardOutbox) {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         match &mut operation.phase {

@@ -163,23 +163,28 @@ impl NamespaceTable {
         Ok(stamped.mark())
     }
 
-    /// Deletes the namespace of this name with all in it, as `flush` does. Its mark now.
+    /// Deletes the namespace of this name with all in it, as `flush` does. Its mark now. One that is deleted already gets a higher mark:
+    /// gone is then, too, what nodes took that had not heard of the first.
     ///
     /// # Errors
-    /// There is no such namespace, or it is `default`.
+    /// There never was such a namespace, or it is `default`.
     pub fn delete(&mut self, name: &str, mark: Hlc) -> Result<Hlc, NamespaceError> {
-        let stamped = self.live_mut(name)?;
+        let stamped = self.named_mut(name)?;
         if name == "default" {
             return Err(NamespaceError::Default);
         }
         // Above its own life, or it would go on.
-        stamped.past.deleted = mark.max(stamped.past.life.next());
+        stamped.past.deleted = mark.max(stamped.past.life.next()).max(stamped.past.deleted);
         Ok(stamped.mark())
     }
 
     fn live_mut(&mut self, name: &str) -> Result<&mut Stamped, NamespaceError> {
-        let found = self.by_id.get_mut(&NamespaceId::of(name));
-        found.filter(|it| it.is_live()).ok_or_else(|| NamespaceError::Unknown(name.to_owned()))
+        let found = self.named_mut(name)?;
+        if found.is_live() { Ok(found) } else { Err(NamespaceError::Unknown(name.to_owned())) }
+    }
+
+    fn named_mut(&mut self, name: &str) -> Result<&mut Stamped, NamespaceError> {
+        self.by_id.get_mut(&NamespaceId::of(name)).ok_or_else(|| NamespaceError::Unknown(name.to_owned()))
     }
 
     /// Learns what `other` knows; whether that changed anything.
@@ -252,6 +257,9 @@ mod tests {
         assert_eq!(table.all().find(|known| known.id == id).map(|known| known.mark), Some(Hlc(9)));
         table.delete(name, Hlc(2)).unwrap();
         assert_eq!(table.get(id), None, "by a slow clock, too");
+        assert_eq!(table.delete(name, Hlc(20)), Ok(Hlc(20)), "what came after the first deletion goes with the second");
+        assert_eq!((table.delete(name, Hlc(3)), table.get(id)), (Ok(Hlc(20)), None), "a mark only rises");
+        assert_eq!(table.delete("y", Hlc(3)), Err(NamespaceError::Unknown("y".to_owned())));
         assert_eq!(table.delete("default", Hlc(3)), Err(NamespaceError::Default));
     }
 

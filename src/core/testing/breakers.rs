@@ -66,6 +66,17 @@ fn a_forwarder_tries_lost_owners_again_after_a_second() {
     assert_eq!(rig.stats(other).forwarded, 2);
 }
 
+/// Simulator, seed 5001463 (L7).
+#[test]
+fn an_owner_that_is_believed_alive_again_is_asked_at_once() {
+    let (mut rig, call, owner, other) = lost_owner();
+    assert_eq!(rig.call(other, &call.clone().strict()).status, Status::NotFound);
+    rig.believe_down(other, owner, true);
+    assert!(matches!(rig.call(other, &call.clone().strict()).status, Status::Unavailable { .. }));
+    rig.believe_down(other, owner, false);
+    assert_eq!(rig.call(other, &call.strict()).status, Status::NotFound);
+}
+
 #[test]
 fn a_request_that_only_one_node_can_serve_follows_the_probe_under_way() {
     let (mut rig, call, owner, other) = lost_owner();

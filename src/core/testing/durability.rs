@@ -208,18 +208,17 @@ fn a_damaged_record_is_skipped_and_repaired_by_peers() {
     assert_eq!((read(&mut rig, A, "k").as_deref(), read(&mut rig, A, "other").as_deref()), (Some("v"), Some("o")));
 }
 
-/// The tombstone is older than anything that may be on its way, and held by all; but B's disk has not synced it.
-#[test]
-fn a_tombstone_is_not_promised_for_collection_before_it_is_synced() {
+/// The tombstone is older than anything that may be on its way, and held by all; but B's disk has not synced what made it.
+fn assert_promised_once_synced(buries: &Call) {
     let mut rig = rig_of(Ack::Log, 3);
     assert_written(&rig.call(A, &put("k", "v").w(3)));
     rig.run_for(Duration::from_secs(1));
     for node in [A, B, C] {
         rig.disk(node).lose_power(usize::MAX);
     }
-    assert_written(&rig.call(A, &Call::delete("k").within("kept").w(3)));
+    assert_written(&rig.call(A, buries));
     rig.run_for(Duration::from_secs(1));
-    assert!(rig.disk(B).unsynced() > 0, "the delete is in its log, and not synced");
+    assert!(rig.disk(B).unsynced() > 0, "it is in its log, and not synced");
     // From now on B's disk takes nothing: a barrier does not come through.
     rig.set_disk(B, DiskMode::Stalled);
     rig.run_for(Duration::from_secs(20 * 60));
@@ -240,6 +239,17 @@ fn a_tombstone_is_not_promised_for_collection_before_it_is_synced() {
     for node in [A, B, C] {
         assert_eq!(read(&mut rig, node, "k"), None, "{node}");
     }
+}
+
+#[test]
+fn a_tombstone_is_not_promised_for_collection_before_it_is_synced() {
+    assert_promised_once_synced(&Call::delete("k").within("kept").w(3));
+}
+
+/// A value over one without an end, which it outlasts: at its own end it becomes a tombstone, and nothing is written then.
+#[test]
+fn a_value_that_becomes_a_tombstone_is_not_promised_before_it_is_synced_either() {
+    assert_promised_once_synced(&put("k", "ends").w(3).ttl(Ttl::Millis(5_000)));
 }
 
 /// What a shard holds, by key hash.

@@ -113,8 +113,18 @@ impl Rig {
 
     /// These nodes hear of the namespaces there are.
     pub fn tell_namespaces(&mut self, nodes: &[usize]) {
+        self.set_namespaces(nodes, &self.namespaces());
+    }
+
+    /// The namespaces there are now.
+    pub fn namespaces(&self) -> Arc<NamespaceTable> {
+        Arc::clone(&self.namespaces)
+    }
+
+    /// These nodes know so much of the namespaces, and no more.
+    pub fn set_namespaces(&mut self, nodes: &[usize], known: &Arc<NamespaceTable>) {
         for node in nodes {
-            self.nodes[*node].namespaces = Arc::clone(&self.namespaces);
+            self.nodes[*node].namespaces = Arc::clone(known);
         }
         self.publish();
     }

@@ -7,11 +7,11 @@ use super::{
     schedules::{A, B, C, assert_written, value},
 };
 use crate::{
-    namespace::{Ack, Eviction, Namespace},
+    namespace::{Ack, Eviction, Namespace, NamespaceTable},
     value::Version,
     wire::{client::Status, peer::ReplicaState},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// Hints are replayed and owners compared by then.
 const LATER: Duration = Duration::from_secs(60);
@@ -223,6 +223,106 @@ fn what_a_deleted_namespace_still_got_from_who_had_not_heard_is_repaired_only_on
     });
     rig.run_for(LATER);
     assert_eq!(entries(&rig), [1; 3]);
+}
+
+/// What A, B and C hold of what was written after the deletion that B heard of at once, and A and C after it.
+fn written_late(rig: &mut Rig) {
+    rig.empty(&[B], |table, mark| {
+        table.delete("users", mark).unwrap();
+    });
+    rig.run_for(Duration::from_secs(1));
+    assert_written(&rig.call(A, &Call::put("since", "late").within("users")));
+    rig.tell_namespaces(&[A, C]);
+    assert_eq!(entries(rig), [1, 0, 1]);
+}
+
+#[test]
+fn what_is_left_of_a_deleted_namespace_keeps_no_copy_from_becoming_ready() {
+    let mut rig = named(Ack::Mem, Eviction::None);
+    written_late(&mut rig);
+    rig.wipe(B, ReplicaState::Warming);
+    rig.wipe(C, ReplicaState::Warming);
+    rig.run_for(LATER);
+    assert_eq!([B, C].map(|node| rig.stats(node).partitions_warming), [0, 0]);
+    let compared = |rig: &Rig| [A, B, C].map(|node| rig.stats(node).trees_compared).iter().sum::<u64>();
+    let before = compared(&rig);
+    rig.run_for(LATER);
+    assert_eq!(compared(&rig), before, "a difference about which nothing is to be done is not looked through again");
+    rig.empty(&[A, B, C], |table, mark| {
+        assert_eq!(table.create(Namespace::new("users"), 3, Version { hlc: mark, ..Version::ZERO }), Ok(true));
+    });
+    rig.run_for(LATER);
+    assert_eq!(entries(&rig), [1; 3]);
+    assert_eq!(value(&rig.call(B, &Call::get("since").within("users").strict())), Some("late"));
+}
+
+/// A was restarted, and heard of the layout from somebody who had not heard of the namespace.
+#[test]
+fn a_copy_is_ready_only_once_it_knows_the_namespaces_of_which_others_hold_something() {
+    let mut rig = named(Ack::Mem, Eviction::On);
+    write(&mut rig, B, "held");
+    rig.set_namespaces(&[A], &Arc::new(NamespaceTable::with_default(3)));
+    rig.wipe(A, ReplicaState::Warming);
+    rig.run_for(LATER);
+    assert_ne!(rig.stats(A).partitions_warming, 0);
+    rig.tell_namespaces(&[A]);
+    rig.run_for(LATER);
+    assert_eq!((rig.stats(A).partitions_warming, read(&mut rig, A).as_deref()), (0, Some("held")));
+}
+
+#[test]
+fn a_second_deletion_takes_what_came_after_the_first() {
+    let mut rig = named(Ack::Log, Eviction::None);
+    written_late(&mut rig);
+    rig.run_for(LATER);
+    assert_eq!(entries(&rig), [1, 0, 1]);
+    rig.empty(&[A, B, C], |table, mark| {
+        table.delete("users", mark).unwrap();
+    });
+    rig.run_for(LATER);
+    assert_eq!((entries(&rig), rig.stats(A).tree_errors), (vec![0; 3], 0));
+}
+
+/// A namespace is deleted and made again. Two owners take a write of its new life before they hear of either, hear of the deletion
+/// alone, and one of them loses its memory: compared with owners that call the namespace deleted it becomes Ready, and must not vote once
+/// it hears that it is there.
+#[test]
+fn a_copy_that_passed_over_a_deleted_namespace_votes_in_its_next_life_only_after_comparing_again() {
+    let namespaces = vec![Namespace { eviction: Eviction::None, ..Namespace::new("users") }];
+    let mut rig = Rig::new(RigConfig { nodes: 4, namespaces, ..RigConfig::default() });
+    let owners = rig.owners(&Call::get("since").within("users"));
+    let (first, other, third) = (owners[0], owners[1], owners[2]);
+    let outside = (0..4).find(|node| !owners.contains(node)).unwrap();
+    rig.empty(&[third], |table, mark| {
+        table.delete("users", mark).unwrap();
+    });
+    let deleted = rig.namespaces();
+    rig.run_for(Duration::from_secs(1));
+    rig.empty(&[outside], |table, mark| {
+        assert_eq!(table.create(Namespace::new("users"), 3, Version { hlc: mark, ..Version::ZERO }), Ok(true));
+    });
+    assert_written(&rig.call(outside, &Call::put("since", "next life").within("users")));
+    rig.run_for(Duration::from_secs(1));
+    rig.set_namespaces(&[first, other], &deleted);
+    rig.wipe(first, ReplicaState::Warming);
+    rig.run_for(LATER);
+    assert_eq!(rig.stats(first).partitions_warming, 0);
+    // Whoever holds it is away when the rest hears that there is a next life.
+    for node in [first, third, outside] {
+        rig.cut(node, other);
+        rig.cut(other, node);
+        rig.believe_down(node, other, true);
+        rig.believe_down(other, node, true);
+    }
+    rig.tell_namespaces(&owners);
+    let asked = rig.call(third, &Call::get("since").within("users").strict());
+    assert!(matches!(asked.status, Status::Unavailable { .. }), "{asked:?}");
+    rig.heal();
+    rig.all_believe_down(other, false);
+    (0..4).for_each(|node| rig.believe_down(other, node, false));
+    rig.run_for(LATER);
+    let asked = rig.call(third, &Call::get("since").within("users").strict());
+    assert_eq!((value(&asked), rig.stats(first).partitions_warming), (Some("next life"), 0));
 }
 
 #[test]

@@ -190,6 +190,8 @@ pub struct KeyItem {
     pub entry_hash: u64,
     /// Evicted: the sender has no value to give.
     pub ghost: bool,
+    /// The sender knows its namespace as deleted, and gives nothing of it.
+    pub gone: bool,
     /// When it leaves the trees, in wall milliseconds; `u64::MAX`: not by time.
     pub gone_at: Wall,
 }
@@ -202,7 +204,7 @@ impl Packed for KeyItem {
         out.extend_from_slice(&self.hash.0.to_be_bytes());
         pack_version(out, self.version);
         out.extend_from_slice(&self.entry_hash.to_be_bytes());
-        out.push(u8::from(self.ghost));
+        out.push(u8::from(self.ghost) | (u8::from(self.gone) << 1));
         out.extend_from_slice(&self.gone_at.0.to_be_bytes());
     }
 
@@ -213,6 +215,7 @@ impl Packed for KeyItem {
             version: version(bytes, 12),
             entry_hash: word(bytes, 28),
             ghost: bytes[36] & 1 != 0,
+            gone: bytes[36] & 2 != 0,
             gone_at: Wall(word(bytes, 37)),
         })
     }

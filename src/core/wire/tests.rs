@@ -279,11 +279,11 @@ fn packed_lists_come_out_as_they_went_in_and_what_is_cut_off_is_left_out() {
     let (namespace, hash) = (NamespaceId(5), KeyHash(6));
     let version = Version { hlc: Hlc(7), actor: ActorId(8) };
     let root = RootItem { copies: 3, partition: PartitionId(900), state: ReplicaState::Settled, root: 11 };
-    let key = KeyItem { namespace, hash, version, entry_hash: 9, ghost: true, gone_at: Wall(7) };
+    let key = KeyItem { namespace, hash, version, entry_hash: 9, ghost: true, gone: false, gone_at: Wall(7) };
     let floor = FloorItem { namespace, evicted: version, tombstone: Version::ZERO };
     let gc = GcItem { namespace, hash, entry_hash: 9 };
     let pull = PullItem { namespace, hash };
-    let other = KeyItem { ghost: false, gone_at: Wall(u64::MAX), ..key };
+    let other = KeyItem { ghost: false, gone: true, gone_at: Wall(u64::MAX), ..key };
     assert_eq!(RootItem::list(&pack(&[root])).collect::<Vec<_>>(), [root]);
     assert_eq!(FloorItem::list(&pack(&[floor, floor])).collect::<Vec<_>>(), [floor, floor]);
     assert_eq!(GcItem::list(&pack(&[gc])).collect::<Vec<_>>(), [gc]);
