@@ -110,6 +110,18 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// When, microseconds.
+    pub fn t(&self) -> u64 {
+        match self {
+            Self::Invoke(invoke) => invoke.t,
+            Self::Ok(complete) | Self::Fail(complete) | Self::Maybe(complete) => complete.t,
+            Self::Fault { t, .. } | Self::Founded { t } | Self::Phase { t, .. } => *t,
+            Self::Flush { t, .. } | Self::Created { t, .. } => *t,
+        }
+    }
+}
+
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invoke {

@@ -220,6 +220,8 @@ fn what_was_flushed_or_deleted_while_a_node_was_down_stays_gone_wherever_it_was_
     let said = "flushed log on node-0, node-1; node-2 will be when back\n";
     assert_eq!(flushed, said);
     mesh.admin(&["namespace", "delete", "made"]).done();
+    let again = mesh.admin(&["namespace", "delete", "made"]).done().err;
+    assert_eq!(again, "deleted made on node-0, node-1; node-2 will be when back\n", "it is no error to be sure");
     mesh.cli(&["get", "-n", "made", "k"]).says(&["made", "namespace"]);
     ledger.held.values_mut().for_each(|held| *held = None);
     ledger.check(&mesh, &[0, 1]);

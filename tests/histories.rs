@@ -12,7 +12,7 @@ use meshwork_core::{
     namespace::Mode,
     value::{Hlc, Version},
 };
-use meshwork_sim::history::{Complete, Event, History, Invoke};
+use meshwork_sim::history::{Complete, Event, History, Invoke, Op};
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -131,6 +131,75 @@ fn a_mesh_cut_one_way_and_in_two_in_bad_weather_tells_nothing_that_was_not_so() 
     let all = [tally.passed, tally.reordered, tally.doubled, tally.lost, tally.cut];
     assert!(all.iter().all(|count| *count > 0), "the relay broke nothing: {tally:?}");
     all_is_readable(&history);
+}
+
+/// A node that was stopped meanwhile learns of the flush when it goes on.
+#[test]
+fn what_is_flushed_under_traffic_is_gone_and_what_was_written_since_is_owed() {
+    let mut mesh = Mesh::start(plan());
+    let traffic = Traffic::start(&mesh, "flushed", 0x5eed_0005, true, COLD);
+    must_serve(&traffic, &ALL);
+    traffic.goes_on(400);
+    traffic.recorder().fault("SIGSTOP of node-2");
+    must_serve(&traffic, &others(2));
+    mesh.nodes[2].process().signal(libc::SIGSTOP);
+    mesh.see_down(2);
+    let (mark, heard) = flush(&mesh, &traffic, "lasting", &["node-0", "node-1"]);
+    traffic.goes_on(400);
+    traffic.recorder().fault("SIGCONT of node-2");
+    mesh.nodes[2].process().signal(libc::SIGCONT);
+    others(2).into_iter().for_each(|other| mesh.nodes[other].sees("node-2", "alive"));
+    mesh.nodes[2].becomes("ready");
+    all_reach_all(&mesh);
+    // By now the one who was away knows of the mark.
+    mesh.settle();
+    let again = traffic.recorder().now();
+    must_serve(&traffic, &ALL);
+    traffic.goes_on(300);
+    flush(&mesh, &traffic, "brief", &["node-0", "node-1", "node-2"]);
+    traffic.goes_on(200);
+    let history = judge(&traffic.end(), &ASKED);
+    all_are_served(&history);
+    let ops = history.ops();
+    let old = |op: &&Op<'_>| {
+        let knows = if op.invoke.node == 2 { again } else { heard };
+        let version = op.ok().and_then(|end| end.version);
+        op.invoke.ns == "lasting" && op.invoke.t > knows && version.is_some_and(|version| version.hlc <= mark)
+    };
+    assert!(!ops.iter().any(|op| old(&op)), "whoever heard of the flush serves nothing older");
+    let read = |family: &'static str| {
+        let last = ops.iter().filter(move |op| op.invoke.session == 0 && op.invoke.key.starts_with(family));
+        last.filter(|op| op.invoke.f == "get" && op.ok().is_some_and(|end| end.value.is_some())).count()
+    };
+    assert_eq!(
+        (read("cold"), read("kept") > 0),
+        (0, true),
+        "what was written once before it, and what is all the time"
+    );
+    // Without the flush, and with one that took less, the same history is refused: the checkers owe what was there.
+    for (what, mark) in [("no flush", None), ("a lower mark", Some(Hlc(1)))] {
+        let mut lie = history.clone();
+        lie.events.retain_mut(|event| match (event, mark) {
+            (Event::Flush { .. }, None) => false,
+            (Event::Flush { mark: told, .. }, Some(mark)) => {
+                *told = mark;
+                true
+            }
+            (_, _) => true,
+        });
+        let named: Vec<&str> = Judgement::of(&lie).findings.iter().map(|(name, _)| *name).collect();
+        assert!(named.contains(&"quorum"), "{what}: {named:?}");
+    }
+}
+
+/// Flushes a namespace, as an administrator does; its mark, and when the command said that these hold to it.
+fn flush(mesh: &Mesh, traffic: &Traffic, name: &str, holding: &[&str]) -> (Hlc, u64) {
+    let mark = traffic.recorder().flush(name, || {
+        let told = mesh.admin(&["namespace", "flush", name, "-o", "json"]).done().json();
+        assert_eq!(told["holding"], serde_json::json!(holding), "{told}");
+        Hlc(u64::from_str_radix(told["mark"].as_str().expect("a mark"), 16).expect("hexadecimal"))
+    });
+    (mark, traffic.recorder().now())
 }
 
 #[test]

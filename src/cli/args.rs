@@ -334,7 +334,7 @@ pub(crate) enum NamespaceCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Delete a namespace with all that is in it
+    /// Delete a namespace with all that is in it; again, to take what nodes still got that had not heard of it
     Delete {
         /// Its name
         name: String,

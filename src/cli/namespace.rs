@@ -92,7 +92,9 @@ async fn empty(
         tokio::time::sleep(ASK_EVERY).await;
     };
     if output.is_json() {
-        let found = json!({ "namespace": name, "done": done, "holding": holding, "down": down });
+        // As versions have it: what `explain` shows of a key lies at or below the mark, or above it.
+        let mark = format!("{:x}", mark.0);
+        let found = json!({ "namespace": name, "done": done, "mark": mark, "holding": holding, "down": down });
         return output.data(&found, |_| String::new());
     }
     let later = if down.is_empty() { String::new() } else { format!("; {} will be when back", down.join(", ")) };

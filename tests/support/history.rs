@@ -8,6 +8,7 @@
 //!   nothing of that kind happened is `unknown`, which fails. Those that need sight of the nodes are not asked.
 //! - The history is written to a file first, and what is judged is what the file says: `meshwork-sim check FILE` repeats it.
 
+use meshwork_core::value::Hlc;
 use meshwork_sim::{
     checkers::{CHECKERS, Finding, Verdict},
     history::{Complete, Event, HISTORY_VERSION, Header, History, Invoke, Outcome, SpaceRules},
@@ -58,8 +59,7 @@ impl Recorder {
     /// Times are drawn while the list is held, so that its order is that of time.
     fn record(&self, event: impl FnOnce(u64) -> Event) {
         let mut events = self.events();
-        let t = u64::try_from(self.started.elapsed().as_micros()).expect("a test is short");
-        events.push(event(t));
+        events.push(event(self.now()));
     }
 
     /// A number for the next request.
@@ -88,6 +88,21 @@ impl Recorder {
     /// A part of the test begins.
     pub(crate) fn phase(&self, name: &str) {
         self.record(|t| Event::Phase { t, name: name.to_owned() });
+    }
+
+    /// A namespace is flushed by `ask`, which returns its mark. What may be gone may be so from before it was asked.
+    pub(crate) fn flush(&self, ns: &str, ask: impl FnOnce() -> Hlc) -> Hlc {
+        let t = self.now();
+        let mark = ask();
+        let mut events = self.events();
+        let at = events.partition_point(|event| event.t() < t);
+        events.insert(at, Event::Flush { t, ns: ns.to_owned(), mark });
+        mark
+    }
+
+    /// Microseconds since the recorder was made.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).expect("a test is short")
     }
 
     /// Requests that were done so far.
