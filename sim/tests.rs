@@ -12,7 +12,7 @@ use meshwork_core::canary::Canary;
 use std::path::Path;
 
 /// Seeds that found a bug in core, with what it was.
-const FOUND: [(u64, &str); 36] = [
+const FOUND: [(u64, &str); 37] = [
     (0x1, "S15: what a put with a TTL over a delete had buried came back after its end"),
     (0x74, "S1: a value whose holder could not be asked was called missing, in strict reads too"),
     (0xa7, "L5: a read decided by its timeout asked for the body and waited for ever"),
@@ -48,6 +48,7 @@ const FOUND: [(u64, &str); 36] = [
     (0xe51d7, "S4: what a disk held found no room in memory, and the node voted all the same"),
     (0x9a103, "S15: the checker owed what a replica had told of after its disk had it, evicted and over"),
     (0x500_1463, "L7: who was believed dead for a moment was not asked for a second"),
+    (0x600_1140, "L8: five requests that waited for a handshake opened a breaker, and the next was refused"),
     (0x591, "L6: nobody probed anybody any more after all had renewed their identity"),
 ];
 

@@ -69,8 +69,8 @@ pub(crate) struct Rules {
     pub(crate) ack: Ack,
     /// It was deleted: no request is served.
     pub(crate) gone: bool,
-    /// Since then a comparison passed over what a peer held of it, which knew of the deletion, too.
-    pub(crate) overlooked: bool,
+    /// The newest that a comparison of a Warming copy has passed over since then, of a peer that knew of the deletion, too.
+    pub(crate) overlooked: Hlc,
 }
 
 /// One shard. See the crate's front page for how it is driven.
@@ -419,9 +419,9 @@ impl Shard {
             let next = u16::try_from(self.rules.len()).expect("NAMESPACES_MAX fits 16 bits");
             let before = self.rules.get(&id).copied();
             let slot = before.map_or(NamespaceSlot(next), |rules| rules.slot);
-            let overlooked = before.is_some_and(|rules| rules.overlooked);
-            if live && before.is_some_and(|rules| rules.gone) {
-                self.compare_again(namespace.n, overlooked);
+            let overlooked = before.map_or(Hlc::default(), |rules| rules.overlooked);
+            if let Some(before) = before.filter(|before| live && (before.gone || before.n != namespace.n)) {
+                self.compare_again(before.n, namespace.n, overlooked > mark);
             }
             self.table.namespace(slot, namespace.eviction == Eviction::On, namespace.n);
             let rules = Rules {
@@ -436,7 +436,7 @@ impl Shard {
                 evictable: namespace.eviction == Eviction::On,
                 ack: namespace.ack,
                 gone: !live,
-                overlooked: overlooked && !live,
+                overlooked: if live { Hlc::default() } else { overlooked },
             };
             let stored = self.config.disk && namespace.ack.is_durable();
             self.table.set_stored(slot, stored);

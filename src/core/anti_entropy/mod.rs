@@ -270,16 +270,20 @@ impl Shard {
         }
     }
 
-    /// A deleted namespace of so many copies is there again: differences in it count once more. Where a comparison passed some over
-    /// (`overlooked`) it may have been there again before this node heard of that, and what was acknowledged be missing here.
-    pub(crate) fn compare_again(&mut self, copies: u8, overlooked: bool) {
+    /// A namespace that was deleted is there again, with `copies` instead of `before`: differences in it count once more. Where
+    /// comparisons passed some over (`overlooked`) it may have been there before this node heard of that, and what was acknowledged be
+    /// missing here. With other copies it is in other trees, which may have become Ready without it.
+    pub(crate) fn compare_again(&mut self, before: u8, copies: u8, overlooked: bool) {
         self.anti_entropy.forget();
         let view = Arc::clone(&self.view);
         let shard = (self.config.shard.0, self.config.shards);
-        let known = readiness::rings(&view).and_then(|rings| Some((rings, rings.0.index_of(view.me)?)));
-        if let Some((rings, me)) = known.filter(|_| overlooked) {
-            let trees = readiness::owned(rings, me, shard).map(|(tree, _)| tree).filter(|tree| tree.0 == copies);
-            trees.for_each(|tree| self.anti_entropy.readiness.distrust(tree));
+        let Some(rings) = readiness::rings(&view) else { return };
+        let Some(me) = rings.0.index_of(view.me) else { return };
+        let readiness = &mut self.anti_entropy.readiness;
+        for (tree, _) in readiness::owned(rings, me, shard).filter(|((n, _), _)| *n == copies) {
+            if overlooked || before != copies && readiness.is_warming((before, tree.1)) {
+                readiness.distrust(tree);
+            }
         }
     }
 

@@ -176,9 +176,9 @@ impl Readiness {
         self.warming.keys().copied()
     }
 
-    /// A copy that voted may lack what was acknowledged.
+    /// A copy that voted, or compared already, may lack what was acknowledged.
     pub(crate) fn distrust(&mut self, tree: TreeName) {
-        self.warming.entry(tree).or_default();
+        self.warming.insert(tree, Compared::default());
     }
 
     /// A tree was taken over whole from enough Ready owners: it is Ready from now on.

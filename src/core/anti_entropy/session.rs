@@ -375,11 +375,11 @@ impl Shard {
                 let agreed = theirs.is_none_or(|theirs| theirs.gone);
                 whole &= settled || agreed;
                 still &= settled || agreed;
-                if !settled
-                    && theirs.is_some()
+                // A copy that votes took part in what was acknowledged, or was not needed.
+                if let (true, true, Some(theirs)) = (me.warming, agreed && !settled, theirs)
                     && let Some(rules) = self.rules.get_mut(&namespace)
                 {
-                    rules.overlooked = true;
+                    rules.overlooked = rules.overlooked.max(theirs.version.hlc);
                 }
                 continue;
             }

@@ -85,8 +85,8 @@ impl Shard {
             return;
         }
         let Phase::Forwarded { to, writes } = operation.phase else { return };
-        let origin = operation.origin;
-        self.peers.on_timeout(to, now.mono);
+        let (origin, asked) = (operation.origin, operation.started);
+        self.peers.on_timeout(to, asked, now.mono);
         self.take(id);
         let status = if writes { Status::Unknown } else { Status::Unavailable { need: 1, have: 0 } };
         self.answer_failure(origin, status, None, writes, out);

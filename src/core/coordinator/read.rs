@@ -468,9 +468,9 @@ impl Shard {
     pub(super) fn on_read_patience(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let Phase::Read { votes, .. } = &operation.phase else { return };
-        let silent = silent(votes);
+        let (silent, asked) = (silent(votes), operation.started);
         for member in silent {
-            self.peers.on_timeout(member, now.mono);
+            self.peers.on_timeout(member, asked, now.mono);
         }
         let view = Arc::clone(&self.view);
         self.ask_another(now, &view, id, true, out);
@@ -478,6 +478,7 @@ impl Shard {
 
     pub(super) fn on_read_timeout(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
+        let asked = operation.started;
         let Phase::Read { votes, fetching, .. } = &mut operation.phase else { return };
         let silent = silent(votes);
         for at in 0..votes.targets.len() {
@@ -496,7 +497,7 @@ impl Shard {
             Verdict::Wait | Verdict::AskMore => 0,
         };
         for member in silent {
-            self.peers.on_timeout(member, now.mono);
+            self.peers.on_timeout(member, asked, now.mono);
         }
         self.advance_read(now, id, out);
         // No time is left to fetch a body: a value that is somewhere and does not come is no miss.

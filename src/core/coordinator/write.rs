@@ -411,9 +411,9 @@ impl Shard {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let Phase::Write { votes, .. } = &mut operation.phase else { return };
         votes.lose_patience();
-        let waits = operation.origin != Origin::Nobody;
+        let (waits, asked) = (operation.origin != Origin::Nobody, operation.started);
         for member in self.silent_owners(id) {
-            self.peers.on_timeout(member, now.mono);
+            self.peers.on_timeout(member, asked, now.mono);
         }
         if waits {
             self.try_fallbacks(now, id, out);

@@ -112,7 +112,7 @@ impl Shard {
             self.stats.hints_put_off += overdue;
             self.hinted.replay.disturb(node, now.mono);
             if let Some(member) = ring.index_of(node) {
-                self.peers.on_timeout(member, now.mono);
+                self.peers.on_timeout(member, now.mono, now.mono);
             }
         }
         if self.hinted.resolve_at.is_some_and(|at| now.mono >= at) {

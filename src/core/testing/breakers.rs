@@ -129,3 +129,25 @@ fn a_strict_write_follows_the_probe_of_the_owner_that_it_needs() {
     assert_written(&rig.wait(probe));
     assert_written(&rig.wait(follower));
 }
+
+/// Simulator, seed 6001140 (L8): a link that was silent for long is made anew, and the first answers come later than patience lasts.
+#[test]
+fn a_strict_write_follows_the_requests_that_opened_the_breaker() {
+    let mut rig = Rig::three();
+    rig.set_fate(|from, to, _| if (from, to) == (A, C) { Fate::Hold } else { Fate::Deliver });
+    let first: Vec<_> = (0..6).map(|number| rig.ask(A, &Call::put(format!("k{number}"), "v").w(3).strict())).collect();
+    rig.run_for(MILLI * 130);
+    let late = rig.ask(A, &Call::put("late", "v").w(3).strict());
+    rig.run_for(MILLI * 10);
+    rig.set_fate(|_, _, _| Fate::Deliver);
+    rig.release();
+    assert_written(&rig.wait(late));
+    first.into_iter().for_each(|asked| assert_written(&rig.wait(asked)));
+    // Where nothing comes, they are followed for a while only.
+    rig.cut(A, C);
+    (0..6).for_each(|number| _ = rig.ask(A, &Call::put(format!("k{number}"), "w").w(3).strict()));
+    rig.run_for(MILLI * 400);
+    let asked = rig.now();
+    assert!(matches!(rig.call(A, &Call::put("late", "w").w(3).strict()).status, Status::Unavailable { .. }));
+    assert!(rig.now().since(asked) < MILLI * 130, "and nobody waits for the timeout");
+}

@@ -3,7 +3,7 @@
 //! N = 3, R = W = 2, nodes A, B, C, which own every key.
 
 use super::{
-    Call, Rig, RigConfig,
+    Answer, Call, Rig, RigConfig,
     schedules::{A, B, C, assert_written, value},
 };
 use crate::{
@@ -270,6 +270,22 @@ fn a_copy_is_ready_only_once_it_knows_the_namespaces_of_which_others_hold_someth
     assert_eq!((rig.stats(A).partitions_warming, read(&mut rig, A).as_deref()), (0, Some("held")));
 }
 
+/// Elsewhere the namespace may be there again, and this be what it holds.
+#[test]
+fn what_is_left_of_a_deleted_namespace_moves_with_its_partitions() {
+    const D: usize = 3;
+    let namespaces = vec![Namespace { eviction: Eviction::None, ..Namespace::new("users") }];
+    let mut rig = Rig::new(RigConfig { nodes: 4, namespaces, ..RigConfig::default() });
+    rig.relayout(&[A, B, C]);
+    rig.run_for(LATER);
+    written_late(&mut rig);
+    rig.tell_namespaces(&[D]);
+    rig.begin_transition(&[D, B, C]);
+    rig.begin_moving();
+    rig.wait_until_moved();
+    assert_eq!(rig.stats(D).entries, 1);
+}
+
 #[test]
 fn a_second_deletion_takes_what_came_after_the_first() {
     let mut rig = named(Ack::Log, Eviction::None);
@@ -283,46 +299,118 @@ fn a_second_deletion_takes_what_came_after_the_first() {
     assert_eq!((entries(&rig), rig.stats(A).tree_errors), (vec![0; 3], 0));
 }
 
-/// A namespace is deleted and made again. Two owners take a write of its new life before they hear of either, hear of the deletion
-/// alone, and one of them loses its memory: compared with owners that call the namespace deleted it becomes Ready, and must not vote once
-/// it hears that it is there.
+/// A namespace is deleted and made again, with four nodes, three of which own the key "since". The first two took a write of its next life
+/// before they heard of either, then heard of the deletion alone, as the third did at first.
+struct NextLife {
+    rig: Rig,
+    owners: [usize; 3],
+}
+
+impl NextLife {
+    fn begin() -> Self {
+        let namespaces = vec![Namespace { eviction: Eviction::None, ..Namespace::new("users") }];
+        let mut rig = Rig::new(RigConfig { nodes: 4, namespaces, ..RigConfig::default() });
+        let owners: [usize; 3] = rig.owners(&Call::get("since").within("users")).try_into().unwrap();
+        let outside = (0..4).find(|node| !owners.contains(node)).unwrap();
+        rig.empty(&owners[2..], |table, mark| {
+            table.delete("users", mark).unwrap();
+        });
+        let deleted = rig.namespaces();
+        rig.run_for(Duration::from_secs(1));
+        rig.empty(&[outside], |table, mark| {
+            assert_eq!(table.create(Namespace::new("users"), 3, Version { hlc: mark, ..Version::ZERO }), Ok(true));
+        });
+        assert_written(&rig.call(outside, &Call::put("since", "next life").within("users")));
+        rig.run_for(Duration::from_secs(1));
+        rig.set_namespaces(&owners[..2], &deleted);
+        Self { rig, owners }
+    }
+
+    /// Nobody reaches `away`, and it nobody.
+    fn part(&mut self, away: usize) {
+        for node in (0..4).filter(|node| *node != away) {
+            self.part_from(node, away);
+        }
+    }
+
+    fn part_from(&mut self, one: usize, other: usize) {
+        for (from, to) in [(one, other), (other, one)] {
+            self.rig.cut(from, to);
+            self.rig.believe_down(from, to, true);
+        }
+    }
+
+    fn heal(&mut self) {
+        self.rig.heal();
+        (0..4).for_each(|node| self.rig.all_believe_down(node, false));
+    }
+
+    fn warming(&self, node: usize) -> u64 {
+        self.rig.stats(node).partitions_warming
+    }
+
+    fn strict(&mut self, node: usize) -> Answer {
+        self.rig.call(node, &Call::get("since").within("users").strict())
+    }
+}
+
+/// The first loses its memory, and compares with two that call the namespace deleted: it becomes Ready, and must not vote once it hears
+/// that it is there.
 #[test]
 fn a_copy_that_passed_over_a_deleted_namespace_votes_in_its_next_life_only_after_comparing_again() {
-    let namespaces = vec![Namespace { eviction: Eviction::None, ..Namespace::new("users") }];
-    let mut rig = Rig::new(RigConfig { nodes: 4, namespaces, ..RigConfig::default() });
-    let owners = rig.owners(&Call::get("since").within("users"));
-    let (first, other, third) = (owners[0], owners[1], owners[2]);
-    let outside = (0..4).find(|node| !owners.contains(node)).unwrap();
-    rig.empty(&[third], |table, mark| {
-        table.delete("users", mark).unwrap();
-    });
-    let deleted = rig.namespaces();
-    rig.run_for(Duration::from_secs(1));
-    rig.empty(&[outside], |table, mark| {
-        assert_eq!(table.create(Namespace::new("users"), 3, Version { hlc: mark, ..Version::ZERO }), Ok(true));
-    });
-    assert_written(&rig.call(outside, &Call::put("since", "next life").within("users")));
-    rig.run_for(Duration::from_secs(1));
-    rig.set_namespaces(&[first, other], &deleted);
-    rig.wipe(first, ReplicaState::Warming);
-    rig.run_for(LATER);
-    assert_eq!(rig.stats(first).partitions_warming, 0);
+    let mut life = NextLife::begin();
+    let [first, other, third] = life.owners;
+    life.rig.wipe(first, ReplicaState::Warming);
+    life.rig.run_for(LATER);
+    assert_eq!(life.warming(first), 0);
     // Whoever holds it is away when the rest hears that there is a next life.
-    for node in [first, third, outside] {
-        rig.cut(node, other);
-        rig.cut(other, node);
-        rig.believe_down(node, other, true);
-        rig.believe_down(other, node, true);
-    }
-    rig.tell_namespaces(&owners);
-    let asked = rig.call(third, &Call::get("since").within("users").strict());
+    life.part(other);
+    life.rig.tell_namespaces(&[first, other, third]);
+    assert_eq!(life.warming(third), 0, "what is not Warming owes its votes to no comparison");
+    let asked = life.strict(third);
     assert!(matches!(asked.status, Status::Unavailable { .. }), "{asked:?}");
-    rig.heal();
-    rig.all_believe_down(other, false);
-    (0..4).for_each(|node| rig.believe_down(other, node, false));
+    life.heal();
+    life.rig.run_for(LATER);
+    assert_eq!((value(&life.strict(third)), life.warming(first)), (Some("next life"), 0));
+}
+
+/// It hears of it while it is not Ready yet, after half of the comparisons.
+#[test]
+fn what_was_passed_over_counts_for_no_comparison_once_the_namespace_is_there() {
+    let mut life = NextLife::begin();
+    let [first, other, third] = life.owners;
+    life.part_from(first, third);
+    life.rig.wipe(first, ReplicaState::Warming);
+    life.rig.run_for(LATER);
+    assert_ne!(life.warming(first), 0, "one owner is not enough");
+    life.heal();
+    life.part(other);
+    life.rig.tell_namespaces(&[first, other, third]);
+    life.rig.run_for(LATER);
+    let asked = life.strict(third);
+    assert!(matches!(asked.status, Status::Unavailable { .. }), "{asked:?}");
+    life.heal();
+    life.rig.run_for(LATER);
+    assert_eq!((value(&life.strict(third)), life.warming(first)), (Some("next life"), 0));
+}
+
+/// What was passed over went with the second deletion.
+#[test]
+fn a_copy_that_passed_over_what_a_second_deletion_took_goes_on_voting() {
+    let mut rig = named(Ack::Mem, Eviction::None);
+    written_late(&mut rig);
+    rig.wipe(C, ReplicaState::Warming);
     rig.run_for(LATER);
-    let asked = rig.call(third, &Call::get("since").within("users").strict());
-    assert_eq!((value(&asked), rig.stats(first).partitions_warming), (Some("next life"), 0));
+    for round in 0..2 {
+        rig.empty(&[A, B, C], |table, mark| {
+            let again = Namespace::new("users");
+            table.delete("users", mark).unwrap();
+            if round == 1 {
+                assert_eq!(table.create(again, 3, Version { hlc: mark, ..Version::ZERO }), Ok(true));
+            }
+        });
+        assert_eq!([A, B, C].map(|node| rig.stats(node).partitions_warming), [0, 0, 0]);
+    }
 }
 
 #[test]
