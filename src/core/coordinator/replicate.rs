@@ -59,7 +59,9 @@ impl Shard {
         }
     }
 
-    /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in yet.
+    /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in yet. Where none is left
+    /// the owner itself is asked while a probe of its breaker is under way: with W = all in a mesh of N nodes nobody else can serve
+    /// (simulator, seed 7001268).
     pub(super) fn send_to_fallbacks(
         &mut self,
         now: Now,
@@ -94,17 +96,27 @@ impl Shard {
         let mut stand_ins = view.stand_ins(partition, copies).take(walked);
         for owner in missing {
             let free = |member: &u16| targets.position(*member).is_none() && self.reachable(now, view, *member);
-            let Some(member) = stand_ins.find(free) else { return };
+            let found = stand_ins.find(free);
+            let follows = found.is_none() && self.follows(now, view, owner);
             let Some(operation) = self.in_flight.get_mut(id) else { return };
             let Phase::Write { votes, .. } = &mut operation.phase else { return };
-            if votes.targets.add_fallback(member, Some(owner), Answer::Pending).is_none() {
-                return;
+            let asked = match (found, targets.position(owner)) {
+                (Some(member), _) => votes.targets.add_fallback(member, Some(owner), Answer::Pending).is_some(),
+                (None, Some(at)) if follows && targets.answer(at) == Answer::Unasked => {
+                    votes.targets.set(at, Answer::Pending);
+                    true
+                }
+                (None, _) => false,
+            };
+            if !asked {
+                continue;
             }
+            let member = found.unwrap_or(owner);
             self.peers.on_ask(member, now.mono);
             let subject = &operation.subject;
             let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
             let to = Self::shard_of(view, member, subject);
-            let (stands_for, kind) = (Some(ring.node(owner)), ReplicationKind::Client);
+            let (stands_for, kind) = (found.map(|_| ring.node(owner)), ReplicationKind::Client);
             out.send(to, &PeerMessage::Replicate { id: id.0, header, key, entry: *entry, stands_for, kind });
         }
     }

@@ -108,11 +108,11 @@ impl Shard {
             self.hinted.look_at = Some(now.mono + LOOK_EVERY);
             return;
         };
-        for (node, overdue) in self.hinted.replay.overdue(now.mono) {
+        for (node, (overdue, asked)) in self.hinted.replay.overdue(now.mono) {
             self.stats.hints_put_off += overdue;
             self.hinted.replay.disturb(node, now.mono);
             if let Some(member) = ring.index_of(node) {
-                self.peers.on_timeout(member, now.mono, now.mono);
+                self.peers.on_timeout(member, asked, now.mono);
             }
         }
         if self.hinted.resolve_at.is_some_and(|at| now.mono >= at) {

@@ -186,11 +186,12 @@ impl Replay {
         Some(sent)
     }
 
-    /// Whose answers are overdue, with how many are.
-    pub(crate) fn overdue(&self, now: Mono) -> BTreeMap<NodeId, u64> {
-        let mut overdue = BTreeMap::new();
+    /// Whose answers are overdue, with how many are and when the last of them was sent.
+    pub(crate) fn overdue(&self, now: Mono) -> BTreeMap<NodeId, (u64, Mono)> {
+        let mut overdue: BTreeMap<NodeId, (u64, Mono)> = BTreeMap::new();
         for sent in self.sent.values().filter(|sent| sent.asked + WRITE_TIMEOUT <= now) {
-            *overdue.entry(sent.target).or_insert(0) += 1;
+            let (count, last) = overdue.entry(sent.target).or_default();
+            (*count, *last) = (*count + 1, sent.asked.max(*last));
         }
         overdue
     }
@@ -277,7 +278,7 @@ mod tests {
         replay.end_round(NODE);
         assert!(replay.cursor(NODE).is_some(), "a round with answers out is not over");
         assert!(replay.overdue(at(1)).is_empty());
-        assert_eq!(replay.overdue(at(2)), BTreeMap::from([(NODE, HINTS_IN_FLIGHT as u64)]));
+        assert_eq!(replay.overdue(at(2)), BTreeMap::from([(NODE, (HINTS_IN_FLIGHT as u64, at(1)))]));
     }
 
     #[test]

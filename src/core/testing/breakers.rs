@@ -130,6 +130,19 @@ fn a_strict_write_follows_the_probe_of_the_owner_that_it_needs() {
     assert_written(&rig.wait(follower));
 }
 
+/// Simulator, seed 7001268 (L8): W = all, and all nodes are owners.
+#[test]
+fn a_sloppy_write_for_which_nobody_can_stand_in_follows_the_probe() {
+    let mut rig = Rig::three();
+    rig.lose_link(A, B);
+    assert!(matches!(rig.call(A, &Call::put("k", "v").w(3)).status, Status::Unavailable { .. }));
+    rig.run_for(PROBED);
+    let probe = rig.ask(A, &put("v1"));
+    let follower = rig.ask(A, &Call::put("other", "v2").w(3));
+    assert_written(&rig.wait(probe));
+    assert_written(&rig.wait(follower));
+}
+
 /// Simulator, seed 6001140 (L8): a link that was silent for long is made anew, and the first answers come later than patience lasts.
 #[test]
 fn a_strict_write_follows_the_requests_that_opened_the_breaker() {
