@@ -161,12 +161,12 @@ fn what_is_flushed_under_traffic_is_gone_and_what_was_written_since_is_owed() {
     let history = judge(&traffic.end(), &ASKED);
     all_are_served(&history);
     let ops = history.ops();
-    let old = |op: &&Op<'_>| {
+    let old = |op: &Op<'_>| {
         let knows = if op.invoke.node == 2 { again } else { heard };
         let version = op.ok().and_then(|end| end.version);
         op.invoke.ns == "lasting" && op.invoke.t > knows && version.is_some_and(|version| version.hlc <= mark)
     };
-    assert!(!ops.iter().any(|op| old(&op)), "whoever heard of the flush serves nothing older");
+    assert!(!ops.iter().any(old), "whoever heard of the flush serves nothing older");
     let read = |family: &'static str| {
         let last = ops.iter().filter(move |op| op.invoke.session == 0 && op.invoke.key.starts_with(family));
         last.filter(|op| op.invoke.f == "get" && op.ok().is_some_and(|end| end.value.is_some())).count()

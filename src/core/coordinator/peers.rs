@@ -7,10 +7,9 @@
 //! to choose by: a request that nobody else could serve is not refused while a probe is under way, it follows the probe (one
 //! write after another to the only owner was refused for a round trip; simulator, seed a1055d). So are, for a while, the requests
 //! whose timeouts opened it: the first after a silence of the link wait for a handshake, too, and five of them at once were five timeouts
-//! (simulator, seed 6001140). Whom membership believes alive
-//! again may be probed at once: after a false suspicion of 50 ms all that only that peer could serve was refused for the second
-//! (simulator, seed 5001463). A peer whose latency is far above the fastest one's is slow: it is not chosen for reads, and still
-//! written.
+//! (simulator, seed 6001140). Whom membership believes alive again may be probed at once: after a false suspicion of 50 ms all that
+//! only that peer could serve was refused for the second (simulator, seed 5001463). A peer whose latency is far above the fastest
+//! one's is slow: it is not chosen for reads, and still written.
 
 use crate::{id::NodeId, time::Mono};
 use std::{collections::BTreeMap, time::Duration};

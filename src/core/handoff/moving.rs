@@ -25,7 +25,7 @@ use crate::{
         stream::{self, Item},
     },
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 /// An item of a part behind what orders it: hash, namespace and key.
 type Placed<'a> = ((KeyHash, NamespaceId, &'a [u8]), Item<'a>);
@@ -169,15 +169,11 @@ impl Shard {
         Ok(if warming { ReplicaState::Warming } else { ReplicaState::Ready })
     }
 
-    /// Deleted namespaces too: elsewhere one may be there again, and what is left of it here be of its next life.
-    fn slots(&self) -> BTreeMap<NamespaceSlot, NamespaceId> {
-        self.rules.iter().map(|(id, rules)| (rules.slot, *id)).collect()
-    }
-
     /// The next part of a partition, and its last hash unless the partition ends with it: entries in the leaves that differ
-    /// from those that the asker holds. Looks at all of its entries.
+    /// from those that the asker holds. Looks at all of its entries, of deleted namespaces too: elsewhere one may be there again, and what
+    /// is left of it here be of its next life.
     fn part(&self, partition: PartitionId, after: Option<u64>, held: &[u8]) -> (bytes::BytesMut, Option<u64>) {
-        let slots = self.slots();
+        let namespace_of = |slot: NamespaceSlot| self.spaces[usize::from(slot.0)];
         let differing = merkle::from_bytes(held, self.table.leaf_bits()).map(|theirs| {
             let bits = theirs.len().ilog2();
             let mine = self.table.leaf_sums(partition, bits);
@@ -191,12 +187,12 @@ impl Shard {
         // First what there is, 16 bytes each, then what fits: a partition may be far larger than a part.
         let mut sizes = Vec::new();
         self.table.scan_partition(partition, |held| {
-            if is_asked_for(held.hash) && slots.contains_key(&held.slot) {
+            if is_asked_for(held.hash) {
                 sizes.push((held.hash, held.key.len() + held.entry.body.len() + 64));
             }
         });
-        self.table.scan_ghosts(partition, |slot, ghost| {
-            if is_asked_for(ghost.hash) && slots.contains_key(&slot) {
+        self.table.scan_ghosts(partition, |_, ghost| {
+            if is_asked_for(ghost.hash) {
                 sizes.push((ghost.hash, GHOST_BYTES));
             }
         });
@@ -213,23 +209,25 @@ impl Shard {
         let mut found: Vec<Placed<'_>> = Vec::new();
         let is_in_part = |hash| is_asked_for(hash) && last.is_none_or(|last| hash <= last);
         self.table.scan_partition(partition, |Scanned { slot, hash, key, entry, popular }| {
-            if let Some(namespace) = slots.get(&slot).copied().filter(|_| is_in_part(hash)) {
+            if is_in_part(hash) {
+                let namespace = namespace_of(slot);
                 found.push(((hash, namespace, key), Item::Entry(KeyRef { namespace, hash, key }, entry, popular)));
             }
         });
         self.table.scan_ghosts(partition, |slot, ghost| {
-            if let Some(namespace) = slots.get(&slot).filter(|_| is_in_part(ghost.hash)) {
-                found.push(((ghost.hash, *namespace, &[]), Item::Ghost(*namespace, ghost)));
+            if is_in_part(ghost.hash) {
+                let namespace = namespace_of(slot);
+                found.push(((ghost.hash, namespace, &[]), Item::Ghost(namespace, ghost)));
             }
         });
         found.sort_unstable_by_key(|(at, _)| *at);
         let mut items: Vec<Item<'_>> = found.into_iter().map(|(_, item)| item).collect();
         if last.is_none() {
-            let forgotten = |(slot, namespace): (&NamespaceSlot, &NamespaceId)| {
-                let floors = self.table.floors(*slot, partition);
+            let forgotten = |namespace: &NamespaceId| {
+                let floors = self.table.floors(self.rules.get(namespace)?.slot, partition);
                 (floors != Floors::default()).then_some(Item::Floors(*namespace, floors))
             };
-            items.extend(slots.iter().filter_map(forgotten));
+            items.extend(self.spaces.iter().filter_map(forgotten));
         }
         (stream::encode(&items), last.map(|hash: KeyHash| hash.0))
     }
