@@ -12,7 +12,7 @@ use meshwork_core::canary::Canary;
 use std::path::Path;
 
 /// Seeds that found a bug in core, with what it was.
-const FOUND: [(u64, &str); 39] = [
+const FOUND: [(u64, &str); 40] = [
     (0x1, "S15: what a put with a TTL over a delete had buried came back after its end"),
     (0x74, "S1: a value whose holder could not be asked was called missing, in strict reads too"),
     (0xa7, "L5: a read decided by its timeout asked for the body and waited for ever"),
@@ -51,6 +51,7 @@ const FOUND: [(u64, &str); 39] = [
     (0x600_1140, "L8: five requests that waited for a handshake opened a breaker, and the next was refused"),
     (0x700_1268, "L8: a sloppy write to all, for whom nobody can stand in, did not follow the probe under way"),
     (0x700_27e5, "L8: the same, among three"),
+    (0x800_32af, "L1: a hint filled the ghost of its own version, and nobody compared that tree again"),
     (0x591, "L6: nobody probed anybody any more after all had renewed their identity"),
 ];
 

@@ -203,6 +203,7 @@ impl Shard {
             ShardInput::Stored { through } => self.on_stored(now, through, out),
             ShardInput::StoreFailed { from } => self.on_store_failed(now, from, out),
         }
+        self.note_filled_ghosts();
         self.settle_disk(out);
         self.watch_hints(now);
         self.reserve();
@@ -241,6 +242,7 @@ impl Shard {
             }
             self.maintain_disk(now, out);
         }
+        self.note_filled_ghosts();
         self.settle_disk(out);
         self.watch_hints(now);
         self.reserve();

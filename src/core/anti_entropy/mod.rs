@@ -110,7 +110,7 @@ pub(crate) struct AntiEntropy {
     next_id: u64,
     /// Differences, by the roots of both sides, about which nothing can be done before the roots change, or not before a
     /// while: what a peer without memory refuses would else be sent in every round.
-    memo: BTreeMap<(NodeId, TreeName), Settled>,
+    memo: BTreeMap<(TreeName, NodeId), Settled>,
     rng: Rng,
     /// Bytes that repairs may take now; below zero: what was taken in advance.
     credit: i64,
@@ -161,6 +161,14 @@ impl AntiEntropy {
         self.queue.clear();
         self.memo.clear();
         self.collections.clear();
+    }
+
+    /// A copy in `tree` can give what it only remembered: what was found out about the tree, with whomever, says nothing any more.
+    fn on_filled(&mut self, tree: TreeName) {
+        self.memo.extract_if((tree, NodeId(0))..=(tree, NodeId(u128::MAX)), |_, _| true).for_each(drop);
+        for session in self.sessions.values_mut() {
+            session.on_filled(tree);
+        }
     }
 
     fn charge(&mut self, bytes: usize) {
@@ -284,6 +292,13 @@ impl Shard {
             if overlooked || before != copies && readiness.is_warming((before, tree.1)) {
                 readiness.distrust(tree);
             }
+        }
+    }
+
+    /// After an input that may have filled ghosts: what they remembered can be given now.
+    pub(crate) fn note_filled_ghosts(&mut self) {
+        for tree in self.table.take_filled() {
+            self.anti_entropy.on_filled(tree);
         }
     }
 

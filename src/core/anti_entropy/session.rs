@@ -96,6 +96,11 @@ impl Session {
         };
         256 + (self.work.capacity() * size_of::<Work>() + wanted * size_of::<Wanted>()) as u64
     }
+
+    /// What was left alone in `tree` may be given now: if it is the one at hand, that was not all.
+    pub(super) fn on_filled(&mut self, tree: TreeName) {
+        self.still &= self.work.front().is_none_or(|work| work.tree != tree);
+    }
 }
 
 /// Whether range transfer brings a tree to `peer`: repairs beside it would bring all of it a second time, from every owner
@@ -254,7 +259,7 @@ impl Shard {
                 self.note_compared(view, peer, tree, state);
                 continue;
             }
-            let known = self.anti_entropy.memo.get(&(peer.node, tree)).is_some_and(|settled| {
+            let known = self.anti_entropy.memo.get(&(tree, peer.node)).is_some_and(|settled| {
                 (settled.mine, settled.theirs) == (mine, theirs) && settled.again_at.is_none_or(|at| now.mono < at)
             });
             let warming = self.anti_entropy.readiness.is_warming(tree) || state != ReplicaState::Ready;
@@ -484,7 +489,7 @@ impl Shard {
             }
             let again_at = (!still).then(|| now.mono + REPEAT_AFTER);
             let settled = Settled { mine: work.mine, theirs: work.theirs, again_at };
-            self.anti_entropy.memo.insert((peer.node, work.tree), settled);
+            self.anti_entropy.memo.insert((work.tree, peer.node), settled);
         }
         self.stats.trees_compared += 1;
         self.ask_leaves(now, id, out);

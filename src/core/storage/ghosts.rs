@@ -13,8 +13,9 @@ use crate::{
     anti_entropy::merkle::STEP_MS,
     id::{KeyHash, PartitionId},
     time::Wall,
+    value::Version,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// One evicted entry, 32 bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,6 +68,8 @@ pub(super) struct Ghosts {
     head: u32,
     tail: u32,
     live: u64,
+    /// Trees (copies, and partition) in which a key's ghost was filled by the very version that it remembered.
+    filled: BTreeSet<(u8, PartitionId)>,
 }
 
 impl Ghosts {
@@ -82,6 +85,7 @@ impl Ghosts {
             head: 0,
             tail: 0,
             live: 0,
+            filled: BTreeSet::new(),
         }
     }
 
@@ -265,6 +269,23 @@ impl Memtable {
                 visit(NamespaceSlot(ghost.namespace), evicted);
             }
         }
+    }
+
+    /// The key of a ghost that was removed is held again, in `version`. Where that is its own, no sum of the tree changed, although
+    /// what could not be given can be given now: that is noted.
+    pub(super) fn on_held_again(&mut self, ghost: &Ghost, version: Version) {
+        self.tree_remove(ghost.namespace, ghost.hash, ghost.entry_hash);
+        if self.ghost_version(ghost) == version {
+            let partition = self.placement.partition(self.placement.local(ghost.hash));
+            self.ghosts.filled.insert((self.copies_of(ghost.namespace), partition));
+        }
+        self.actors.release(ghost.actor);
+        self.stats.ghost_hits += 1;
+    }
+
+    /// The trees in which a ghost was filled by its own version since they were last taken.
+    pub(crate) fn take_filled(&mut self) -> BTreeSet<(u8, PartitionId)> {
+        std::mem::take(&mut self.ghosts.filled)
     }
 }
 

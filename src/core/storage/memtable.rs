@@ -400,9 +400,7 @@ impl Memtable {
             }
         }
         if let Some(ghost) = self.ghosts.remove(hash) {
-            self.tree_remove(ghost.namespace, hash, ghost.entry_hash);
-            self.actors.release(ghost.actor);
-            self.stats.ghost_hits += 1;
+            self.on_held_again(&ghost, entry.version);
         }
         self.count(&header, true);
         self.note(handle);

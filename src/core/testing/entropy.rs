@@ -5,18 +5,25 @@
 
 use super::{
     Call, Fate, Rig, RigConfig,
+    rig::Flight,
     schedules::{A, B, C, GHOST, MILLI, assert_written, evict_at_a, get, put, value},
 };
 use crate::{
     namespace::{Eviction, Namespace},
+    value::Hlc,
     wire::{
         client::{Status, Ttl},
         exchange::Exchange,
-        peer::{PeerMessage, ReplicaState, ReplicationKind},
+        frame::{Decoder, FrameType},
+        peer::{Header, PeerMessage, ReplicaState, ReplicationKind},
     },
 };
 use bytes::BytesMut;
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 /// Three rounds, the longest they may take, and the step at which trees are of one moment again.
 const ROUNDS: Duration = Duration::from_secs(45);
@@ -309,6 +316,42 @@ fn what_one_owner_evicted_and_another_lost_is_a_miss_and_not_what_was_there_befo
             assert_eq!(answer.status, Status::NotFound, "compared with {first} first, through {node}: {answer:?}");
         }
     }
+}
+
+// --- 80032af: A remembers v2 as a ghost, C holds v1, B is gone; a hint that took its time brings A v2 again ---
+
+#[test]
+fn what_fills_its_own_ghost_reaches_who_was_compared_with_before() {
+    let mut rig = Rig::new(RigConfig { memory: 2 << 20, ..RigConfig::default() });
+    let sent = Rc::new(RefCell::new(None));
+    let seen = Rc::clone(&sent);
+    rig.set_fate(move |from, to, message| {
+        if (from, to) == (B, A) && matches!(message, PeerMessage::Replicate { key, .. } if key.key == b"k") {
+            let mut frame = BytesMut::new();
+            message.encode(&mut frame);
+            *seen.borrow_mut() = Some(frame.to_vec());
+        }
+        Fate::Deliver
+    });
+    evict_at_a(&mut rig, GHOST);
+    rig.kill(B);
+    rig.all_believe_down(B, true);
+    rig.run_for(ROUNDS * 3);
+    assert_eq!([A, C].map(|node| own(&mut rig, node, "k")), [None, Some("v1".to_owned())]);
+    let compared = |rig: &Rig| [A, C].map(|node| rig.stats(node).trees_compared);
+    let before = compared(&rig);
+    rig.run_for(ROUNDS);
+    assert_eq!(compared(&rig), before, "all that differs is remembered");
+    let frame = sent.borrow_mut().take().expect("B wrote v2 to A");
+    let (_, id, mut decoder) = Decoder::start(&frame).expect("our own codec's frame");
+    let message = PeerMessage::decode(FrameType::Replicate, id, &mut decoder);
+    let Ok(Some(PeerMessage::Replicate { header, key, entry, .. })) = message else { panic!("{message:?}") };
+    let (header, kind) = (Header { hlc: Hlc::at(rig.wall(C)), ..header }, ReplicationKind::Hint);
+    let mut hint = BytesMut::new();
+    PeerMessage::Replicate { id: 1, header, key, entry, stands_for: None, kind }.encode(&mut hint);
+    rig.launch(Flight { from: C, to: A, life: 0, frame: hint.to_vec() });
+    rig.run_for(ROUNDS);
+    assert_eq!([A, C].map(|node| own(&mut rig, node, "k")), [Some("v2".to_owned()), Some("v2".to_owned())]);
 }
 
 // --- what is gone stays gone ---
