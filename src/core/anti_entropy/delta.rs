@@ -6,9 +6,9 @@
 //! Warming copy that has nothing as new it gives itself, for that copy may be the last that held what was evicted, and an older
 //! version from elsewhere would be served in its place (simulator, seed c402bc).
 //! What is still on its way (younger than two write timeouts), and what ends before a repair could matter, is left alone
-//! for now; the rest of what is left alone stays so until one of both trees changes, and costs nothing meanwhile. One thing changes
-//! without its tree: a ghost that the version itself fills keeps its hash there. Its holder then forgets what it found out (simulator,
-//! seed 80032af).
+//! for now; the rest of what is left alone stays so until one of both trees changes, and costs nothing meanwhile. One thing makes
+//! more possible without a change of its tree: a ghost that the version itself fills keeps its hash there. Its holder then forgets what
+//! it found out (simulator, seed 80032af).
 //!
 //! PROTOCOL lets a Warming replica take back what it evicted since it began to warm; here it does not: it says honestly
 //! that it forgot, and a comparison under memory pressure has an end.
@@ -26,7 +26,7 @@ use crate::{
 pub(super) enum Action {
     /// Nothing differs.
     Equal,
-    /// Nothing may be done until one of the trees changes.
+    /// Nothing may be done until one of the trees changes, or a ghost is filled.
     Leave,
     /// Nothing is to be done yet.
     Wait,

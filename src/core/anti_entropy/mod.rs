@@ -108,8 +108,8 @@ pub(crate) struct AntiEntropy {
     queue: VecDeque<PeerShard>,
     round_at: Mono,
     next_id: u64,
-    /// Differences, by the roots of both sides, about which nothing can be done before the roots change, or not before a
-    /// while: what a peer without memory refuses would else be sent in every round.
+    /// Differences, by the roots of both sides, about which nothing can be done before the roots change or a ghost is filled, or not
+    /// before a while: what a peer without memory refuses would else be sent in every round.
     memo: BTreeMap<(TreeName, NodeId), Settled>,
     rng: Rng,
     /// Bytes that repairs may take now; below zero: what was taken in advance.
@@ -252,13 +252,17 @@ impl Shard {
         let name = |ring: &Option<std::sync::Arc<Ring>>| ring.as_ref().map(|ring| ring.name());
         // Of a session that began before the move what it learns of a gained tree must not count.
         let layouts = |view: &View| (name(&view.ring), name(&view.beside), view.moving);
+        let lapsed = view.lapses > old.lapses;
+        if lapsed {
+            // What was equal is gone with the rest: no comparison under way has seen all of it.
+            self.anti_entropy.forget();
+        }
         if layouts(old) != layouts(&view) {
             self.anti_entropy.forget();
             self.anti_entropy.owned = readiness::owned(rings, me, shard).count() as u64;
             self.anti_entropy.readiness.on_layouts(old, &view, shard);
         }
         let warms = |state: ReplicaState| matches!(state, ReplicaState::Warming | ReplicaState::Settled);
-        let lapsed = view.lapses > old.lapses;
         match (warms(old.state) && !lapsed, warms(view.state)) {
             (false, true) if canary!(K36) => self.anti_entropy.readiness.settle(),
             (false, true) => {

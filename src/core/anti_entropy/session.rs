@@ -72,6 +72,18 @@ enum Phase {
     Pulling { next: Option<u64>, wanted: Vec<Wanted>, pulled: bool },
 }
 
+/// What became of the differences of a tree, if there are any; of several things the last here counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Differences {
+    None,
+    /// Nothing was sent, asked for or put off: nothing can be.
+    Left,
+    /// Something was.
+    Tried,
+    /// What can be done about them changed on the way.
+    Changed,
+}
+
 /// One comparison.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -80,8 +92,8 @@ pub(super) struct Session {
     phase: Phase,
     work: VecDeque<Work>,
     tries: u8,
-    /// Of the tree at hand: nothing was sent, asked for or put off.
-    still: bool,
+    /// Of the tree at hand.
+    differences: Differences,
     /// Of the tree at hand: all that was asked for came.
     whole: bool,
     /// Of the tree at hand: what the peer's copy is worth.
@@ -97,9 +109,15 @@ impl Session {
         256 + (self.work.capacity() * size_of::<Work>() + wanted * size_of::<Wanted>()) as u64
     }
 
-    /// What was left alone in `tree` may be given now: if it is the one at hand, that was not all.
+    /// What was left alone in `tree` may be given now.
     pub(super) fn on_filled(&mut self, tree: TreeName) {
-        self.still &= self.work.front().is_none_or(|work| work.tree != tree);
+        if self.work.front().is_some_and(|work| work.tree == tree) {
+            self.differences = Differences::Changed;
+        }
+    }
+
+    fn note(&mut self, differences: Differences) {
+        self.differences = self.differences.max(differences);
     }
 }
 
@@ -117,7 +135,7 @@ fn moves_there(view: &View, peer: NodeId, tree: TreeName, state: ReplicaState) -
 impl AntiEntropy {
     fn begin_work(session: &mut Session) {
         session.phase = Phase::Leaves { from: 0, asked: false };
-        (session.tries, session.still, session.whole) = (0, true, true);
+        (session.tries, session.differences, session.whole) = (0, Differences::None, true);
     }
 }
 
@@ -136,7 +154,7 @@ impl Shard {
             phase: Phase::Roots { asked: false },
             work: VecDeque::new(),
             tries: 0,
-            still: true,
+            differences: Differences::None,
             whole: true,
             state: ReplicaState::Warming,
         };
@@ -255,6 +273,7 @@ impl Shard {
                 continue;
             }
             if mine == theirs {
+                self.anti_entropy.memo.remove(&(tree, peer.node));
                 self.anti_entropy.urgent.remove(&tree.1);
                 self.note_compared(view, peer, tree, state);
                 continue;
@@ -355,7 +374,8 @@ impl Shard {
         for item in KeyItem::list(items).filter(|item| item.hash.partition(self.config.partitions) == tree.1) {
             keys.entry((item.hash, item.namespace)).or_default().1 = Some(item);
         }
-        let (mut still, mut whole, mut wanted, mut sent, mut next) = (true, true, Vec::new(), 0, None);
+        let (mut differences, mut whole, mut wanted, mut sent, mut next) =
+            (Differences::None, true, Vec::new(), 0, None);
         for ((hash, namespace), (mine, theirs)) in keys {
             if sent >= limits::EXCHANGE_BYTES_MAX {
                 next = Some(hash.0);
@@ -363,7 +383,7 @@ impl Shard {
             }
             // A namespace that is not known here yet will be: until then this copy lacks what the peer's holds of it.
             let Some(rules) = self.rules.get(&namespace).copied().filter(|rules| rules.n == tree.0) else {
-                (still, whole) = (false, false);
+                (differences, whole) = (Differences::Tried, false);
                 continue;
             };
             let me = Side {
@@ -374,12 +394,17 @@ impl Shard {
             let moment = Moment { wall, evictable: rules.evictable };
             let action = moment.judge(mine.as_ref(), theirs.as_ref(), (&me, &them));
             let action = planted(action, mine.as_ref(), theirs.as_ref(), &moment);
-            let settled = matches!(action, Action::Equal | Action::Leave);
+            let difference = match action {
+                Action::Equal => Differences::None,
+                Action::Leave => Differences::Left,
+                Action::Wait | Action::Push | Action::Pull | Action::Adopt | Action::Both => Differences::Tried,
+            };
+            let settled = difference <= Differences::Left;
             if rules.gone {
                 // Nobody takes anything of a deleted namespace. To the peer it may be there again: then this is not compared.
                 let agreed = theirs.is_none_or(|theirs| theirs.gone);
                 whole &= settled || agreed;
-                still &= settled || agreed;
+                differences = differences.max(if agreed { difference.min(Differences::Left) } else { difference });
                 // A copy that votes took part in what was acknowledged, or was not needed.
                 if let (true, true, Some(theirs)) = (me.warming, agreed && !settled, theirs)
                     && let Some(rules) = self.rules.get_mut(&namespace)
@@ -388,7 +413,7 @@ impl Shard {
                 }
                 continue;
             }
-            still &= settled;
+            differences = differences.max(difference);
             self.stats.repairs_left += u64::from(action == Action::Leave);
             if matches!(action, Action::Push | Action::Both) {
                 sent += self.send_repair(now, peer, (rules.slot, hash), out).unwrap_or(0);
@@ -405,7 +430,7 @@ impl Shard {
         wanted.shrink_to_fit();
         let room = self.make_room_in_background((wanted.capacity() * size_of::<Wanted>()) as u64);
         let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
-        session.still &= still;
+        session.note(differences);
         session.whole &= whole;
         session.tries = 0;
         if wanted.is_empty() || !room {
@@ -453,7 +478,8 @@ impl Shard {
             session.tries += 1;
         }
         if session.tries >= TRIES_MAX {
-            (session.whole, session.still) = (false, false);
+            session.whole = false;
+            session.note(Differences::Tried);
             return self.advance(now, id, next, out);
         }
         self.pull(now, id, out);
@@ -478,16 +504,25 @@ impl Shard {
             return self.ask_leaves(now, id, out);
         }
         let Some(work) = session.work.pop_front() else { return self.end_session(id) };
-        let (peer, state, whole, still) = (session.peer, session.state, session.whole, session.still);
+        let (peer, state, whole, differences) = (session.peer, session.state, session.whole, session.differences);
         AntiEntropy::begin_work(session);
         if whole {
             self.note_compared(&view, peer, work.tree, state);
         }
-        if self.make_room_in_background(MEMO_BYTES) {
+        let again_at = match differences {
+            Differences::Left => Some(None),
+            Differences::Tried => Some(Some(now.mono + REPEAT_AFTER)),
+            // The next round says more.
+            Differences::None | Differences::Changed => None,
+        };
+        // Of another tree than the roots were of nothing was found out.
+        let same = self.table.root(work.tree.0, work.tree.1) == work.mine;
+        if let Some(again_at) = again_at.filter(|_| same)
+            && self.make_room_in_background(MEMO_BYTES)
+        {
             if self.anti_entropy.memo.len() >= memo_max {
                 self.anti_entropy.memo.pop_first();
             }
-            let again_at = (!still).then(|| now.mono + REPEAT_AFTER);
             let settled = Settled { mine: work.mine, theirs: work.theirs, again_at };
             self.anti_entropy.memo.insert((work.tree, peer.node), settled);
         }

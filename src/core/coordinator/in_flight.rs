@@ -49,8 +49,18 @@ pub(crate) struct Subject {
     pub(crate) write: u8,
     /// W as it was asked for: the other active layout may have more owners.
     pub(crate) write_asked: u8,
+    /// W of the namespace, if the request is strict.
+    pub(crate) write_least: u8,
     pub(crate) strict: bool,
     pub(crate) degraded: bool,
+}
+
+impl Subject {
+    /// W among so many owners: of a strict write no fewer than a copy that warms, and a layout that takes over, count on
+    /// (`anti_entropy::readiness::needed`): fewer might all be no owners any more, and nobody would miss the write.
+    pub(crate) fn votes_among(&self, owners: u8) -> u8 {
+        self.write_asked.max(self.write_least.min(owners / 2 + 1)).min(owners)
+    }
 }
 
 /// What a guarded write does once its read is decided.
@@ -320,6 +330,7 @@ mod tests {
                 copies: 1,
                 write: 1,
                 write_asked: 1,
+                write_least: 0,
                 strict: false,
                 degraded: false,
             },

@@ -322,10 +322,11 @@ impl Shard {
             copies,
             write: write.min(copies),
             write_asked: write,
+            write_least: if strict { rules.w } else { 0 },
             strict,
             degraded,
         };
-        Ok((subject, read))
+        Ok((Subject { write: subject.votes_among(copies), ..subject }, read))
     }
 
     /// When a write with this `ttl` expires.

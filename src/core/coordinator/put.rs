@@ -78,6 +78,8 @@ pub(crate) struct Votes {
     restamps_left: u8,
     /// Nobody waits for silent owners any more: patience ran out.
     impatient: bool,
+    /// Others are sent a newer write that took this one's place at the coordinator: what they hold is not this one.
+    lost: bool,
     /// The highest version reported by `Superseded`, with the latest end of what it covers.
     pub(crate) reported: Version,
     /// See `reported`.
@@ -96,16 +98,17 @@ impl Votes {
             strict,
             restamps_left: crate::limits::RESTAMPS_MAX,
             impatient: false,
+            lost: false,
             reported: Version::ZERO,
             hold_until: None,
         }
     }
 
     /// Nobody has been asked yet, and there is another active layout with the owners `beside`, perhaps the newest. `need` is
-    /// W as it was asked for.
+    /// W there.
     pub(crate) fn beside(mut self, owners: &[u16], beside: &[u16], need: u8, newest: bool) -> Self {
         self.targets = Targets::new(owners, beside, Answer::Unasked);
-        self.need_beside = need.min(u8::try_from(beside.len()).expect("at most COPIES_MAX"));
+        self.need_beside = need;
         self.beside_is_newest = newest;
         self
     }
@@ -113,6 +116,11 @@ impl Votes {
     /// Whether the one at `position` owns the key only in an active layout that is older than the one that is read.
     pub(crate) fn is_left(&self, position: usize) -> bool {
         !self.beside_is_newest && self.targets.is_beside(position) && !self.targets.is_reader(position)
+    }
+
+    /// From now on others are sent what took this write's place (simulator, seed 900148e).
+    pub(crate) fn lose(&mut self) {
+        self.lost = true;
     }
 
     /// The other active layout has retired: it asks for nothing any more.
@@ -236,6 +244,7 @@ impl Votes {
         let (votes_beside, newer_beside, out_beside) = self.tally_beside();
         let beside = votes_beside + newer_beside >= self.need_beside;
         let done = |acks, superseded| {
+            let superseded = superseded || self.lost;
             Verdict::Done(Outcome { acks, fallbacks: 0, warming: false, superseded, partial: !beside })
         };
         let (mut votes, mut newer, mut provisional, mut warming) = (0u8, 0u8, 0u8, 0u8);
@@ -286,7 +295,7 @@ impl Votes {
                 acks: votes + provisional,
                 fallbacks: provisional,
                 warming: warming > 0,
-                superseded,
+                superseded: superseded || self.lost,
                 partial: !beside,
             });
         }

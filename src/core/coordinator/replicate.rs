@@ -5,7 +5,7 @@
 //! the second.
 
 use super::{
-    OperationId, Phase,
+    Operation, OperationId, Phase,
     put::{Answer, Outcome},
     quorum::{Targets, WRITE_TARGETS_MAX},
     write::own_answer,
@@ -60,8 +60,8 @@ impl Shard {
     }
 
     /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in yet. Where none is left
-    /// the owner itself is asked while a probe of its breaker is under way: with W = all in a mesh of N nodes nobody else can serve
-    /// (simulator, seed 7001268).
+    /// the owner itself is asked while a probe of its breaker is under way, or a stand-in while one of its is: with W = all in a mesh
+    /// of N nodes, or with two nodes left, nobody else can serve (simulator, seeds 7001268, 200e4).
     pub(super) fn send_to_fallbacks(
         &mut self,
         now: Now,
@@ -94,10 +94,15 @@ impl Shard {
         let header = self.header(now, view, deadline);
         let walked = if canary!(K32) { 1 } else { usize::MAX };
         let mut stand_ins = view.stand_ins(partition, copies).take(walked);
+        let mut probed = view.stand_ins(partition, copies).take(walked);
         for owner in missing {
             let free = |member: &u16| targets.position(*member).is_none() && self.reachable(now, view, *member);
-            let found = stand_ins.find(free);
+            let mut found = stand_ins.find(free);
             let follows = found.is_none() && self.follows(now, view, owner);
+            if found.is_none() && !follows {
+                let followed = |member: &u16| targets.position(*member).is_none() && self.follows(now, view, *member);
+                found = probed.find(followed);
+            }
             let Some(operation) = self.in_flight.get_mut(id) else { return };
             let Phase::Write { votes, .. } = &mut operation.phase else { return };
             let asked = match (found, targets.position(owner)) {
@@ -124,8 +129,13 @@ impl Shard {
     /// Asks stand-ins for owners that were lost on the way, with the entry as it is held here.
     pub(super) fn try_fallbacks(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) -> bool {
         let view = Arc::clone(&self.view);
+        let held = self.held_entry(id);
+        let lost = held.is_none();
         // A newer write that took its place here does as well: whoever holds that one holds nothing older.
-        let Some(held) = self.held_entry(id).or_else(|| self.successor(id)) else { return false };
+        let Some(held) = held.or_else(|| self.successor(id)) else { return false };
+        if lost && let Some(Operation { phase: Phase::Write { votes, .. }, .. }) = self.in_flight.get_mut(id) {
+            votes.lose();
+        }
         self.send_to_fallbacks(now, &view, id, &held.as_entry(), out);
         true
     }

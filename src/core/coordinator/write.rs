@@ -80,8 +80,8 @@ impl Shard {
         }
         let (_, beside) = view.owners(subject.partition, copies);
         let newest = view.beside.as_ref().is_some_and(|beside| beside.name() > ring.name());
-        let mut votes =
-            Votes::new(owners, subject.write, subject.strict).beside(owners, beside, subject.write_asked, newest);
+        let need_beside = subject.votes_among(u8::try_from(beside.len()).expect("at most COPIES_MAX"));
+        let mut votes = Votes::new(owners, subject.write, subject.strict).beside(owners, beside, need_beside, newest);
         let is_owner = votes.targets.position(me).is_some();
         let copies = votes.targets.owners();
         // Above everything known here, so that a slow clock of ours loses to nothing we hold.
@@ -94,6 +94,12 @@ impl Shard {
         self.clock.raise(known.hlc, now);
         let hlc = self.clock.stamp(now);
         let version = Version { hlc, actor: self.config.actor };
+        if version <= self.table.flushed(subject.slot) {
+            return Err(refused(
+                Status::ClockSkew,
+                "the namespace was flushed up to a moment that this node's clock must not pass yet: repeat in half a second, or at another node",
+            ));
+        }
         let expires_at = match value {
             Some(_) => expiry.of(hlc),
             None => None,

@@ -13,7 +13,6 @@ use crate::{
     anti_entropy::merkle::STEP_MS,
     id::{KeyHash, PartitionId},
     time::Wall,
-    value::Version,
 };
 use std::collections::{BTreeSet, VecDeque};
 
@@ -271,16 +270,11 @@ impl Memtable {
         }
     }
 
-    /// The key of a ghost that was removed is held again, in `version`. Where that is its own, no sum of the tree changed, although
-    /// what could not be given can be given now: that is noted.
-    pub(super) fn on_held_again(&mut self, ghost: &Ghost, version: Version) {
-        self.tree_remove(ghost.namespace, ghost.hash, ghost.entry_hash);
-        if self.ghost_version(ghost) == version {
-            let partition = self.placement.partition(self.placement.local(ghost.hash));
-            self.ghosts.filled.insert((self.copies_of(ghost.namespace), partition));
-        }
-        self.actors.release(ghost.actor);
-        self.stats.ghost_hits += 1;
+    /// A ghost is filled by its own version. No sum of the tree changes, although what could not be given can be given now. Said
+    /// of the version and not of the ghost: the room for the one may have taken the other.
+    pub(super) fn note_filled(&mut self, slot: NamespaceSlot, hash: u64) {
+        let partition = self.placement.partition(self.placement.local(hash));
+        self.ghosts.filled.insert((self.copies_of(slot.0), partition));
     }
 
     /// The trees in which a ghost was filled by its own version since they were last taken.

@@ -237,17 +237,16 @@ impl Memtable {
             found = None;
         }
         let Some(handle) = found else {
-            let class = match self.ghosts.lookup(hash) {
-                None => Class::Small,
-                Some(ghost) => {
-                    let version = self.ghost_version(ghost);
-                    if version > entry.version {
-                        return Put::Superseded { version, hold_until: None };
-                    }
-                    Class::Main
-                }
-            };
-            return self.store(slot, hash, key, entry, pin, None, class);
+            let ghost = self.ghosts.lookup(hash).map(|ghost| self.ghost_version(ghost));
+            if let Some(version) = ghost.filter(|version| *version > entry.version) {
+                return Put::Superseded { version, hold_until: None };
+            }
+            let class = if ghost.is_some() { Class::Main } else { Class::Small };
+            let stored = self.store(slot, hash, key, entry, pin, None, class);
+            if ghost == Some(entry.version) && matches!(stored, Put::Applied { .. }) {
+                self.note_filled(slot, hash);
+            }
+            return stored;
         };
         let old = self.entry(handle);
         let order = entry.version.cmp(&old.version);
@@ -400,7 +399,9 @@ impl Memtable {
             }
         }
         if let Some(ghost) = self.ghosts.remove(hash) {
-            self.on_held_again(&ghost, entry.version);
+            self.tree_remove(ghost.namespace, hash, ghost.entry_hash);
+            self.actors.release(ghost.actor);
+            self.stats.ghost_hits += 1;
         }
         self.count(&header, true);
         self.note(handle);

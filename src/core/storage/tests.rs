@@ -506,3 +506,26 @@ fn what_others_evicted_takes_the_place_of_what_is_older_and_lasts_as_long() {
     assert!(matches!(pinned, Put::Applied { pin: Some(_) }));
     assert!(!table.adopt(EVICTABLE, &evicted(50)), "a write in progress is not taken away");
 }
+
+/// What was found out by comparing says nothing any more then, whether the ghost went when it was filled or made room for that.
+#[test]
+fn a_ghost_that_its_own_version_fills_is_noted_though_the_room_for_it_took_the_ghost() {
+    let mut table = memtable(1 << 20);
+    let keys = 1_000..30_000u64;
+    let put_again = |table: &mut Memtable, n: u64| put(table, 1_000, EVICTABLE, &n.to_be_bytes(), &value(n, &[0; 100]));
+    keys.clone().for_each(|n| assert!(matches!(put_again(&mut table, n), Put::Applied { .. })));
+    assert_eq!(table.take_filled(), [].into(), "nothing was a ghost of these");
+    let (mut filled, mut taken) = (0, 0);
+    for n in keys {
+        let partition = hash_of(EVICTABLE, &n.to_be_bytes()).partition(16);
+        let forgotten = |table: &Memtable| table.floors(EVICTABLE, partition).evicted >= version(n);
+        if peek(&table, EVICTABLE, &n.to_be_bytes()) != Lookup::Ghost(version(n)) || forgotten(&table) {
+            continue;
+        }
+        assert!(matches!(put_again(&mut table, n), Put::Applied { .. }));
+        assert_eq!(table.take_filled(), [(3, partition)].into(), "{n}");
+        filled += 1;
+        taken += u32::from(forgotten(&table));
+    }
+    assert!(filled > 100 && taken > 0, "{filled} {taken}");
+}

@@ -164,3 +164,37 @@ fn a_strict_write_follows_the_requests_that_opened_the_breaker() {
     assert!(matches!(rig.call(A, &Call::put("late", "w").w(3).strict()).status, Status::Unavailable { .. }));
     assert!(rig.now().since(asked) < MILLI * 130, "and nobody waits for the timeout");
 }
+
+#[test]
+fn a_strict_read_follows_the_probe_of_the_owner_that_it_needs() {
+    let mut rig = Rig::three();
+    assert_written(&rig.call(A, &put("v").w(3)));
+    rig.kill(C);
+    rig.all_believe_down(C, true);
+    rig.lose_link(A, B);
+    let get = Call::get("k").strict();
+    assert!(matches!(rig.call(A, &get).status, Status::Unavailable { .. }));
+    rig.run_for(PROBED);
+    let (probe, follower) = (rig.ask(A, &get), rig.ask(A, &get));
+    assert_eq!([probe, follower].map(|asked| rig.wait(asked).status), [Status::Ok; 2]);
+}
+
+/// Simulator, seed 200e4 (L8), after other draws: of three nodes two are left, and the other is no owner.
+#[test]
+fn a_sloppy_write_follows_the_probe_of_the_only_stand_in() {
+    let mut rig = Rig::new(RigConfig { nodes: 4, ..RigConfig::default() });
+    let call = Call::put("k", "v1");
+    let (owners, stand_in) = (rig.owners(&call), rig.fallbacks(&call)[0]);
+    for dead in &owners[1..] {
+        rig.kill(*dead);
+        rig.all_believe_down(*dead, true);
+    }
+    rig.lose_link(owners[0], stand_in);
+    rig.run_for(PROBED);
+    let (probe, follower) = (rig.ask(owners[0], &call), rig.ask(owners[0], &Call::put("k", "v2")));
+    for asked in [probe, follower] {
+        let answer = rig.wait(asked);
+        assert_written(&answer);
+        assert_eq!((answer.worth.acks, answer.worth.fallbacks), (2, 1));
+    }
+}

@@ -3,7 +3,7 @@
 //! N = 3, R = W = 2, nodes A, B, C with disks, namespace `kept` with `ack = log`, unless said otherwise.
 
 use super::{
-    Call, Rig, RigConfig,
+    Call, Fate, Rig, RigConfig,
     disk::{Disk, DiskMode},
     rig::{Effects, node_id},
     schedules::{A, B, C, MILLI, assert_written, value},
@@ -21,10 +21,10 @@ use crate::{
     view::View,
     wire::{
         client::{Status, Ttl},
-        peer::ReplicaState,
+        peer::{PeerMessage, ReplicaState},
     },
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
 /// Owners that restarted together have compared by then.
 const ROUNDS: Duration = Duration::from_secs(45);
@@ -428,4 +428,37 @@ fn what_moved_here_counts_once_a_disk_that_was_full_has_it() {
     for key in 0..20 {
         assert_eq!(read(&mut rig, 3, &format!("key {key}")).as_deref(), Some("v"), "{key}");
     }
+}
+
+/// A comparison that began before a lapse had seen as equal what the lapse emptied, and made the copy Ready all the same.
+#[test]
+fn a_comparison_from_before_a_lapse_does_not_make_what_is_empty_now_ready() {
+    let mut rig = Rig::new(RigConfig { partitions: 1, ..RigConfig::default() });
+    assert_written(&rig.call(B, &Call::put("equal", "v").w(3)));
+    rig.cut(A, B);
+    rig.cut(A, C);
+    assert_written(&rig.call(B, &Call::put("missed", "v").strict()));
+    rig.run_for(Duration::from_secs(3));
+    let asked = Rc::new(Cell::new([false; 3]));
+    let seen = Rc::clone(&asked);
+    rig.set_fate(move |from, to, message| {
+        let held = to == A && matches!(message, PeerMessage::Replicate { .. });
+        let mut asked = seen.get();
+        asked[from] |= held;
+        seen.set(asked);
+        if held { Fate::Hold } else { Fate::Deliver }
+    });
+    rig.heal();
+    rig.set_state(A, ReplicaState::Warming);
+    while asked.get() != [false, true, true] {
+        rig.run_for(Duration::from_millis(1));
+    }
+    rig.lapses[A] = 1;
+    rig.publish();
+    rig.clear_fate();
+    rig.release();
+    while rig.warming(A) > 0 {
+        rig.run_for(Duration::from_millis(1));
+    }
+    assert_eq!(rig.stats(A).entries, 2, "it votes, and holds what it held before the lapse");
 }

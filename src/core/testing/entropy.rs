@@ -5,7 +5,6 @@
 
 use super::{
     Call, Fate, Rig, RigConfig,
-    rig::Flight,
     schedules::{A, B, C, GHOST, MILLI, assert_written, evict_at_a, get, put, value},
 };
 use crate::{
@@ -347,9 +346,7 @@ fn what_fills_its_own_ghost_reaches_who_was_compared_with_before() {
     let message = PeerMessage::decode(FrameType::Replicate, id, &mut decoder);
     let Ok(Some(PeerMessage::Replicate { header, key, entry, .. })) = message else { panic!("{message:?}") };
     let (header, kind) = (Header { hlc: Hlc::at(rig.wall(C)), ..header }, ReplicationKind::Hint);
-    let mut hint = BytesMut::new();
-    PeerMessage::Replicate { id: 1, header, key, entry, stands_for: None, kind }.encode(&mut hint);
-    rig.launch(Flight { from: C, to: A, life: 0, frame: hint.to_vec() });
+    rig.inject(C, A, &PeerMessage::Replicate { id: 1, header, key, entry, stands_for: None, kind });
     rig.run_for(ROUNDS);
     assert_eq!([A, C].map(|node| own(&mut rig, node, "k")), [Some("v2".to_owned()), Some("v2".to_owned())]);
 }

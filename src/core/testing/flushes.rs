@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     namespace::{Ack, Eviction, Namespace, NamespaceTable},
-    value::Version,
+    value::{Hlc, Version},
     wire::{
         client::Status,
         exchange::Exchange,
@@ -476,4 +476,23 @@ fn a_deleted_namespace_serves_nobody_and_is_empty_when_it_is_created_again() {
     assert_eq!(read(&mut rig, C).as_deref(), Some("new"));
     assert_eq!(entries(&rig).iter().sum::<u64>(), 2 * KEYS as u64);
     assert!([A, B, C].iter().all(|node| rig.stats(*node).tree_errors == 0));
+}
+
+/// Simulator, seed 9000b87 (S16): the mark was 0.8 s ahead of a clock that may be pushed 0.5 s ahead of its wall. What was stamped below it
+/// meanwhile was told to be acknowledged, and superseded by something newer; there was nothing newer.
+#[test]
+fn a_write_that_cannot_be_stamped_above_a_flush_yet_is_refused_and_soon_is_not() {
+    let mut rig = named(Ack::Mem, Eviction::On);
+    write(&mut rig, A, "old");
+    rig.empty(&[A, B, C], |table, mark| {
+        table.flush("users", Hlc::at(mark.wall() + Duration::from_millis(800))).unwrap();
+    });
+    let put = Call::put("k0", "new").within("users");
+    let early = rig.call(C, &put);
+    assert_eq!((early.status, early.maybe_applied), (Status::ClockSkew, false), "{early:?}");
+    assert!(early.text.is_some_and(|text| text.contains("flushed") && text.contains("another node")));
+    rig.run_for(Duration::from_millis(400));
+    let late = rig.call(C, &put);
+    assert_written(&late);
+    assert!(!late.worth.superseded);
 }

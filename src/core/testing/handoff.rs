@@ -474,3 +474,34 @@ fn numbers_of_nodes_in_these_tests_are_those_of_the_rig() {
     let rig = c_missed(1);
     assert_eq!(rig.hints_by_target(A), vec![(NodeId(C as u128 + 1), 1)]);
 }
+
+/// Simulator, seed 900148e (S6): the stand-in that coordinated it kept a later write instead, and sent that to the next.
+#[test]
+fn a_write_whose_place_a_later_one_took_is_acknowledged_as_superseded() {
+    let mut rig = Rig::new(RigConfig { nodes: 7, ..RigConfig::default() });
+    let call = Call::put("k", "first");
+    let [first, second, third, last] = rig.fallbacks(&call)[..4] else { panic!("four of seven own nothing of it") };
+    for owner in rig.owners(&call) {
+        rig.all_believe_down(owner, true);
+    }
+    rig.believe_down(first, last, true);
+    // Those that are asked at once take nothing, and are slow to say so.
+    for refuses in [second, third] {
+        rig.skew(refuses, 10_000);
+    }
+    rig.set_fate(move |_, to, message| {
+        if to == first && matches!(message, PeerMessage::Replicated { .. }) { Fate::Hold } else { Fate::Deliver }
+    });
+    let earlier = rig.ask(first, &call);
+    rig.run_for(MILLI);
+    rig.ask(first, &Call::put("k", "second"));
+    rig.run_for(MILLI);
+    rig.believe_down(first, last, false);
+    rig.clear_fate();
+    rig.release();
+    let answer = rig.wait(earlier);
+    assert_written(&answer);
+    assert!(answer.worth.superseded, "nobody holds it: {answer:?}");
+    let read = rig.call(last, &Call::get("k"));
+    assert_eq!(value(&read), Some("second"));
+}

@@ -502,6 +502,23 @@ fn a_layout_smaller_than_the_namespace_clamps_quorums_and_says_degraded() {
     assert!(rig.call(A, &get()).worth.degraded);
 }
 
+/// A change of owners, and a copy that warms, count on a majority, or the namespace's W: one owner could be gone (simulator, seed 90004e1).
+#[test]
+fn a_strict_write_asks_for_no_fewer_votes_than_a_change_of_owners_counts_on() {
+    let loose = Namespace { r: 3, w: 1, ..Namespace::new("loose") };
+    let mut rig = Rig::new(RigConfig { namespaces: vec![loose], ..RigConfig::default() });
+    for other in [B, C] {
+        rig.kill(other);
+        rig.all_believe_down(other, true);
+    }
+    let strict = rig.call(A, &put("v").w(1));
+    assert_eq!((strict.status, strict.maybe_applied), (Status::Unavailable { need: 2, have: 1 }, true));
+    assert_written(&rig.call(A, &Call::put("k", "v").w(1)));
+    assert_written(&rig.call(A, &put("v").within("loose")));
+    let mut alone = Rig::new(RigConfig { nodes: 1, ..RigConfig::default() });
+    assert_written(&alone.call(A, &put("v").w(1)));
+}
+
 // --- bounds ---
 
 #[test]

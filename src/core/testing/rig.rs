@@ -402,7 +402,7 @@ impl Rig {
                 old.ring.as_ref().map(|ring| ring.name()) == view.ring.as_ref().map(|ring| ring.name())
                     && old.members == view.members
                     && (old.agreed, old.state, old.fence) == (view.agreed, view.state, view.fence)
-                    && old.clock_confirmations == view.clock_confirmations
+                    && (old.clock_confirmations, old.lapses) == (view.clock_confirmations, view.lapses)
                     && (name(old), old.moving, old.complete) == (name(&view), view.moving, view.complete)
                     && Arc::ptr_eq(&old.namespaces, &view.namespaces)
             });
