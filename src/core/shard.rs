@@ -454,7 +454,7 @@ impl Shard {
             let mark = if takes_more { Hlc::at(mark.wall() + limits::CLOCK_OFFSET_MAX) } else { mark };
             if self.table.flush(slot, mark) {
                 self.hints.flush(id, self.table.flushed(slot));
-                // What is written here from now on is above the mark.
+                // What is written here from now on is above the mark, or refused while the clock must not pass it.
                 self.clock.raise(mark, now);
             }
             if !live {

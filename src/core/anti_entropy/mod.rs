@@ -155,7 +155,7 @@ impl AntiEntropy {
             + QUEUED_BYTES * self.queue.len() as u64
     }
 
-    /// Nothing that ran or was learned holds under another ring.
+    /// Nothing that ran or was learned holds under another ring, or of what was emptied.
     fn forget(&mut self) {
         self.sessions.clear();
         self.queue.clear();

@@ -97,7 +97,7 @@ pub(crate) fn trees(rings: (&Ring, Option<&Ring>), node: NodeId) -> u64 {
 }
 
 /// With how many owners in `ring` a copy of `tree` must compare to hold whatever was acknowledged: N−W+1 of the namespaces with
-/// so many copies, W at most a majority, since a request may ask for fewer votes than W.
+/// so many copies, W at most a majority, since a request may ask for fewer votes than W, though not than that.
 pub(crate) fn needed(view: &View, ring: &Ring, tree: TreeName) -> usize {
     let n = owners(ring, tree).len();
     let w = view.namespaces.iter().filter(|(_, namespace)| namespace.n == tree.0);

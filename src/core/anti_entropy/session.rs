@@ -515,7 +515,7 @@ impl Shard {
             // The next round says more.
             Differences::None | Differences::Changed => None,
         };
-        // Of another tree than the roots were of nothing was found out.
+        // Were the roots those of what was looked through?
         let same = self.table.root(work.tree.0, work.tree.1) == work.mine;
         if let Some(again_at) = again_at.filter(|_| same)
             && self.make_room_in_background(MEMO_BYTES)

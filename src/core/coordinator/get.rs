@@ -23,8 +23,10 @@ pub(crate) enum Answer {
     Holds(ReplicaState, Version),
     /// It holds nothing, and may have forgotten up to this version.
     Absent(ReplicaState, Version),
-    /// It would not say, or its link was lost, or it is believed down.
+    /// It would not say, or its link was lost.
     Lost,
+    /// It cannot be asked: it is believed down, or its circuit breaker is open.
+    Unreached,
 }
 
 /// What to do now.
@@ -93,7 +95,7 @@ impl Votes {
     pub(crate) fn newest(&self) -> Option<Version> {
         let held = self.targets.answers().iter().filter_map(|answer| match answer {
             Answer::Holds(_, version) => Some(*version),
-            Answer::Unasked | Answer::Pending | Answer::Absent(..) | Answer::Lost => None,
+            Answer::Unasked | Answer::Pending | Answer::Absent(..) | Answer::Lost | Answer::Unreached => None,
         });
         held.max()
     }
@@ -131,7 +133,7 @@ impl Votes {
                     pending += 1;
                     continue;
                 }
-                Answer::Lost => continue,
+                Answer::Lost | Answer::Unreached => continue,
                 Answer::Holds(state, version) => {
                     divergent |= Some(*version) != newest;
                     (*state, true)

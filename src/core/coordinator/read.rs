@@ -108,21 +108,44 @@ impl Shard {
         Ok(())
     }
 
-    /// Gives up owners that cannot be asked. Where too few are left by that, those whose probe is under way can: they follow it.
     fn mark_unreachable(&mut self, now: Now, view: &View, votes: &mut Votes) {
-        let mut probed = Vec::new();
         for at in 0..votes.targets.owners() {
             let member = votes.targets.member(at);
             if votes.targets.answer(at) == Answer::Unasked && !self.reachable(now, view, member) {
-                votes.targets.set(at, Answer::Lost);
-                if self.follows(now, view, member) {
-                    probed.push(at);
-                }
+                votes.targets.set(at, Answer::Unreached);
             }
         }
-        if matches!(votes.verdict(), Verdict::Unavailable { .. }) {
-            probed.into_iter().for_each(|at| votes.targets.set(at, Answer::Unasked));
+    }
+
+    /// Where `have` votes are all that can be had otherwise: asks the owners that could not be asked and can be now, and those whose circuit
+    /// breaker is open while a probe is under way, if they make it enough. Whether they were asked.
+    fn ask_unreached(
+        &mut self,
+        now: Now,
+        view: &Arc<View>,
+        id: OperationId,
+        have: u8,
+        out: &mut dyn ShardOutbox,
+    ) -> bool {
+        let Some(operation) = self.in_flight.get_mut(id) else { return false };
+        let Phase::Read { votes, .. } = &operation.phase else { return false };
+        let (targets, missing) = (votes.targets, if operation.subject.strict { votes.need() - have } else { 1 });
+        let asked = |at: &usize| {
+            let member = targets.member(*at);
+            let can_be = || self.reachable(now, view, member) || self.follows(now, view, member);
+            targets.answer(*at) == Answer::Unreached && can_be()
+        };
+        let asked: Vec<usize> = (0..targets.owners()).filter(asked).collect();
+        if asked.len() < usize::from(missing) {
+            return false;
         }
+        for at in asked {
+            if let Some(Operation { phase: Phase::Read { votes, .. }, .. }) = self.in_flight.get_mut(id) {
+                votes.targets.set(at, Answer::Pending);
+            }
+            self.send_read(now, view, id, at, true, out);
+        }
+        true
     }
 
     /// Asks one more owner: near before far, quick before slow, in turn. `false`: there is none to ask.
@@ -178,7 +201,7 @@ impl Shard {
         let copies = usize::from(operation.subject.copies);
         let Phase::Read { votes, .. } = &operation.phase else { return };
         let down =
-            votes.targets.answers()[..votes.targets.owners()].iter().filter(|said| **said == Answer::Lost).count();
+            votes.targets.answers()[..votes.targets.owners()].iter().filter(|said| **said == Answer::Unreached).count();
         let mut asked = 0;
         for member in view.stand_ins(partition, copies) {
             if asked == down {
@@ -318,6 +341,9 @@ impl Shard {
                 Verdict::Decided(_) => return self.conclude_read(now, id, None, out),
                 Verdict::Unavailable { have } => {
                     let need = votes.need();
+                    if self.ask_unreached(now, &view, id, have, out) {
+                        return;
+                    }
                     if let Some(operation) = self.take(id) {
                         self.answer_failure(operation.origin, Status::Unavailable { need, have }, None, false, out);
                     }
@@ -467,7 +493,7 @@ impl Shard {
         let Phase::Read { votes, fetching, .. } = &mut operation.phase else { return };
         let silent = silent(votes);
         for at in 0..votes.targets.len() {
-            if matches!(votes.targets.answer(at), Answer::Pending | Answer::Unasked) {
+            if matches!(votes.targets.answer(at), Answer::Pending | Answer::Unasked | Answer::Unreached) {
                 votes.targets.set(at, Answer::Lost);
             }
         }

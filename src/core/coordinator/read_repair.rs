@@ -64,7 +64,7 @@ pub(super) fn stale(votes: &Votes, version: Version) -> impl Iterator<Item = usi
             ReplicaState::Ready | ReplicaState::Warming | ReplicaState::Settled => less < version,
             ReplicaState::Fallback => false,
         },
-        Answer::Unasked | Answer::Pending | Answer::Lost => false,
+        Answer::Unasked | Answer::Pending | Answer::Lost | Answer::Unreached => false,
     })
 }
 

@@ -14,7 +14,7 @@ use crate::{
     canary::canary,
     outbox::ShardOutbox,
     shard::Shard,
-    storage::Put,
+    storage::{FLUSHED, Put},
     time::Now,
     value::{Entry, OwnedEntry, Version},
     view::View,
@@ -24,6 +24,9 @@ use crate::{
     },
 };
 use std::sync::Arc;
+
+/// Why a write is refused that would be void at once.
+pub(super) const BEYOND_THE_CLOCK: &str = "the namespace was flushed up to a moment that this node's clock must not pass yet: repeat in a second, or at another node";
 
 impl Shard {
     pub(super) fn send_to_owners(
@@ -61,7 +64,7 @@ impl Shard {
 
     /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in yet. Where none is left
     /// the owner itself is asked while a probe of its breaker is under way, or a stand-in while one of its is: with W = all in a mesh
-    /// of N nodes, or with two nodes left, nobody else can serve (simulator, seeds 7001268, 200e4).
+    /// of N nodes, or with two nodes left, nobody else can serve (simulator, seeds 7001268, 200e4). Whether anybody was asked.
     pub(super) fn send_to_fallbacks(
         &mut self,
         now: Now,
@@ -69,14 +72,14 @@ impl Shard {
         id: OperationId,
         entry: &Entry<'_>,
         out: &mut dyn ShardOutbox,
-    ) {
-        let Some(ring) = view.ring.as_deref() else { return };
-        let Some(operation) = self.in_flight.get_mut(id) else { return };
+    ) -> bool {
+        let Some(ring) = view.ring.as_deref() else { return false };
+        let Some(operation) = self.in_flight.get_mut(id) else { return false };
         let (partition, copies, deadline) =
             (operation.subject.partition, usize::from(operation.subject.copies), operation.deadline);
-        let Phase::Write { votes, .. } = &operation.phase else { return };
+        let Phase::Write { votes, .. } = &operation.phase else { return false };
         if votes.is_strict() && !canary!(K33) {
-            return;
+            return false;
         }
         let me = ring.index_of(view.me);
         let targets = votes.targets;
@@ -89,33 +92,38 @@ impl Shard {
             })
             .collect();
         if missing.is_empty() {
-            return;
+            return false;
         }
         let header = self.header(now, view, deadline);
         let walked = if canary!(K32) { 1 } else { usize::MAX };
         let mut stand_ins = view.stand_ins(partition, copies).take(walked);
         let mut probed = view.stand_ins(partition, copies).take(walked);
+        let mut sent = false;
         for owner in missing {
-            let free = |member: &u16| targets.position(*member).is_none() && self.reachable(now, view, *member);
-            let mut found = stand_ins.find(free);
-            let follows = found.is_none() && self.follows(now, view, owner);
-            if found.is_none() && !follows {
-                let followed = |member: &u16| targets.position(*member).is_none() && self.follows(now, view, *member);
-                found = probed.find(followed);
+            let Some(operation) = self.in_flight.get_mut(id) else { return sent };
+            let Phase::Write { votes, .. } = &operation.phase else { return sent };
+            let targets = votes.targets;
+            let is_new = |member: &u16| targets.position(*member).is_none();
+            let itself = targets.position(owner).filter(|at| targets.answer(*at) == Answer::Unasked);
+            let mut found = stand_ins.find(|member| is_new(member) && self.reachable(now, view, *member));
+            let itself = itself.filter(|_| found.is_none() && self.follows(now, view, owner));
+            if found.is_none() && itself.is_none() {
+                found = probed.find(|member| is_new(member) && self.follows(now, view, *member));
             }
-            let Some(operation) = self.in_flight.get_mut(id) else { return };
-            let Phase::Write { votes, .. } = &mut operation.phase else { return };
-            let asked = match (found, targets.position(owner)) {
+            let Some(operation) = self.in_flight.get_mut(id) else { return sent };
+            let Phase::Write { votes, .. } = &mut operation.phase else { return sent };
+            let asked = match (found, itself) {
                 (Some(member), _) => votes.targets.add_fallback(member, Some(owner), Answer::Pending).is_some(),
-                (None, Some(at)) if follows && targets.answer(at) == Answer::Unasked => {
+                (None, Some(at)) => {
                     votes.targets.set(at, Answer::Pending);
                     true
                 }
-                (None, _) => false,
+                (None, None) => false,
             };
             if !asked {
                 continue;
             }
+            sent = true;
             let member = found.unwrap_or(owner);
             self.peers.on_ask(member, now.mono);
             let subject = &operation.subject;
@@ -124,25 +132,42 @@ impl Shard {
             let (stands_for, kind) = (found.map(|_| ring.node(owner)), ReplicationKind::Client);
             out.send(to, &PeerMessage::Replicate { id: id.0, header, key, entry: *entry, stands_for, kind });
         }
+        sent
     }
 
-    /// Asks stand-ins for owners that were lost on the way, with the entry as it is held here.
+    /// Asks stand-ins for owners that were lost on the way, with the entry as it is held here; whether there was anybody to ask.
     pub(super) fn try_fallbacks(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) -> bool {
         let view = Arc::clone(&self.view);
         let held = self.held_entry(id);
         let lost = held.is_none();
         // A newer write that took its place here does as well: whoever holds that one holds nothing older.
         let Some(held) = held.or_else(|| self.successor(id)) else { return false };
-        if lost && let Some(Operation { phase: Phase::Write { votes, .. }, .. }) = self.in_flight.get_mut(id) {
+        let sent = self.send_to_fallbacks(now, &view, id, &held.as_entry(), out);
+        if sent
+            && lost
+            && let Some(Operation { phase: Phase::Write { votes, .. }, .. }) = self.in_flight.get_mut(id)
+        {
             votes.lose();
         }
-        self.send_to_fallbacks(now, &view, id, &held.as_entry(), out);
-        true
+        sent
+    }
+
+    /// Whether a replica said that all up to a moment was flushed that this clock must not pass yet.
+    pub(super) fn is_beyond_the_clock(&mut self, now: Now, id: OperationId) -> bool {
+        let Some(Operation { phase: Phase::Write { votes, .. }, .. }) = self.in_flight.get_mut(id) else {
+            return false;
+        };
+        let Version { hlc, actor } = votes.reported;
+        self.clock.raise(hlc, now);
+        actor == FLUSHED && self.clock.reading(now) < hlc
     }
 
     /// Stamps the write above everything that was reported, and asks again under a new number.
     pub(super) fn restamp(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
         let view = Arc::clone(&self.view);
+        if self.is_beyond_the_clock(now, id) {
+            return self.fail_write(now, id, Status::ClockSkew, Some(BEYOND_THE_CLOCK), true, out);
+        }
         let held = self.held_entry(id);
         let replaced = self.successor(id).is_some();
         let Some(mut operation) = self.take(id) else { return };

@@ -242,7 +242,7 @@ fn judge_read(votes: &get::Votes, strict: bool) -> get::Verdict {
     let newest = (0..targets.len())
         .filter_map(|at| match targets.answer(at) {
             Answer::Holds(_, version) => Some(version),
-            Answer::Unasked | Answer::Pending | Answer::Absent(..) | Answer::Lost => None,
+            Answer::Unasked | Answer::Pending | Answer::Absent(..) | Answer::Lost | Answer::Unreached => None,
         })
         .max();
     assert_eq!(votes.newest(), newest);
@@ -252,16 +252,16 @@ fn judge_read(votes: &get::Votes, strict: bool) -> get::Verdict {
             let forgot = strict && newest.is_some_and(|newest| forgotten >= newest);
             at < targets.owners() && counts(state, strict) && !forgot
         }
-        Answer::Unasked | Answer::Pending | Answer::Lost => false,
+        Answer::Unasked | Answer::Pending | Answer::Lost | Answer::Unreached => false,
     });
     let ready = count(targets, |at, answer| match answer {
         Answer::Holds(state, _) | Answer::Absent(state, _) => at < targets.owners() && counts(state, strict),
-        Answer::Unasked | Answer::Pending | Answer::Lost => false,
+        Answer::Unasked | Answer::Pending | Answer::Lost | Answer::Unreached => false,
     });
     let answered = count(targets, |at, answer| match answer {
         Answer::Holds(..) => true,
         Answer::Absent(..) => at < targets.owners(),
-        Answer::Unasked | Answer::Pending | Answer::Lost => false,
+        Answer::Unasked | Answer::Pending | Answer::Lost | Answer::Unreached => false,
     });
     let pending = count(targets, |_, answer| answer == Answer::Pending);
     let unasked = count(targets, |at, answer| at < targets.owners() && answer == Answer::Unasked);

@@ -9,7 +9,7 @@ use super::{
     Change, Guarded, Operation, OperationId, Origin, Phase, Refused, Subject,
     put::{Answer, Outcome, Verdict, Votes},
     refused,
-    replicate::covered,
+    replicate::{BEYOND_THE_CLOCK, covered},
 };
 use crate::{
     canary::canary,
@@ -95,10 +95,7 @@ impl Shard {
         let hlc = self.clock.stamp(now);
         let version = Version { hlc, actor: self.config.actor };
         if version <= self.table.flushed(subject.slot) {
-            return Err(refused(
-                Status::ClockSkew,
-                "the namespace was flushed up to a moment that this node's clock must not pass yet: repeat in half a second, or at another node",
-            ));
+            return Err(refused(Status::ClockSkew, BEYOND_THE_CLOCK));
         }
         let expires_at = match value {
             Some(_) => expiry.of(hlc),
@@ -296,31 +293,38 @@ impl Shard {
                 }
             }
             Verdict::Short { have } => {
-                let (need, asked) = (votes.need(), votes.targets.len());
+                let need = votes.need();
                 if self.try_fallbacks(now, id, out) {
-                    let more = self.in_flight.get_mut(id).is_some_and(
-                        |operation| matches!(&operation.phase, Phase::Write { votes, .. } if votes.targets.len() > asked),
-                    );
-                    if more {
-                        return;
-                    }
+                    return;
                 }
                 let Some(operation) = self.in_flight.get_mut(id) else { return };
                 let Phase::Write { votes, .. } = &operation.phase else { return };
-                let (origin, unstored) = (operation.origin, votes.unstored());
-                let namespace = operation.subject.namespace;
+                let (unstored, namespace) = (votes.unstored(), operation.subject.namespace);
                 // Without a vote of its disk a replica may hold it all the same.
                 let maybe = votes.may_be_held() || self.rules.get(&namespace).is_some_and(|it| it.ack.is_durable());
-                operation.origin = Origin::Nobody;
                 let words = unstored.and_then(|member| self.diskless(namespace, member));
-                self.answer_failure(origin, Status::Unavailable { need, have }, words.as_deref(), maybe, out);
-                self.end_write(now, id);
+                self.fail_write(now, id, Status::Unavailable { need, have }, words.as_deref(), maybe, out);
             }
         }
     }
 
+    pub(super) fn fail_write(
+        &mut self,
+        now: Now,
+        id: OperationId,
+        status: Status,
+        words: Option<&str>,
+        maybe_applied: bool,
+        out: &mut dyn ShardOutbox,
+    ) {
+        let Some(operation) = self.in_flight.get_mut(id) else { return };
+        let origin = std::mem::replace(&mut operation.origin, Origin::Nobody);
+        self.answer_failure(origin, status, words, maybe_applied, out);
+        self.end_write(now, id);
+    }
+
     /// The entry of a write in flight, as it lies in the memtable or among the hints, or as it was kept when a peer's
-    /// newer one took its place; `None`: a newer one of this coordinator did.
+    /// newer one took its place; `None`: a newer one did, and it was not kept.
     pub(super) fn held_entry(&mut self, id: OperationId) -> Option<OwnedEntry> {
         let operation = self.in_flight.get_mut(id)?;
         let Phase::Write { version, kept, .. } = &operation.phase else { return None };

@@ -13,9 +13,12 @@ use crate::{
     value::{Hlc, Version},
 };
 
+/// Whose the highest version is that a mark covers: nobody's.
+pub(crate) const FLUSHED: ActorId = ActorId(u64::MAX);
+
 /// The highest version that a mark covers.
 fn covers(mark: Hlc) -> Version {
-    if mark == Hlc::default() { Version::ZERO } else { Version { hlc: mark, actor: ActorId(u64::MAX) } }
+    if mark == Hlc::default() { Version::ZERO } else { Version { hlc: mark, actor: FLUSHED } }
 }
 
 impl Memtable {

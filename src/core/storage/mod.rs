@@ -29,6 +29,7 @@ mod tests;
 mod tree;
 
 pub use floors::Floors;
+pub(crate) use flush::FLUSHED;
 pub use memtable::Memtable;
 pub use record::NAMESPACE_SLOTS_MAX;
 pub use scan::Scanned;

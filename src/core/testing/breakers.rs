@@ -167,16 +167,56 @@ fn a_strict_write_follows_the_requests_that_opened_the_breaker() {
 
 #[test]
 fn a_strict_read_follows_the_probe_of_the_owner_that_it_needs() {
+    // R = 2 with the third owner dead; R = 3 with it alive: one is asked, and one that is probed is missing.
+    for (dead, r) in [(true, 2), (false, 3)] {
+        let mut rig = Rig::three();
+        assert_written(&rig.call(A, &put("v").w(3)));
+        if dead {
+            rig.kill(C);
+            rig.all_believe_down(C, true);
+        }
+        rig.lose_link(A, B);
+        let get = Call::get("k").strict().r(r);
+        assert!(matches!(rig.call(A, &get).status, Status::Unavailable { .. }));
+        rig.run_for(PROBED);
+        let (probe, follower) = (rig.ask(A, &get), rig.ask(A, &get));
+        assert_eq!([probe, follower].map(|asked| rig.wait(asked).status), [Status::Ok; 2], "R = {r}");
+    }
+}
+
+/// What would not be enough with it need not be waited for.
+#[test]
+fn a_strict_read_that_a_probed_owner_cannot_save_is_refused_at_once() {
     let mut rig = Rig::three();
-    assert_written(&rig.call(A, &put("v").w(3)));
     rig.kill(C);
     rig.all_believe_down(C, true);
     rig.lose_link(A, B);
-    let get = Call::get("k").strict();
-    assert!(matches!(rig.call(A, &get).status, Status::Unavailable { .. }));
     rig.run_for(PROBED);
-    let (probe, follower) = (rig.ask(A, &get), rig.ask(A, &get));
-    assert_eq!([probe, follower].map(|asked| rig.wait(asked).status), [Status::Ok; 2]);
+    rig.cut(A, B);
+    rig.ask(A, &Call::get("k").strict());
+    let asked = rig.now();
+    assert!(matches!(rig.call(A, &Call::get("k").strict().r(3)).status, Status::Unavailable { .. }));
+    assert!(rig.now().since(asked) < MILLI);
+}
+
+/// An owner that is asked once its probe is under way counts as asked, though it is no stand-in.
+#[test]
+fn a_write_to_all_that_begins_before_the_probe_follows_it_when_all_others_answered() {
+    let mut rig = Rig::three();
+    rig.lose_link(A, C);
+    rig.set_fate(|from, to, message| match message {
+        PeerMessage::Replicated { .. } if (from, to) == (B, A) => Fate::Hold,
+        _ => Fate::Deliver,
+    });
+    let waits = rig.ask(A, &Call::put("k", "v").w(3));
+    rig.run_for(MILLI * 50);
+    rig.believe_down(A, C, true);
+    rig.believe_down(A, C, false);
+    let probe = rig.ask(A, &Call::put("other", "v").w(2));
+    rig.clear_fate();
+    rig.release();
+    assert_written(&rig.wait(probe));
+    assert_written(&rig.wait(waits));
 }
 
 /// Simulator, seed 200e4 (L8), after other draws: of three nodes two are left, and the other is no owner.

@@ -496,3 +496,20 @@ fn a_write_that_cannot_be_stamped_above_a_flush_yet_is_refused_and_soon_is_not()
     assert_written(&late);
     assert!(!late.worth.superseded);
 }
+
+/// As above, at a coordinator that has not heard of the flush: replicas tell it.
+#[test]
+fn a_write_that_replicas_call_flushed_is_not_called_superseded() {
+    let mut rig = named(Ack::Mem, Eviction::On);
+    rig.empty(&[A, B], |table, mark| {
+        table.flush("users", Hlc::at(mark.wall() + Duration::from_millis(800))).unwrap();
+    });
+    let put = Call::put("k0", "new").within("users").strict();
+    let early = rig.call(C, &put);
+    assert_eq!((early.status, early.maybe_applied), (Status::ClockSkew, true), "{early:?}");
+    rig.run_for(Duration::from_millis(400));
+    let late = rig.call(C, &put);
+    assert_written(&late);
+    assert_eq!((late.worth.superseded, late.worth.acks > 1), (false, true));
+    assert_eq!(value(&rig.call(A, &Call::get("k0").within("users").strict())), Some("new"));
+}

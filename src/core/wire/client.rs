@@ -51,7 +51,8 @@ impl Quorum {
 pub struct Consistency {
     /// For reads, and for the reading half of guarded writes.
     pub read: Quorum,
-    /// For writes.
+    /// For writes. A strict one asks for no fewer than the namespace's W, or than a majority of the owners if that is less: so many
+    /// a change of owners counts on. For strict writes to one owner make the namespace with `w = 1`.
     pub write: Quorum,
     /// Whose votes count; `None`: what the namespace says.
     pub mode: Option<Mode>,
@@ -341,7 +342,8 @@ pub enum Status {
     },
     /// Not begun: the coordinator's layout is older than its peers'. Repeat soon.
     StaleEpoch,
-    /// Not begun: this node's clock disagrees with its peers'. Repeat at another node.
+    /// This node's clock disagrees with its peers', or must not pass the mark of a flush yet. Repeat at another node. Not begun, but
+    /// for a write with `maybe_applied`.
     ClockSkew,
     /// Refused: key or value too long. Do not repeat.
     TooLarge,
