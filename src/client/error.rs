@@ -33,7 +33,8 @@ pub enum ErrorKind {
     Invalid,
     /// The nodes' memory is full and nothing may be evicted. Nothing changed.
     OutOfMemory,
-    /// The coordinator's clock disagrees with its peers'. Nothing changed; an operator's work.
+    /// The coordinator's clock disagrees with its peers', or must not pass the mark of a flush for a moment. Nothing changed, unless
+    /// `maybe_applied`; where it lasts, an operator's work.
     ClockSkew,
     /// There is no such namespace. Create it first.
     NoSuchNamespace,
@@ -91,7 +92,7 @@ impl ErrorKind {
             Self::TooLarge => "store less under one key, or raise the namespace's value_max",
             Self::Invalid => "correct the call",
             Self::OutOfMemory => "raise memory.limit, or let the namespace evict",
-            Self::ClockSkew => "check NTP on the nodes",
+            Self::ClockSkew => "retry; if it lasts, check NTP on the nodes",
             Self::NoSuchNamespace => "create it: `meshwork namespace create NAME`",
             Self::Denied => "use a certificate of another role: `meshwork cert`",
             Self::Connect => "check seeds, firewall (UDP) and `meshwork status`",

@@ -224,7 +224,7 @@ fn a_fallback_makes_a_sloppy_quorum_and_never_a_strict_one() {
 
 /// What an owner may say to a read: nothing, lost, a version, or an absent that forgot as much.
 fn read_answers() -> Vec<get::Answer> {
-    let mut answers = vec![get::Answer::Pending, get::Answer::Unasked, get::Answer::Lost];
+    let mut answers = vec![get::Answer::Pending, get::Answer::Unasked, get::Answer::Lost, get::Answer::Unreached];
     for state in STATES {
         for number in [1, 2] {
             answers.push(get::Answer::Holds(state, version(number)));
