@@ -528,7 +528,7 @@ impl Shard {
                     self.advance_read(now, id, out);
                 }
                 Phase::Write { votes, .. } => {
-                    votes.targets.remap(new_index, put::Answer::Lost);
+                    votes.remap(new_index);
                     // A copy that warms under the new ring, or since the node lapsed, votes no more as it did.
                     if let Some(at) = me.and_then(|me| votes.targets.position(me)) {
                         votes.lower(at, state);

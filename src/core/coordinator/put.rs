@@ -80,6 +80,8 @@ pub(crate) struct Votes {
     impatient: bool,
     /// Others are sent a newer write that took this one's place at the coordinator: what they hold is not this one.
     lost: bool,
+    /// Somebody may hold it of whom nothing is said here any more.
+    gone: bool,
     /// The highest version reported by `Superseded`, with the latest end of what it covers.
     pub(crate) reported: Version,
     /// See `reported`.
@@ -99,6 +101,7 @@ impl Votes {
             restamps_left: crate::limits::RESTAMPS_MAX,
             impatient: false,
             lost: false,
+            gone: false,
             reported: Version::ZERO,
             hold_until: None,
         }
@@ -198,9 +201,16 @@ impl Votes {
         u8::try_from(applied).expect("at most TARGETS_MAX")
     }
 
-    /// Whether somebody may hold the write, or may have served it: an earlier stamp of it was taken, whatever became of the last.
+    /// Whether somebody may hold the write, or may have served it: an earlier stamp of it was taken, whatever became of the last, or
+    /// who took it or was asked to has no place in the layouts any more.
     pub(crate) fn may_be_held(&self) -> bool {
-        self.applied() > 0 || self.restamps_left < crate::limits::RESTAMPS_MAX
+        self.applied() > 0 || self.gone || self.restamps_left < crate::limits::RESTAMPS_MAX
+    }
+
+    /// Names all by their places in a new ring. Whoever has none counts for nothing, and may hold the write (simulator, seed c0042fb).
+    pub(crate) fn remap(&mut self, new_index: impl Fn(u16) -> Option<u16>) {
+        self.gone |= self.applied() > 0 || self.is_waiting();
+        self.targets.remap(new_index, Answer::Lost);
     }
 
     /// One of those who hold it without a disk, though the namespace asks for one.

@@ -405,3 +405,21 @@ fn a_touch_through_an_owner_that_missed_the_newest_write_extends_that_and_not_it
         assert!(read.expires_at.is_some(), "{node}");
     }
 }
+
+// --- c0042fb: a strict write is in flight when the layout of all its owners retires ---
+
+#[test]
+fn a_write_whose_owners_have_no_place_any_more_is_not_certainly_refused() {
+    let mut rig = Rig::new(RigConfig { nodes: 6, ..RigConfig::default() });
+    rig.relayout(&[A, B, C]);
+    rig.set_fate(|from, _, message| match message {
+        PeerMessage::Replicate { .. } if from == A => Fate::Hold,
+        _ => Fate::Deliver,
+    });
+    let asked = rig.ask(A, &put("v"));
+    rig.run_for(MILLI);
+    rig.relayout(&[3, 4, 5]);
+    let answer = rig.wait(asked);
+    assert!(matches!(answer.status, Status::Unavailable { .. }), "{answer:?}");
+    assert!(answer.maybe_applied, "A holds it, and B and C may");
+}
