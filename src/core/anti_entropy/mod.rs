@@ -252,13 +252,13 @@ impl Shard {
         let name = |ring: &Option<std::sync::Arc<Ring>>| ring.as_ref().map(|ring| ring.name());
         // Of a session that began before the move what it learns of a gained tree must not count.
         let layouts = |view: &View| (name(&view.ring), name(&view.beside), view.moving);
+        let moved = layouts(old) != layouts(&view);
         let lapsed = view.lapses > old.lapses;
-        if lapsed {
-            // What was equal is gone with the rest: no comparison under way has seen all of it.
+        // Of what was emptied, nothing counts that a comparison found equal.
+        if moved || lapsed {
             self.anti_entropy.forget();
         }
-        if layouts(old) != layouts(&view) {
-            self.anti_entropy.forget();
+        if moved {
             self.anti_entropy.owned = readiness::owned(rings, me, shard).count() as u64;
             self.anti_entropy.readiness.on_layouts(old, &view, shard);
         }

@@ -308,6 +308,7 @@ impl Shard {
         }
     }
 
+    /// Tells whoever still waits that the write failed, and ends it.
     pub(super) fn fail_write(
         &mut self,
         now: Now,
@@ -449,16 +450,11 @@ impl Shard {
                 votes.targets.set(at, Answer::Lost);
             }
         }
-        let origin = operation.origin;
-        if origin != Origin::Nobody {
-            if let Verdict::Done(_) = votes.verdict() {
-                return self.advance_write(now, id, out);
-            }
-            operation.origin = Origin::Nobody;
-            // The replicas that were silent may still apply it.
-            self.answer_failure(origin, Status::Unknown, None, true, out);
+        if operation.origin != Origin::Nobody && matches!(votes.verdict(), Verdict::Done(_)) {
+            return self.advance_write(now, id, out);
         }
-        self.end_write(now, id);
+        // The replicas that were silent may still apply it.
+        self.fail_write(now, id, Status::Unknown, None, true, out);
     }
 
     /// A guarded write's read is decided: checks the condition, and writes.

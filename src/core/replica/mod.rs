@@ -200,9 +200,8 @@ const _: () = assert!(Version::ZERO.hlc.0 == 0, "a replica that forgot nothing s
 mod tests {
     use super::*;
     use crate::{
-        handoff::HintStore,
-        id::{ActorId, KeyHash, NamespaceId, NodeId, PartitionId, ShardId},
-        storage::{Memtable, MemtableConfig, NamespaceSlot},
+        id::{ActorId, NodeId, ShardId},
+        storage::MemtableConfig,
         time::Wall,
         value::{Body, Hlc},
     };
@@ -224,12 +223,12 @@ mod tests {
         assert_eq!(show(&mut table), Ok(at(10)));
         // Not looked at while it is there: what is used stays.
         let put = table.put(Wall(20), slot, hash, b"k", &entry(20, b"new"), false);
-        assert!(matches!(put, crate::storage::Put::Applied { .. }));
+        assert!(matches!(put, Put::Applied { .. }));
         for other in 0..10_000u64 {
             let key = other.to_be_bytes();
             let spread = KeyHash(other.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 << 40);
             let put = table.put(Wall(21), slot, spread, &key, &entry(15, &[0; 64]), false);
-            assert!(matches!(put, crate::storage::Put::Applied { .. }));
+            assert!(matches!(put, Put::Applied { .. }));
         }
         assert!(show(&mut table).is_err_and(|forgotten| forgotten >= at(20)), "it was evicted and is not denied");
     }

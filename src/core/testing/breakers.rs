@@ -28,6 +28,16 @@ fn lost_owner() -> (Rig, Call, usize, usize) {
     (rig, call, owner, other)
 }
 
+/// C is dead, and A's next request to B is the probe of its breaker.
+fn two_left() -> Rig {
+    let mut rig = Rig::three();
+    rig.kill(C);
+    rig.all_believe_down(C, true);
+    rig.lose_link(A, B);
+    rig.run_for(PROBED);
+    rig
+}
+
 #[test]
 fn a_breaker_opens_for_a_silent_peer_and_closes_when_it_answers() {
     let mut rig = Rig::three();
@@ -119,11 +129,7 @@ fn a_sloppy_request_takes_a_stand_in_rather_than_follow() {
 
 #[test]
 fn a_strict_write_follows_the_probe_of_the_owner_that_it_needs() {
-    let mut rig = Rig::three();
-    rig.kill(C);
-    rig.all_believe_down(C, true);
-    rig.lose_link(A, B);
-    rig.run_for(PROBED);
+    let mut rig = two_left();
     let probe = rig.ask(A, &put("v1"));
     let follower = rig.ask(A, &Call::put("other", "v2").strict());
     assert_written(&rig.wait(probe));
@@ -187,11 +193,7 @@ fn a_strict_read_follows_the_probe_of_the_owner_that_it_needs() {
 /// What would not be enough with it need not be waited for.
 #[test]
 fn a_strict_read_that_a_probed_owner_cannot_save_is_refused_at_once() {
-    let mut rig = Rig::three();
-    rig.kill(C);
-    rig.all_believe_down(C, true);
-    rig.lose_link(A, B);
-    rig.run_for(PROBED);
+    let mut rig = two_left();
     rig.cut(A, B);
     rig.ask(A, &Call::get("k").strict());
     let asked = rig.now();
