@@ -118,6 +118,16 @@ impl Votes {
             }
     }
 
+    /// Whether the answers so far are enough with those of the owners `more`, and of all that were asked and are still out.
+    pub(crate) fn suffices_with(mut self, more: &[usize]) -> bool {
+        for at in 0..self.targets.len() {
+            if more.contains(&at) || self.targets.answer(at) == Answer::Pending {
+                self.targets.set(at, Answer::Absent(ReplicaState::Ready, Version::ZERO));
+            }
+        }
+        matches!(self.verdict(), Verdict::Decided(_))
+    }
+
     /// What the answers so far mean.
     pub(crate) fn verdict(&self) -> Verdict {
         let newest = self.newest();

@@ -1,42 +1,44 @@
 //! Who was asked, and what each said: the part that reads and writes share (PROTOCOL §4).
 //!
 //! Invariants: a vote is one member, once, whatever arrives twice; owners come first and a fallback is never an owner;
-//! a fallback stands for exactly one owner. Owners of the layout that is read come first of all, then those that only the
-//! other active layout has; an owner may count for both. Members are indexes into the view; when the view's members change
-//! they are mapped to the new ones, and who is no member any more is lost.
+//! a fallback stands for exactly one owner, and in a write there is room for one for each. Owners of the layout that is read come
+//! first of all, then those that only the other active layout has; an owner may count for both. Members are indexes into
+//! the view; when the view's members change they are mapped to the new ones, and who is no member any more is lost.
 
 use crate::limits::COPIES_MAX;
 
-/// Most stand-ins that one request asks: for half of the owners.
-const FALLBACKS_MAX: usize = COPIES_MAX / 2;
-/// Most members that a read asks: the owners of one layout, and stand-ins.
-pub(crate) const READ_TARGETS_MAX: usize = COPIES_MAX + FALLBACKS_MAX;
-/// Most members that a write asks: the owners of two layouts, and stand-ins.
-pub(crate) const WRITE_TARGETS_MAX: usize = 2 * COPIES_MAX + FALLBACKS_MAX;
+/// Most stand-ins that one request asks beyond one for each owner, in the place of those that could not.
+const SPARE_MAX: usize = COPIES_MAX / 2;
+/// Most members that a read asks: the owners of one layout, and stand-ins that may hold hints. Of more than six owners not each has
+/// its own: they weigh 24 bytes each in every request in flight, and one of them may be enough.
+pub(crate) const READ_TARGETS_MAX: usize = COPIES_MAX + SPARE_MAX;
+/// Most members that a write asks: the owners of two layouts, and stand-ins for all of them (with four for all, W = N was refused
+/// where five owners were dead and five others lived; simulator, seed d00086e).
+pub(crate) const WRITE_TARGETS_MAX: usize = 4 * COPIES_MAX + SPARE_MAX;
 
 /// The members of a request, owners first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Targets<A, const MOST: usize> {
     members: [u16; MOST],
     answers: [A; MOST],
-    /// Whom each fallback stands for, in the order of fallbacks.
-    covers: [u16; FALLBACKS_MAX],
+    /// Whom each stands for; owners for nobody.
+    covers: [u16; MOST],
     /// Owners in the layout that is read.
     readers: u8,
     /// Owners in either.
     owners: u8,
     len: u8,
-    /// A bit for each position that owns the key in the other active layout.
+    /// A bit for each owner that is one in the other active layout.
     beside: u32,
 }
 
-const _: () = assert!(WRITE_TARGETS_MAX <= 32, "a bit for each target");
+const _: () = assert!(2 * COPIES_MAX <= 32, "a bit for each owner");
 
 impl<A: Copy, const MOST: usize> Targets<A, MOST> {
     /// The owners of a partition, each of whom has said `unasked`; `beside`: in the other active layout.
     pub(crate) fn new(owners: &[u16], beside: &[u16], unasked: A) -> Self {
         assert!(
-            owners.len() <= COPIES_MAX && beside.len() <= MOST - READ_TARGETS_MAX,
+            owners.len().max(beside.len()) <= COPIES_MAX && owners.len() + beside.len() <= MOST - SPARE_MAX,
             "namespaces are checked to have at most COPIES_MAX copies"
         );
         let mut members = [u16::MAX; MOST];
@@ -50,7 +52,7 @@ impl<A: Copy, const MOST: usize> Targets<A, MOST> {
         }
         let small = |count: usize| u8::try_from(count).expect("at most WRITE_TARGETS_MAX");
         let (readers, len) = (small(readers), small(len));
-        let covers = [u16::MAX; FALLBACKS_MAX];
+        let covers = [u16::MAX; MOST];
         Self { members, answers: [unasked; MOST], covers, readers, owners: len, len, beside: mask }
     }
 
@@ -61,17 +63,17 @@ impl<A: Copy, const MOST: usize> Targets<A, MOST> {
 
     /// Whether the one at `position` owns the key in the other active layout.
     pub(crate) fn is_beside(&self, position: usize) -> bool {
-        self.beside & (1 << position) != 0
+        self.is_owner(position) && self.beside & (1 << position) != 0
     }
 
-    /// Adds a stand-in for the owner `covers` (`None`: for whoever it holds hints for); `None` when there is no room for
-    /// another, or the member is asked already.
+    /// Adds a stand-in for the owner `covers` (`None`: for whoever it holds hints for); `None` when the member is asked
+    /// already, or so many are that another would hardly do better.
     pub(crate) fn add_fallback(&mut self, member: u16, covers: Option<u16>, answer: A) -> Option<usize> {
         let at = usize::from(self.len);
-        if at - self.owners() == self.covers.len() || self.position(member).is_some() {
+        if at == MOST.min(2 * self.owners() + SPARE_MAX) || self.position(member).is_some() {
             return None;
         }
-        self.covers[at - self.owners()] = covers.unwrap_or(u16::MAX);
+        self.covers[at] = covers.unwrap_or(u16::MAX);
         self.members[at] = member;
         self.answers[at] = answer;
         self.len += 1;
@@ -106,7 +108,7 @@ impl<A: Copy, const MOST: usize> Targets<A, MOST> {
 
     /// The owner for whom the fallback at `position` stands.
     pub(crate) fn covers(&self, position: usize) -> Option<u16> {
-        position.checked_sub(self.owners()).map(|at| self.covers[at]).filter(|owner| *owner != u16::MAX)
+        Some(self.covers[position]).filter(|owner| *owner != u16::MAX)
     }
 
     /// What the one at `position` said.
@@ -154,6 +156,20 @@ mod tests {
         assert_eq!(targets.add_fallback(2, None, 'p'), None);
         assert!(!targets.is_owner(3) && targets.is_owner(2));
         assert_eq!((targets.covers(3), targets.covers(2)), (Some(9), None));
+    }
+
+    #[test]
+    fn there_is_room_for_a_stand_in_for_each_owner_of_two_layouts_and_a_few_more() {
+        let owners: Vec<u16> = (0..).take(2 * COPIES_MAX).collect();
+        let (readers, beside) = owners.split_at(COPIES_MAX);
+        let mut targets = Targets::<char, WRITE_TARGETS_MAX>::new(readers, beside, 'u');
+        let mut asked = 100..;
+        for owner in &owners {
+            assert!(targets.add_fallback(asked.next().expect("endless"), Some(*owner), 'p').is_some());
+        }
+        assert!((0..targets.len()).all(|at| targets.is_beside(at) == (COPIES_MAX..2 * COPIES_MAX).contains(&at)));
+        let more = asked.take_while(|member| targets.add_fallback(*member, None, 'p').is_some());
+        assert_eq!(more.count(), SPARE_MAX);
     }
 
     #[test]

@@ -117,26 +117,19 @@ impl Shard {
         }
     }
 
-    /// Where `have` votes are all that can be had otherwise: asks the owners that could not be asked and can be now, and those whose circuit
-    /// breaker is open while a probe is under way, if they make it enough. Whether they were asked.
-    fn ask_unreached(
-        &mut self,
-        now: Now,
-        view: &Arc<View>,
-        id: OperationId,
-        have: u8,
-        out: &mut dyn ShardOutbox,
-    ) -> bool {
+    /// Where nobody else is left to ask: asks the owners that could not be asked and can be now, and those whose circuit breaker is
+    /// open while a probe is under way, if with them it may be enough. Whether they were asked.
+    fn ask_unreached(&mut self, now: Now, view: &Arc<View>, id: OperationId, out: &mut dyn ShardOutbox) -> bool {
         let Some(operation) = self.in_flight.get_mut(id) else { return false };
         let Phase::Read { votes, .. } = &operation.phase else { return false };
-        let (targets, missing) = (votes.targets, if operation.subject.strict { votes.need() - have } else { 1 });
+        let votes = *votes;
         let asked = |at: &usize| {
-            let member = targets.member(*at);
+            let member = votes.targets.member(*at);
             let can_be = || self.reachable(now, view, member) || self.follows(now, view, member);
-            targets.answer(*at) == Answer::Unreached && can_be()
+            votes.targets.answer(*at) == Answer::Unreached && can_be()
         };
-        let asked: Vec<usize> = (0..targets.owners()).filter(asked).collect();
-        if asked.len() < usize::from(missing) {
+        let asked: Vec<usize> = (0..votes.targets.owners()).filter(asked).collect();
+        if asked.is_empty() || !votes.suffices_with(&asked) {
             return false;
         }
         for at in asked {
@@ -341,7 +334,7 @@ impl Shard {
                 Verdict::Decided(_) => return self.conclude_read(now, id, None, out),
                 Verdict::Unavailable { have } => {
                     let need = votes.need();
-                    if self.ask_unreached(now, &view, id, have, out) {
+                    if self.ask_unreached(now, &view, id, out) {
                         return;
                     }
                     if let Some(operation) = self.take(id) {
@@ -478,13 +471,15 @@ impl Shard {
 
     pub(super) fn on_read_patience(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
-        let Phase::Read { votes, .. } = &operation.phase else { return };
-        let (silent, asked) = (silent(votes), operation.started);
+        let Phase::Read { votes, fetching, .. } = &operation.phase else { return };
+        let (silent, asked, fetches) = (silent(votes), operation.started, fetching.is_some());
         for member in silent {
             self.peers.on_timeout(member, asked, now.mono);
         }
         let view = Arc::clone(&self.view);
-        self.ask_another(now, &view, id, true, out);
+        if !self.ask_another(now, &view, id, true, out) && !fetches {
+            self.ask_unreached(now, &view, id, out);
+        }
     }
 
     pub(super) fn on_read_timeout(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {

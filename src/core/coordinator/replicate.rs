@@ -62,9 +62,10 @@ impl Shard {
         }
     }
 
-    /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in yet. Where none is left
-    /// the owner itself is asked while a probe of its breaker is under way, or a stand-in while one of its is: with W = all in a mesh
-    /// of N nodes, or with two nodes left, nobody else can serve (simulator, seeds 7001268, 200e4). Whether anybody was asked.
+    /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in yet; or the owner itself,
+    /// if it can be asked by now. Where none is left it is asked, too, while a probe of its breaker is under way, or a stand-in while one
+    /// of its is: with W = all in a mesh of N nodes, or with two nodes left, nobody else can serve (simulator, seeds 7001268, 200e4).
+    /// Nobody stands in for the owners of a strict write. Whether anybody was asked.
     pub(super) fn send_to_fallbacks(
         &mut self,
         now: Now,
@@ -78,9 +79,7 @@ impl Shard {
         let (partition, copies, deadline) =
             (operation.subject.partition, usize::from(operation.subject.copies), operation.deadline);
         let Phase::Write { votes, .. } = &operation.phase else { return false };
-        if votes.is_strict() && !canary!(K33) {
-            return false;
-        }
+        let only_owners = votes.is_strict() && !canary!(K33);
         let me = ring.index_of(view.me);
         let targets = votes.targets;
         let missing: Vec<u16> = (0..targets.owners())
@@ -95,7 +94,11 @@ impl Shard {
             return false;
         }
         let header = self.header(now, view, deadline);
-        let walked = if canary!(K32) { 1 } else { usize::MAX };
+        let walked = match () {
+            () if only_owners => 0,
+            () if canary!(K32) => 1,
+            () => usize::MAX,
+        };
         let mut stand_ins = view.stand_ins(partition, copies).take(walked);
         let mut probed = view.stand_ins(partition, copies).take(walked);
         let mut sent = false;
@@ -105,8 +108,12 @@ impl Shard {
             let targets = votes.targets;
             let is_new = |member: &u16| targets.position(*member).is_none();
             let itself = targets.position(owner).filter(|at| targets.answer(*at) == Answer::Unasked);
-            let mut found = stand_ins.find(|member| is_new(member) && self.reachable(now, view, *member));
-            let itself = itself.filter(|_| found.is_none() && self.follows(now, view, owner));
+            let back = itself.filter(|_| self.reachable(now, view, owner));
+            let mut found = None;
+            if back.is_none() {
+                found = stand_ins.find(|member| is_new(member) && self.reachable(now, view, *member));
+            }
+            let itself = back.or_else(|| itself.filter(|_| found.is_none() && self.follows(now, view, owner)));
             if found.is_none() && itself.is_none() {
                 found = probed.find(|member| is_new(member) && self.follows(now, view, *member));
             }

@@ -4,7 +4,7 @@
 
 use super::{
     Call, Fate, Rig, RigConfig,
-    schedules::{A, B, C, MILLI, assert_written, put},
+    schedules::{A, B, C, GHOST, MILLI, assert_written, evict_at_a, put},
 };
 use crate::{
     namespace::Namespace,
@@ -36,6 +36,12 @@ fn two_left() -> Rig {
     rig.lose_link(A, B);
     rig.run_for(PROBED);
     rig
+}
+
+/// `who` takes `whom` for dead and then for alive again: its next request there is a probe.
+fn back(rig: &mut Rig, who: usize, whom: usize) {
+    rig.believe_down(who, whom, true);
+    rig.believe_down(who, whom, false);
 }
 
 #[test]
@@ -201,24 +207,56 @@ fn a_strict_read_that_a_probed_owner_cannot_save_is_refused_at_once() {
     assert!(rig.now().since(asked) < MILLI);
 }
 
-/// An owner that is asked once its probe is under way counts as asked, though it is no stand-in.
+/// Whoever was asked late counts as asked, though it is no stand-in.
 #[test]
-fn a_write_to_all_that_begins_before_the_probe_follows_it_when_all_others_answered() {
-    let mut rig = Rig::three();
-    rig.lose_link(A, C);
-    rig.set_fate(|from, to, message| match message {
-        PeerMessage::Replicated { .. } if (from, to) == (B, A) => Fate::Hold,
-        _ => Fate::Deliver,
-    });
-    let waits = rig.ask(A, &Call::put("k", "v").w(3));
-    rig.run_for(MILLI * 50);
-    rig.believe_down(A, C, true);
-    rig.believe_down(A, C, false);
-    let probe = rig.ask(A, &Call::put("other", "v").w(2));
-    rig.clear_fate();
-    rig.release();
-    assert_written(&rig.wait(probe));
-    assert_written(&rig.wait(waits));
+fn a_write_to_all_that_begins_before_the_probe_asks_its_owner_when_all_others_answered() {
+    for strict in [false, true] {
+        for answered in [false, true] {
+            let mut rig = Rig::three();
+            rig.lose_link(A, C);
+            rig.set_fate(|from, to, message| match message {
+                PeerMessage::Replicated { .. } if (from, to) == (B, A) => Fate::Hold,
+                _ => Fate::Deliver,
+            });
+            let call = Call::put("k", "v").w(3);
+            let waits = rig.ask(A, &if strict { call.strict() } else { call });
+            rig.run_for(MILLI * 50);
+            back(&mut rig, A, C);
+            let probe = rig.ask(A, &Call::put("other", "v").w(2));
+            rig.run_for(if answered { MILLI * 5 } else { Duration::ZERO });
+            rig.clear_fate();
+            rig.release();
+            assert_written(&rig.wait(probe));
+            let answer = rig.wait(waits);
+            assert_written(&answer);
+            assert_eq!((answer.worth.acks, answer.worth.fallbacks), (3, 0), "strict: {strict}, answered: {answered}");
+        }
+    }
+}
+
+#[test]
+fn a_request_asks_whoever_is_back_when_its_patience_with_the_others_ends() {
+    for call in [Call::get("k").strict(), put("w")] {
+        let mut rig = Rig::three();
+        assert_written(&rig.call(A, &put("v").w(3)));
+        rig.lose_link(A, C);
+        rig.cut(A, B);
+        let waits = rig.ask(A, &call);
+        rig.run_for(MILLI * 10);
+        back(&mut rig, A, C);
+        assert_eq!(rig.wait(waits).status, Status::Ok, "{call:?}");
+    }
+}
+
+#[test]
+fn a_strict_read_of_what_one_owner_evicted_follows_the_probe_of_the_last() {
+    let mut rig = Rig::new(RigConfig { memory: 2 << 20, ..RigConfig::default() });
+    evict_at_a(&mut rig, GHOST);
+    rig.lose_link(B, C);
+    rig.run_for(PROBED);
+    let get = Call::get("k").strict().r(3);
+    let (probe, follower) = (rig.ask(B, &get), rig.ask(B, &get));
+    assert_eq!([probe, follower].map(|asked| rig.wait(asked).status), [Status::NotFound; 2]);
 }
 
 /// Simulator, seed 200e4 (L8), after other draws: of three nodes two are left, and the other is no owner.

@@ -90,6 +90,26 @@ fn a_sloppy_write_with_every_owner_down_is_taken_by_stand_ins() {
     assert!(matches!(strict.status, Status::Unavailable { .. }), "{strict:?}");
 }
 
+/// Simulator, seed d00086e (L8): there was room for four stand-ins.
+#[test]
+fn a_sloppy_write_to_all_five_owners_that_are_down_is_taken_by_five_stand_ins() {
+    let mut rig = Rig::new(RigConfig { nodes: 11, n: 5, ..RigConfig::default() });
+    let call = Call::put("k", "v").w(5);
+    let (owners, fallbacks) = (rig.owners(&call), rig.fallbacks(&call));
+    for owner in &owners {
+        rig.kill(*owner);
+        rig.all_believe_down(*owner, true);
+    }
+    // One of those that live is lost on the way: a sixth is asked in its place.
+    rig.cut(fallbacks[0], fallbacks[1]);
+    let asked = rig.ask(fallbacks[0], &call);
+    rig.run_for(MILLI * 10);
+    rig.lose_link(fallbacks[0], fallbacks[1]);
+    let answer = rig.wait(asked);
+    assert_written(&answer);
+    assert_eq!((answer.worth.acks, answer.worth.fallbacks), (5, 5));
+}
+
 #[test]
 fn owners_that_fall_silent_are_stood_in_for_whatever_was_asked_before() {
     let (mut rig, owners, _) = five();
