@@ -273,6 +273,8 @@ impl<'p> Cluster<'p> {
             Event::Lost { link, end } => self.on_lost(link, end),
             Event::IdleCheck { a, b, since } => self.on_idle_check(a, b, since),
             Event::View { site, view } => {
+                // What warmed until now did so under the view before.
+                self.note_warming(site);
                 self.sight.on_view(self.at, site, &view);
                 self.trace.add(view.ring.as_ref().map_or(0, |ring| ring.name().hash));
                 self.trace.event(|| format!("{site:?} view"));

@@ -37,7 +37,7 @@ impl Cluster<'_> {
                 if let Some(machine) = address.and_then(|(address, _)| machine_at(address))
                     && let Some(link) = self.dial(from, machine, to.shard)
                 {
-                    self.network.wait(link, frame);
+                    self.network.wait(link, to.node, frame);
                 }
             }
         }
@@ -49,7 +49,7 @@ impl Cluster<'_> {
             return self.send_to_peer(from, PeerShard { node: to, shard: 0 }, frame);
         }
         if let Some(link) = machine_at(address).and_then(|machine| self.dial(from, machine, 0)) {
-            self.network.wait(link, frame);
+            self.network.wait(link, to, frame);
         }
     }
 
@@ -195,7 +195,8 @@ impl Cluster<'_> {
         for packet in packets {
             self.datagram(link, 0, packet);
         }
-        for frame in pending {
+        // Whoever answered may be another process at the address of the one that was meant.
+        for (_, frame) in pending.into_iter().filter(|(meant, _)| *meant == welcome.node.node) {
             self.transmit(link, 0, frame);
         }
     }

@@ -45,7 +45,7 @@ pub struct Link {
     /// How far it is.
     pub state: LinkState,
     /// Frames that wait for the handshake.
-    pub pending: Vec<Vec<u8>>,
+    pub pending: Vec<(NodeId, Vec<u8>)>,
     /// Packets that wait for the handshake.
     pub pending_gossip: Vec<Vec<u8>>,
     /// By sending end: frames held by a cut.
@@ -201,10 +201,10 @@ impl Network {
     }
 
     /// Keeps a frame for the end of the handshake; beyond the bound it is lost.
-    pub fn wait(&mut self, link: u32, frame: Vec<u8>) {
+    pub fn wait(&mut self, link: u32, to: NodeId, frame: Vec<u8>) {
         let pending = &mut self.links[link as usize].pending;
         if pending.len() < PENDING_MAX {
-            pending.push(frame);
+            pending.push((to, frame));
         }
     }
 

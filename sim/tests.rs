@@ -12,7 +12,7 @@ use meshwork_core::canary::Canary;
 use std::path::Path;
 
 /// Seeds that found a bug in core, with what it was.
-const FOUND: [(u64, &str); 45] = [
+const FOUND: [(u64, &str); 48] = [
     (0x1, "S15: what a put with a TTL over a delete had buried came back after its end"),
     (0x74, "S1: a value whose holder could not be asked was called missing, in strict reads too"),
     (0xa7, "L5: a read decided by its timeout asked for the body and waited for ever"),
@@ -57,6 +57,12 @@ const FOUND: [(u64, &str); 45] = [
     (0x900_148e, "S6: a write whose place a later one took was acknowledged by who holds the later one"),
     (0xc00_42fb, "S3: a write was told to be certainly refused when the layout of all who held it retired"),
     (0xd00_086e, "L8: there was room for four stand-ins, and all of five owners were dead"),
+    (
+        0xf00_1501,
+        "L2: asked to stand in for itself, under the identity of its former process, an owner kept a hint for itself",
+    ),
+    (0xf00_2ec8, "S7: of the checker: what warmed before a view came was judged by that view"),
+    (0xf00_3b3f, "S1: three owners became two, and then the one that had missed what the two others acknowledged"),
     (0x591, "L6: nobody probed anybody any more after all had renewed their identity"),
 ];
 

@@ -105,12 +105,16 @@ pub(crate) fn needed(view: &View, ring: &Ring, tree: TreeName) -> usize {
     n - w.min(n) + 1
 }
 
-/// Whether the newer of two active layouts has so few owners of `tree` that all of them may have missed a write, though they
-/// own it by the older one and vote: 3 copies become 1, and who is left alone was none of the two that acknowledged (simulator,
-/// seed e002f5). Such an owner takes over what the others have, too (`handoff::ownership`).
+/// Whether too few owners of `tree` in the newer of two active layouts are sure to hold a write, though they own it by the older one
+/// and vote. Of those that stay N−W may have missed one, and in the newer layout W must hold it, since all go on from there: 3 copies
+/// become 1, and who is left alone was none of the two that acknowledged (simulator, seed e002f5); or they become 2, of which either
+/// counts for both when it is left alone next (seed f003b3f). Such owners take over what the others have, too (`handoff::ownership`).
 pub(crate) fn is_thinned(view: &View, tree: TreeName) -> bool {
     let (Some(oldest), Some(newest), Some(_)) = (view.oldest(), view.newest(), &view.beside) else { return false };
-    owners(newest, tree).len() < needed(view, oldest, tree)
+    let (before, after) = (owners(oldest, tree), owners(newest, tree));
+    let stay = after.iter().filter(|owner| before.contains(owner)).count();
+    let sure = after.len() - stay.min(needed(view, oldest, tree) - 1);
+    sure + needed(view, newest, tree) <= after.len()
 }
 
 /// Whether `member` came to own `tree` with the newer of two active layouts.

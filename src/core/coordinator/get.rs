@@ -68,13 +68,20 @@ pub(crate) struct Votes {
     pub(crate) targets: Targets<Answer, READ_TARGETS_MAX>,
     need: u8,
     strict: bool,
+    /// Patience with who is silent ran out.
+    impatient: bool,
 }
 
 impl Votes {
     /// Nobody has been asked yet. `need` is R, at most the number of owners.
     pub(crate) fn new(owners: &[u16], need: u8, strict: bool) -> Self {
         assert!(need >= 1 && usize::from(need) <= owners.len(), "quorums are clamped to the owners there are");
-        Self { targets: Targets::new(owners, &[], Answer::Unasked), need, strict }
+        Self { targets: Targets::new(owners, &[], Answer::Unasked), need, strict, impatient: false }
+    }
+
+    /// Patience ran out; `false` if it had before.
+    pub(crate) fn lose_patience(&mut self) -> bool {
+        !std::mem::replace(&mut self.impatient, true)
     }
 
     /// R.

@@ -83,7 +83,6 @@ pub(crate) enum Change {
 
 /// How far a request is.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "the large ones are the common ones, and live in a table, unmoved")]
 pub(crate) enum Phase {
     /// Collecting read votes.
     Read {

@@ -384,6 +384,16 @@ impl Shard {
         is_up(view, member) && self.peers.may_follow(member, now.mono)
     }
 
+    /// Whether `member` may be asked late, where nobody else is left: a probe, too, or whoever follows one.
+    pub(super) fn may_be_back(&self, now: Now, view: &View, member: u16) -> bool {
+        self.reachable(now, view, member) || self.follows(now, view, member)
+    }
+
+    /// Whether `member` answers again: to be asked late it is as good as one that always did.
+    pub(super) fn is_back(&self, view: &View, member: u16) -> bool {
+        is_up(view, member) && self.peers.is_closed(member)
+    }
+
     /// The shard of `member` that has `subject`'s partition.
     #[inline]
     fn shard_of(view: &View, member: u16, subject: &Subject) -> PeerShard {

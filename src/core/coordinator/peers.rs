@@ -55,6 +55,11 @@ impl Peers {
         self.peers.get(usize::from(member)).is_some_and(|peer| peer.probe_at.is_none_or(|at| now >= at))
     }
 
+    /// Whether `member` answered whatever it was asked last: its breaker is closed.
+    pub(crate) fn is_closed(&self, member: u16) -> bool {
+        self.peers.get(usize::from(member)).is_some_and(|peer| peer.probe_at.is_none())
+    }
+
     /// Whether a request that nobody else can serve may follow the probe of an open breaker.
     pub(crate) fn may_follow(&self, member: u16, now: Mono) -> bool {
         let peer = self.peers.get(usize::from(member));
@@ -171,8 +176,9 @@ mod tests {
         assert!(peers.may_follow(0, Mono(second + 2)), "what was asked before it says nothing of it");
         peers.on_timeout(0, Mono(second), Mono(second + 2));
         assert!(!peers.may_follow(0, Mono(second + 2)), "and not at all once it failed");
+        assert!(!peers.is_closed(0));
         peers.on_answer(0, Mono(second), Mono(second + 1));
-        assert!(peers.may_ask(0, Mono(second + 1)));
+        assert!(peers.may_ask(0, Mono(second + 1)) && peers.is_closed(0));
     }
 
     #[test]

@@ -126,6 +126,12 @@ impl Votes {
         self.lost = true;
     }
 
+    /// It is not stamped again: what took its place goes on.
+    pub(crate) fn give_up(&mut self) {
+        self.lost = true;
+        self.restamps_left = 0;
+    }
+
     /// The other active layout has retired: it asks for nothing any more.
     pub(crate) fn forget_beside(&mut self) {
         self.need_beside = 0;

@@ -117,15 +117,22 @@ impl Shard {
         }
     }
 
-    /// Where nobody else is left to ask: asks the owners that could not be asked and can be now, and those whose circuit breaker is
-    /// open while a probe is under way, if with them it may be enough. Whether they were asked.
-    fn ask_unreached(&mut self, now: Now, view: &Arc<View>, id: OperationId, out: &mut dyn ShardOutbox) -> bool {
+    /// Where nobody else is left to ask: asks the owners that could not be asked and answer again, and with `probes` those whose circuit
+    /// breaker is open, too, as a probe or while one is under way, if with them it may be enough. Whether they were asked.
+    fn ask_unreached(
+        &mut self,
+        now: Now,
+        view: &Arc<View>,
+        id: OperationId,
+        probes: bool,
+        out: &mut dyn ShardOutbox,
+    ) -> bool {
         let Some(operation) = self.in_flight.get_mut(id) else { return false };
         let Phase::Read { votes, .. } = &operation.phase else { return false };
         let votes = *votes;
         let asked = |at: &usize| {
             let member = votes.targets.member(*at);
-            let can_be = || self.reachable(now, view, member) || self.follows(now, view, member);
+            let can_be = || self.is_back(view, member) || probes && self.may_be_back(now, view, member);
             votes.targets.answer(*at) == Answer::Unreached && can_be()
         };
         let asked: Vec<usize> = (0..votes.targets.owners()).filter(asked).collect();
@@ -334,7 +341,7 @@ impl Shard {
                 Verdict::Decided(_) => return self.conclude_read(now, id, None, out),
                 Verdict::Unavailable { have } => {
                     let need = votes.need();
-                    if self.ask_unreached(now, &view, id, out) {
+                    if self.ask_unreached(now, &view, id, true, out) {
                         return;
                     }
                     if let Some(operation) = self.take(id) {
@@ -471,15 +478,20 @@ impl Shard {
 
     pub(super) fn on_read_patience(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
-        let Phase::Read { votes, fetching, .. } = &operation.phase else { return };
-        let (silent, asked, fetches) = (silent(votes), operation.started, fetching.is_some());
+        let Phase::Read { votes, fetching, .. } = &mut operation.phase else { return };
+        let silent = if votes.lose_patience() { silent(votes) } else { Vec::new() };
+        let (asked, fetches, strict) = (operation.started, fetching.is_some(), operation.subject.strict);
         for member in silent {
             self.peers.on_timeout(member, asked, now.mono);
         }
         let view = Arc::clone(&self.view);
         if !self.ask_another(now, &view, id, true, out) && !fetches {
-            self.ask_unreached(now, &view, id, out);
+            // A sloppy one has what it has, and would wait for a probe that may not be answered.
+            self.ask_unreached(now, &view, id, strict, out);
         }
+        // Whoever comes back later is asked then.
+        let in_flight = &self.in_flight;
+        self.read_patience.push(now.mono, id, |id| in_flight.is_over(id));
     }
 
     pub(super) fn on_read_timeout(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {

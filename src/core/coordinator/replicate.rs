@@ -6,7 +6,7 @@
 
 use super::{
     Operation, OperationId, Phase,
-    put::{Answer, Outcome},
+    put::Answer,
     quorum::{Targets, WRITE_TARGETS_MAX},
     write::own_answer,
 };
@@ -63,9 +63,9 @@ impl Shard {
     }
 
     /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in yet; or the owner itself,
-    /// if it can be asked by now. Where none is left it is asked, too, while a probe of its breaker is under way, or a stand-in while one
-    /// of its is: with W = all in a mesh of N nodes, or with two nodes left, nobody else can serve (simulator, seeds 7001268, 200e4).
-    /// Nobody stands in for the owners of a strict write. Whether anybody was asked.
+    /// if it answers again. Where none is left it is asked, too, as a probe or while one is under way, or a stand-in while one of its is:
+    /// with W = all in a mesh of N nodes, or with two nodes left, nobody else can serve (simulator, seeds 7001268, 200e4). Nobody stands
+    /// in for the owners of a strict write. Whether anybody was asked.
     pub(super) fn send_to_fallbacks(
         &mut self,
         now: Now,
@@ -108,12 +108,12 @@ impl Shard {
             let targets = votes.targets;
             let is_new = |member: &u16| targets.position(*member).is_none();
             let itself = targets.position(owner).filter(|at| targets.answer(*at) == Answer::Unasked);
-            let back = itself.filter(|_| self.reachable(now, view, owner));
+            let back = itself.filter(|_| self.is_back(view, owner));
             let mut found = None;
             if back.is_none() {
                 found = stand_ins.find(|member| is_new(member) && self.reachable(now, view, *member));
             }
-            let itself = back.or_else(|| itself.filter(|_| found.is_none() && self.follows(now, view, owner)));
+            let itself = back.or_else(|| itself.filter(|_| found.is_none() && self.may_be_back(now, view, owner)));
             if found.is_none() && itself.is_none() {
                 found = probed.find(|member| is_new(member) && self.follows(now, view, *member));
             }
@@ -176,7 +176,12 @@ impl Shard {
             return self.fail_write(now, id, Status::ClockSkew, Some(BEYOND_THE_CLOCK), true, out);
         }
         let held = self.held_entry(id);
-        let replaced = self.successor(id).is_some();
+        if held.is_none() && self.successor(id).is_some() {
+            // A concurrent write of this very coordinator took its place: that one goes on, this one lost to it.
+            let Some(Operation { phase: Phase::Write { votes, .. }, .. }) = self.in_flight.get_mut(id) else { return };
+            votes.give_up();
+            return self.advance_write(now, id, out);
+        }
         let Some(mut operation) = self.take(id) else { return };
         let Phase::Write { votes, version, expiry, pin, kept } = &mut operation.phase else { return };
         *kept = None;
@@ -185,15 +190,7 @@ impl Shard {
             if let Some(pin) = pin.take() {
                 self.table.unpin(pin, subject.slot, subject.hash, &subject.key);
             }
-            let outcome =
-                Outcome { acks: votes.applied(), fallbacks: 0, warming: false, superseded: true, partial: false };
-            let (origin, version) = (operation.origin, *version);
-            if !replaced {
-                return self.answer_failure(origin, Status::OutOfMemory, None, true, out);
-            }
-            // A concurrent write of this very coordinator took its place: that one goes on, this one lost to it.
-            self.answer_write(origin, &operation.subject, version, &outcome, out);
-            return;
+            return self.answer_failure(operation.origin, Status::OutOfMemory, None, true, out);
         };
         self.stats.restamps += 1;
         self.clock.raise(votes.reported.hlc, now);

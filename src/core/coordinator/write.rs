@@ -132,11 +132,13 @@ impl Shard {
             }
         } else {
             let owner = owners.iter().copied().find(|owner| !self.reachable(now, view, *owner));
-            let target = owner.map(|owner| ring.node(owner));
-            let kept = target.filter(|target| self.keep_hint(wall, *target, &subject, &entry));
-            let Some(target) = kept else {
-                return Err(refused(Status::OutOfMemory, "no room to keep the write for its unreachable owner"));
+            let Some(target) = owner.map(|owner| ring.node(owner)) else {
+                // They were, or this node was one of them, when the request's condition was read.
+                return Err(refused(Status::NotOwner, "the owners of the key are back, or changed: ask again"));
             };
+            if !self.keep_hint(wall, target, &subject, &entry) {
+                return Err(refused(Status::OutOfMemory, "no room to keep the write for its unreachable owner"));
+            }
             let key = KeyRef { namespace: subject.namespace, hash: subject.hash, key: &subject.key };
             let standing = self.standing_of_hint(ack, target, &key, out);
             let answer = own_answer(standing, ReplicaState::Fallback, &mut after);
@@ -421,14 +423,22 @@ impl Shard {
     pub(super) fn on_write_patience(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let Phase::Write { votes, .. } = &mut operation.phase else { return };
+        let first = !votes.is_impatient();
         votes.lose_patience();
         let (waits, asked) = (operation.origin != Origin::Nobody, operation.started);
-        for member in self.silent_owners(id) {
-            self.peers.on_timeout(member, asked, now.mono);
+        if first {
+            for member in self.silent_owners(id) {
+                self.peers.on_timeout(member, asked, now.mono);
+            }
         }
         if waits {
             self.try_fallbacks(now, id, out);
             self.advance_write(now, id, out);
+        }
+        // Whoever comes back later is asked then.
+        if self.in_flight.get_mut(id).is_some_and(|operation| operation.origin != Origin::Nobody) {
+            let in_flight = &self.in_flight;
+            self.write_patience.push(now.mono, id, |id| in_flight.is_over(id));
         }
     }
 

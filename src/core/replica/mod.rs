@@ -54,7 +54,8 @@ impl Shard {
                 return Err(Refusal::ClockSkew);
             }
         }
-        let Some(oldest) = self.view.oldest() else { return Err(Refusal::NotOwner) };
+        // No word on who owns the key: to a coordinator that would say that a layout retired.
+        let Some(oldest) = self.view.oldest() else { return Err(Refusal::StaleEpoch) };
         if header.layout.epoch < oldest.name().epoch.max(self.ownership.floor()) {
             self.stats.stale_epochs += 1;
             return Err(Refusal::StaleEpoch);
@@ -91,6 +92,8 @@ impl Shard {
         kind: ReplicationKind,
         out: &mut dyn ShardOutbox,
     ) {
+        // An owner that is asked to stand in for itself, at the address of another, is the owner (simulator, seed f001501).
+        let stands_for = stands_for.filter(|target| *target != self.view.me);
         let admitted = self.admit_peer(now, header, key);
         let ack = admitted.map_or(Ack::Mem, |(_, ack)| ack);
         let (mut state, mut outcome) = match admitted {

@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     namespace::Namespace,
-    wire::{client::Status, peer::PeerMessage},
+    wire::{
+        client::{Condition, Status},
+        peer::PeerMessage,
+    },
 };
 use std::{cell::Cell, rc::Rc, time::Duration};
 
@@ -236,16 +239,109 @@ fn a_write_to_all_that_begins_before_the_probe_asks_its_owner_when_all_others_an
 
 #[test]
 fn a_request_asks_whoever_is_back_when_its_patience_with_the_others_ends() {
-    for call in [Call::get("k").strict(), put("w")] {
+    // The second time it looks after 120 ms, or 240.
+    for (call, after) in [(Call::get("k").strict(), 10), (Call::get("k").strict(), 70), (put("w"), 10), (put("w"), 130)]
+    {
         let mut rig = Rig::three();
         assert_written(&rig.call(A, &put("v").w(3)));
         rig.lose_link(A, C);
         rig.cut(A, B);
         let waits = rig.ask(A, &call);
-        rig.run_for(MILLI * 10);
+        rig.run_for(MILLI * after);
         back(&mut rig, A, C);
-        assert_eq!(rig.wait(waits).status, Status::Ok, "{call:?}");
+        assert_eq!(rig.wait(waits).status, Status::Ok, "{call:?} after {after} ms");
     }
+}
+
+#[test]
+fn a_sloppy_read_waits_for_no_probe_that_may_not_be_answered() {
+    let mut rig = Rig::three();
+    assert_written(&rig.call(A, &put("v").w(3)));
+    rig.lose_link(A, C);
+    rig.run_for(PROBED - MILLI * 10);
+    rig.cut(A, C);
+    rig.set_fate(|from, to, _| if (from, to) == (B, A) { Fate::Hold } else { Fate::Deliver });
+    let read = rig.ask(A, &Call::get("k").r(3));
+    rig.run_for(MILLI * 20);
+    // Its answer is on the way when its patience ends, while a probe is under way.
+    rig.ask(A, &Call::put("other", "v").w(3));
+    rig.run_for(MILLI * 45);
+    rig.clear_fate();
+    rig.release();
+    let released = rig.now();
+    assert_eq!(rig.wait(read).status, Status::Ok);
+    assert!(rig.now().since(released) < MILLI * 5, "after {:?}", rig.now().since(released));
+}
+
+#[test]
+fn a_write_prefers_another_stand_in_to_the_probe_of_an_owner() {
+    let mut rig = Rig::new(RigConfig { nodes: 6, ..RigConfig::default() });
+    let call = Call::put("k", "v").w(3);
+    let (owners, stand_ins) = (rig.owners(&call), rig.fallbacks(&call));
+    rig.lose_link(owners[0], owners[2]);
+    rig.run_for(MILLI * 950);
+    for silent in [owners[1], owners[2], stand_ins[0]] {
+        rig.cut(owners[0], silent);
+    }
+    let asked = rig.ask(owners[0], &call);
+    rig.run_for(MILLI * 10);
+    rig.lose_link(owners[0], stand_ins[0]);
+    let began = rig.now();
+    let answer = rig.wait(asked);
+    assert_written(&answer);
+    assert_eq!((answer.worth.acks, answer.worth.fallbacks), (3, 2));
+    assert!(rig.now().since(began) < MILLI * 120, "it waits for no probe: {:?}", rig.now().since(began));
+}
+
+#[test]
+fn a_write_prefers_an_owner_that_answers_again_to_another_stand_in() {
+    let mut rig = Rig::new(RigConfig { nodes: 5, ..RigConfig::default() });
+    let call = Call::put("k", "v").w(3);
+    let (owners, stand_ins) = (rig.owners(&call), rig.fallbacks(&call));
+    let (a, b, c) = (owners[0], owners[1], owners[2]);
+    rig.lose_link(a, c);
+    rig.cut(a, stand_ins[0]);
+    rig.set_fate(move |from, to, _| if (from, to) == (b, a) { Fate::Hold } else { Fate::Deliver });
+    let asked = rig.ask(a, &call);
+    rig.run_for(MILLI * 10);
+    back(&mut rig, a, c);
+    rig.ask(a, &Call::get("k").strict().r(3));
+    rig.run_for(MILLI * 10);
+    rig.lose_link(a, stand_ins[0]);
+    rig.clear_fate();
+    rig.release();
+    let answer = rig.wait(asked);
+    assert_written(&answer);
+    assert_eq!((answer.worth.acks, answer.worth.fallbacks), (3, 0));
+}
+
+#[test]
+fn one_request_alone_opens_no_breaker_however_often_it_looks() {
+    for silent in [vec![Call::get("k").strict().r(3)], vec![put("v").w(3), put("w").w(3)]] {
+        let mut rig = Rig::three();
+        rig.cut(A, C);
+        for call in &silent {
+            assert_ne!(rig.call(A, call).status, Status::Ok);
+        }
+        rig.heal();
+        assert_written(&rig.call(A, &Call::put("other", "v").w(3)));
+    }
+}
+
+/// Its condition was read while its owners were away.
+#[test]
+fn a_guarded_write_at_a_stand_in_whose_owners_are_back_is_to_be_asked_again() {
+    let mut rig = Rig::new(RigConfig { nodes: 5, ..RigConfig::default() });
+    let call = Call::put("k", "v").when(Condition::IfAbsent).r(3);
+    let (owners, stand_ins) = (rig.owners(&call), rig.fallbacks(&call));
+    owners.iter().for_each(|owner| rig.lose_link(stand_ins[0], *owner));
+    rig.set_fate(|_, _, _| Fate::Hold);
+    let asked = rig.ask(stand_ins[0], &call);
+    rig.run_for(MILLI * 10);
+    owners.iter().for_each(|owner| back(&mut rig, stand_ins[0], *owner));
+    rig.clear_fate();
+    rig.release();
+    assert_eq!(rig.wait(asked).status, Status::NotOwner);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! N = 3, R = W = 2, nodes A, B, C, which own every key, unless said otherwise.
 
 use super::{
-    Call, Fate, Rig, RigConfig,
+    Call, Fate, Rig, RigConfig, rig,
     schedules::{A, B, C, MILLI, assert_written, get, put, value},
 };
 use crate::{
@@ -228,6 +228,16 @@ fn a_hint_for_what_is_over_goes_quietly() {
 
 /// Sends C a hint of this age from A, as a holder whose clock stood still would; what C said.
 fn hint_of_age(rig: &mut Rig, age: Duration, expires_in: Option<Duration>) -> Option<Replicated> {
+    hint_for(rig, age, expires_in, None)
+}
+
+/// As `hint_of_age`; C is perhaps asked to keep it for another.
+fn hint_for(
+    rig: &mut Rig,
+    age: Duration,
+    expires_in: Option<Duration>,
+    stands_for: Option<NodeId>,
+) -> Option<Replicated> {
     let call = get();
     let hash = KeyHasher::new(ClusterId(7)).hash(call.place().0, b"k");
     let key = KeyRef { namespace: call.place().0, hash, key: b"k" };
@@ -248,7 +258,7 @@ fn hint_of_age(rig: &mut Rig, age: Duration, expires_in: Option<Duration>) -> Op
         Fate::Deliver
     });
     let kind = ReplicationKind::Hint;
-    rig.inject(A, C, &PeerMessage::Replicate { id: 77, header, key, entry, stands_for: None, kind });
+    rig.inject(A, C, &PeerMessage::Replicate { id: 77, header, key, entry, stands_for, kind });
     rig.run_for(MILLI * 10);
     rig.clear_fate();
     said.take()
@@ -504,4 +514,35 @@ fn a_write_whose_place_a_later_one_took_is_acknowledged_as_superseded() {
     assert!(answer.worth.superseded, "nobody holds it: {answer:?}");
     let read = rig.call(last, &Call::get("k"));
     assert_eq!(value(&read), Some("second"));
+}
+
+/// Simulator, seed f001501 (L2): it was taken for another process at its address, and kept a hint for itself for ever.
+#[test]
+fn an_owner_that_is_asked_to_stand_in_for_itself_takes_the_write() {
+    let mut rig = Rig::three();
+    let said = hint_for(&mut rig, SECOND, None, Some(rig::node_id(C)));
+    assert_eq!((said, rig.stats(C).entries, rig.stats(C).hints), (Some(Replicated::Applied), 1, 0));
+}
+
+#[test]
+fn a_superseded_write_counts_no_stand_in_among_the_owners_that_took_it() {
+    let mut rig = Rig::new(RigConfig { nodes: 5, ..RigConfig::default() });
+    rig.set_exchanges(false);
+    let call = Call::put("k", "newest").w(1);
+    let [a, b, c] = rig.owners(&call)[..] else { panic!("three copies") };
+    rig.all_believe_down(c, true);
+    rig.skew(b, 400);
+    rig.cut(a, b);
+    assert_written(&rig.call(b, &call));
+    rig.run_for(MILLI);
+    rig.heal();
+    rig.set_fate(move |from, to, _| if (from, to) == (b, a) { Fate::Hold } else { Fate::Deliver });
+    let earlier = rig.ask(a, &Call::put("k", "earlier"));
+    rig.run_for(MILLI);
+    rig.ask(a, &Call::put("k", "later"));
+    rig.run_for(MILLI);
+    rig.clear_fate();
+    rig.release();
+    let worth = rig.wait(earlier).worth;
+    assert_eq!((worth.superseded, worth.acks, worth.fallbacks), (true, 1, 0), "C's stand-in is none of them");
 }

@@ -6,7 +6,7 @@
 //! - `faults`: what a test does to them.
 //! - `disk`: what a process finds again; `durability` (tests): what is promised about it.
 //! - `handoff` (tests): hints and read repair; `flushes` (tests): namespaces that are emptied.
-//! - `schedules`, `promises`, `transitions` and `soak` (tests): the schedules that broke earlier rules, by name; and random
+//! - `schedules`, `promises`, `breakers`, `transitions`, `shrinking` and `soak` (tests): the schedules that broke earlier rules, by name; and random
 //!   ones, many.
 //!
 //! Nothing here is part of a node. It is behind the feature `testing`, which only tests turn on.
@@ -32,6 +32,8 @@ mod promises;
 mod rig;
 #[cfg(test)]
 mod schedules;
+#[cfg(test)]
+mod shrinking;
 #[cfg(test)]
 mod soak;
 #[cfg(test)]

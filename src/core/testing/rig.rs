@@ -392,7 +392,7 @@ impl Rig {
 
     pub(super) fn publish(&mut self) {
         for node in 0..self.nodes.len() {
-            if self.deaf.contains(&node) && self.nodes[node].view.is_some() {
+            if self.deaf.contains(&node) {
                 continue;
             }
             let view = self.view_of(node);
