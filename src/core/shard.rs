@@ -49,8 +49,8 @@ pub(crate) const WRITE_TIMERS: u64 = 6 * TIMER_BYTES;
 /// Hints get this share of the memory, one in …
 const HINTS_SHARE: u64 = 20;
 /// This share of the memory is kept free of restored records that wait, one in …, and so many bytes or half of what there is.
-const RESTORE_HEADROOM_SHARE: u64 = 16;
-const RESTORE_HEADROOM: u64 = 1 << 20;
+const RESTORE_HEADROOM_SHARE: u64 = 64;
+const RESTORE_HEADROOM: u64 = 64 << 10;
 /// Requests in flight get this share of the memory, one in …
 const IN_FLIGHT_SHARE: u64 = 8;
 
@@ -319,6 +319,11 @@ impl Shard {
         true
     }
 
+    /// Whether what is held beside the memtable has outgrown what is free.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.held().saturating_sub(self.reserved) > self.table.limit().saturating_sub(self.table.accounted())
+    }
+
     /// As `make_room_for`, for the books of repair, which have something set aside.
     pub(crate) fn make_room_in_background(&mut self, bytes: u64) -> bool {
         self.background() + bytes <= self.config.memory / BACKGROUND_SHARE || self.make_room_for(bytes)
@@ -371,7 +376,8 @@ impl Shard {
             return;
         }
         let room = self.table.limit().saturating_sub(self.table.accounted() - self.reserved);
-        let reserved = rounded.min(room.max(held));
+        // Nor must what is set aside for a log that has little to note yet, when nothing may be evicted for it.
+        let reserved = rounded.min(room.max(held - self.durable.spare()));
         if reserved != self.reserved {
             self.reserved = reserved;
             self.table.set_reserved(reserved);
@@ -443,7 +449,7 @@ impl Shard {
             let stored = self.config.disk && namespace.ack.is_durable();
             self.table.set_stored(slot, stored);
             if stored {
-                self.durable.begin(self.config.memory);
+                self.durable.begin(self.config.memory, self.config.partitions.div_ceil(self.config.shards.max(1)));
             }
             if usize::from(slot.0) == self.spaces.len() {
                 self.spaces.push(id);

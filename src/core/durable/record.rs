@@ -14,7 +14,7 @@
 //! What it is not: a checksum, which is the driver's, as torn records are.
 
 use crate::{
-    id::{ActorId, KeyHash, NamespaceId, NodeId, PartitionId},
+    id::{ActorId, KeyHash, KeyHasher, NamespaceId, NodeId, PartitionId},
     limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX},
     storage::Floors,
     time::Wall,
@@ -83,6 +83,21 @@ pub(crate) fn entry_key(out: &mut Vec<u8>, namespace: NamespaceId, hash: KeyHash
     out.extend_from_slice(&hash.0.to_be_bytes());
     out.extend_from_slice(&namespace.0.to_be_bytes());
     out.extend_from_slice(key);
+}
+
+/// A record's key without the hash that follows from the rest of it, in two pieces: what comes before, and after.
+pub(super) fn without_hash(key: &[u8]) -> (&[u8], &[u8]) {
+    if key[0] == ENTRY { (&key[..1], &key[1 + size_of::<KeyHash>()..]) } else { (key, &[]) }
+}
+
+/// The key of a record, of which `without_hash` made this.
+pub(super) fn with_hash(packed: &[u8], hasher: &KeyHasher) -> Vec<u8> {
+    let Some((namespace, name)) = packed[1..].split_first_chunk().filter(|_| packed[0] == ENTRY) else {
+        return packed.to_vec();
+    };
+    let (namespace, mut key) = (NamespaceId(u32::from_be_bytes(*namespace)), Vec::with_capacity(packed.len() + 8));
+    entry_key(&mut key, namespace, hasher.hash(namespace, name), name);
+    key
 }
 
 /// The key of a hint's record.

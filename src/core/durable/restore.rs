@@ -12,14 +12,14 @@ use super::{
 };
 use crate::{
     handoff::{HintStore, is_dead},
-    id::{KeyHasher, NamespaceId},
+    id::{KeyHasher, NamespaceId, PartitionId},
     shard::Shard,
-    storage::Put,
+    storage::{Floors, Put},
     time::Now,
 };
 
-/// Restored bytes that are moved into the memtable before the shard tells what it holds beside it.
-const MOVE_STEP: u64 = 16 * 1024;
+/// Restored records that are moved into the memtable before the shard tells what it holds beside it: this share of the memory, one in …
+const MOVED_SHARE: u64 = 128;
 
 impl Shard {
     /// Takes a record that an earlier process stored. Called for each, in any order, before any input.
@@ -57,7 +57,7 @@ impl Shard {
         self.durable.log.distrust();
         let kept = self.durable.waiting.push(&read, key, value);
         if kept.is_err() {
-            self.fall_short(&read);
+            self.lose_restored(&read);
         }
         kept
     }
@@ -65,29 +65,56 @@ impl Shard {
     /// Holds what was restored of the namespaces that are known now.
     pub(crate) fn take_restored(&mut self, now: Now) {
         let knows = |namespace: NamespaceId| self.rules.contains_key(&namespace);
-        if self.durable.waiting.len() == 0 || !self.durable.waiting.awaits(knows) {
+        if !self.durable.waiting.awaits(knows) {
             return;
         }
-        let mut moved = 0;
-        for _ in 0..self.durable.waiting.len() {
-            let Some((key, value)) = self.durable.waiting.pop() else { break };
-            moved += (key.len() + value.len()) as u64;
-            let Ok(read) = record::read(&key, &value) else { continue };
-            if !self.hold_restored(now, &read) && self.durable.waiting.push(&read, &key, &value).is_err() {
-                self.stats.restore_errors += 1;
-                self.fall_short(&read);
+        let hasher = KeyHasher::new(self.config.cluster);
+        let mut left = self.durable.waiting.len();
+        while left > 0 {
+            let batch = self.next_restored(&mut left, &hasher);
+            self.reserve();
+            for (key, value) in batch {
+                let Ok(read) = record::read(&key, &value) else { continue };
+                let waits = !self.hold_restored(now, &read);
+                if waits && self.durable.waiting.push(&read, &key, &value).is_err() {
+                    self.stats.restore_errors += 1;
+                    self.lose_restored(&read);
+                }
             }
-            if moved >= MOVE_STEP {
-                moved = 0;
-                self.reserve();
-            }
+        }
+        self.reserve();
+        for ((namespace, partition), lost) in self.durable.waiting.take_lost(|it| self.rules.contains_key(&it)) {
+            self.fall_short(namespace, partition, lost);
         }
     }
 
-    /// There is no room for a record: its partition must not call itself whole before owners that are have been asked.
-    fn fall_short(&mut self, read: &Record<'_>) {
-        if let Record::Entry { hash, .. } = read {
-            self.anti_entropy.readiness.fell_short(hash.partition(self.config.partitions));
+    /// Takes a few of those that wait, `left` at most: beside the account for as long as it takes to move them.
+    fn next_restored(&mut self, left: &mut usize, hasher: &KeyHasher) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while *left > 0 && bytes < self.config.memory / MOVED_SHARE {
+            let Some((key, value)) = self.durable.waiting.pop(hasher) else { break };
+            *left -= 1;
+            bytes += (key.len() + value.len()) as u64;
+            batch.push((key, value));
+        }
+        batch
+    }
+
+    fn lose_restored(&mut self, read: &Record<'_>) {
+        if let Record::Entry { namespace, hash, entry, .. } = *read {
+            let partition = hash.partition(self.config.partitions);
+            self.durable.waiting.lose(namespace, partition, entry.version, entry.body);
+        }
+    }
+
+    /// There was no room for records up to these versions. What may be evicted was: it is forgotten like anything else that was. Of
+    /// other namespaces the partition must not call itself whole before owners that are have been asked.
+    fn fall_short(&mut self, namespace: NamespaceId, partition: PartitionId, lost: Floors) {
+        let Some(rules) = self.rules.get(&namespace).copied() else { return };
+        if rules.evictable {
+            self.table.raise_floors(rules.slot, partition, lost);
+        } else if rules.ack.is_durable() {
+            self.anti_entropy.readiness.fell_short(partition);
         }
     }
 
@@ -111,7 +138,7 @@ impl Shard {
                 let held = self.table.quietly(|table| table.put(wall, rules.slot, hash, key, &entry, false));
                 if matches!(held, Put::OutOfMemory | Put::TooLarge) {
                     self.stats.restore_errors += 1;
-                    self.fall_short(read);
+                    self.lose_restored(read);
                 }
             }
             Record::Hint { target, namespace, hash, key, entry } => {

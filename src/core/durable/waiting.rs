@@ -1,27 +1,105 @@
 //! Restored records that wait for their namespace: a shard is given what its disk holds before it knows any.
 //!
-//! Records are checked when they arrive and kept as they came, in the order they came, until the shard's view knows their namespace; then they are
-//! taken one by one, so that a record is not held twice for longer than it takes to move it. Bounded by the bytes given at
-//! creation. Of a partition that was dropped since, only the term is remembered: its older records are void.
+//! Records are checked when they arrive and kept in the order they came, until the shard's view knows their namespace; then they are taken
+//! one by one, so that a record is not held twice for longer than it takes to move it. They lie packed, one behind the other and
+//! without their hash, so that a record weighs less than the memtable's entry that comes of it: what a full memory held once waits in the
+//! same memory. Bounded by the bytes given at creation, but for floors and terms, which are few. Of a partition that was
+//! dropped since, only the term is remembered: its older records are void; of what found no room, the newest version.
 
-use super::record::{Record, RestoreError, read};
-use crate::id::{NamespaceId, PartitionId};
+use super::record::{self, Record, RestoreError};
+use crate::{
+    id::{KeyHasher, NamespaceId, PartitionId},
+    storage::Floors,
+    value::{Body, Version},
+};
 use std::collections::{BTreeMap, VecDeque};
 
-/// What keeping a record costs beyond its bytes.
-const RECORD_OVERHEAD: u64 = 2 * size_of::<Box<[u8]>>() as u64;
-/// What keeping a term costs: a map node's share, generous.
+/// What keeping a term or what was lost of a partition costs: a map node's share, generous.
 const TERM_OVERHEAD: u64 = 32;
+const LOST_OVERHEAD: u64 = 96;
+/// Bytes of records that are kept and freed together.
+const CHUNK: usize = 16 << 10;
+/// What a length takes at most.
+const LENGTH_MAX: usize = 5;
 
 /// A record's key and value.
-type Stored = (Box<[u8]>, Box<[u8]>);
+type Stored = (Vec<u8>, Vec<u8>);
+
+/// Bytes that go in at the end and come out at the front.
+#[derive(Debug, Default)]
+struct Queue {
+    chunks: VecDeque<Vec<u8>>,
+    /// Taken of the first one.
+    taken: usize,
+}
+
+impl Queue {
+    fn put(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.chunks.back().is_none_or(|last| last.len() == CHUNK) {
+                self.chunks.push_back(Vec::with_capacity(CHUNK));
+            }
+            let last = self.chunks.back_mut().expect("one was just added");
+            let (now, later) = bytes.split_at(bytes.len().min(CHUNK - last.len()));
+            last.extend_from_slice(now);
+            bytes = later;
+        }
+    }
+
+    /// A length in as few bytes as hold it, seven bits each (LEB128).
+    fn put_length(&mut self, mut length: usize) {
+        while length >= 0x80 {
+            self.put(&[length.to_le_bytes()[0] | 0x80]);
+            length >>= 7;
+        }
+        self.put(&[length.to_le_bytes()[0]]);
+    }
+
+    fn take_length(&mut self) -> usize {
+        let (mut length, mut shift) = (0, 0);
+        loop {
+            let byte = self.take(1)[0];
+            length |= usize::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return length;
+            }
+            shift += 7;
+        }
+    }
+
+    fn take(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let first = self.chunks.front().expect("as much comes out as went in");
+            let now = (length - bytes.len()).min(first.len() - self.taken);
+            bytes.extend_from_slice(&first[self.taken..self.taken + now]);
+            self.taken += now;
+            if self.taken == CHUNK {
+                self.chunks.pop_front();
+                self.taken = 0;
+            }
+        }
+        bytes
+    }
+
+    /// What it takes with so many bytes more.
+    fn bytes_with(&self, more: usize) -> u64 {
+        let room = self.chunks.back().map_or(0, |last| CHUNK - last.len());
+        ((self.chunks.len() + more.saturating_sub(room).div_ceil(CHUNK)) * CHUNK) as u64
+    }
+}
 
 /// The records.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    records: VecDeque<Stored>,
+    records: Queue,
+    /// How many wait, by namespace.
+    namespaces: BTreeMap<NamespaceId, usize>,
+    /// The newest that found no room, and of those that were deleted.
+    lost: BTreeMap<(NamespaceId, PartitionId), Floors>,
     terms: BTreeMap<PartitionId, u32>,
-    bytes: u64,
+    /// Bytes set aside for terms: they rise where nobody can be asked for room (simulator, seed 10000b68).
+    terms_aside: u64,
     bytes_max: u64,
 }
 
@@ -36,23 +114,26 @@ impl Waiting {
     /// # Errors
     /// There is no room for it.
     pub(super) fn push(&mut self, record: &Record<'_>, key: &[u8], value: &[u8]) -> Result<(), RestoreError> {
-        match record {
+        let (namespace, few) = match record {
             Record::Term { partition, term } => {
                 let known = self.terms.entry(*partition).or_default();
                 *known = (*known).max(*term);
-                Ok(())
+                return Ok(());
             }
-            Record::Barrier => Ok(()),
-            Record::Entry { .. } | Record::Hint { .. } | Record::Floors { .. } => {
-                let cost = RECORD_OVERHEAD + key.len() as u64 + value.len() as u64;
-                if self.bytes + cost > self.bytes_max {
-                    return Err(RestoreError::Memory);
-                }
-                self.bytes += cost;
-                self.records.push_back((key.into(), value.into()));
-                Ok(())
-            }
+            Record::Barrier => return Ok(()),
+            Record::Floors { namespace, .. } => (*namespace, true),
+            Record::Entry { namespace, .. } | Record::Hint { namespace, .. } => (*namespace, false),
+        };
+        let (kind, rest) = record::without_hash(key);
+        let more = 2 * LENGTH_MAX + kind.len() + rest.len() + value.len();
+        if !few && self.records.bytes_with(more) > self.bytes_max {
+            return Err(RestoreError::Memory);
         }
+        self.records.put_length(kind.len() + rest.len());
+        self.records.put_length(value.len());
+        [kind, rest, value].into_iter().for_each(|bytes| self.records.put(bytes));
+        *self.namespaces.entry(namespace).or_default() += 1;
+        Ok(())
     }
 
     /// The highest term stored of a partition; 0: it was never dropped.
@@ -65,38 +146,112 @@ impl Waiting {
         self.terms.insert(partition, term);
     }
 
+    /// Notes that an entry found no room.
+    pub(super) fn lose(&mut self, namespace: NamespaceId, partition: PartitionId, version: Version, body: Body<'_>) {
+        let lost = self.lost.entry((namespace, partition)).or_default();
+        lost.evicted = lost.evicted.max(version);
+        if body == Body::Tombstone {
+            lost.tombstone = lost.tombstone.max(version);
+        }
+    }
+
+    /// What was lost of namespaces that are known now.
+    pub(super) fn take_lost(
+        &mut self,
+        known: impl Fn(NamespaceId) -> bool,
+    ) -> BTreeMap<(NamespaceId, PartitionId), Floors> {
+        self.lost.extract_if(.., |(namespace, _), _| known(*namespace)).collect()
+    }
+
     /// Forgets the records; the terms hold.
     pub(super) fn forget(&mut self) {
-        (self.records, self.bytes) = (VecDeque::new(), 0);
+        (self.records, self.namespaces, self.lost) = Default::default();
     }
 
     /// How many wait.
     pub(super) fn len(&self) -> usize {
-        self.records.len()
+        self.namespaces.values().sum()
     }
 
     /// Bytes held.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes + self.terms.len() as u64 * TERM_OVERHEAD
+        self.records.bytes_with(0) + self.terms_bytes().max(self.terms_aside) + self.lost.len() as u64 * LOST_OVERHEAD
+    }
+
+    fn terms_bytes(&self) -> u64 {
+        self.terms.len() as u64 * TERM_OVERHEAD
+    }
+
+    /// All of so many partitions may be dropped one day.
+    pub(super) fn expect_terms(&mut self, partitions: u16) {
+        self.terms_aside = u64::from(partitions) * TERM_OVERHEAD;
+    }
+
+    /// Those of its bytes that are only set aside.
+    pub(super) fn spare(&self) -> u64 {
+        self.terms_aside.saturating_sub(self.terms_bytes())
     }
 
     /// Takes the oldest record; those whose namespace nobody knows yet are to be given back.
-    pub(super) fn pop(&mut self) -> Option<Stored> {
-        let (key, value) = self.records.pop_front()?;
-        self.bytes -= RECORD_OVERHEAD + key.len() as u64 + value.len() as u64;
-        if self.records.is_empty() {
-            self.records = VecDeque::new();
+    pub(super) fn pop(&mut self, hasher: &KeyHasher) -> Option<Stored> {
+        if self.namespaces.is_empty() {
+            return None;
+        }
+        let (key_length, value_length) = (self.records.take_length(), self.records.take_length());
+        let key = record::with_hash(&self.records.take(key_length), hasher);
+        let value = self.records.take(value_length);
+        if let Ok(Record::Entry { namespace, .. } | Record::Hint { namespace, .. } | Record::Floors { namespace, .. }) =
+            record::read(&key, &value)
+            && let Some(waiting) = self.namespaces.get_mut(&namespace)
+        {
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.namespaces.remove(&namespace);
+            }
+        }
+        if self.namespaces.is_empty() {
+            self.records = Queue::default();
         }
         Some((key, value))
     }
 
-    /// Whether any record waits for one of these namespaces.
+    /// Whether anything waits for one of these namespaces.
     pub(super) fn awaits(&self, known: impl Fn(NamespaceId) -> bool) -> bool {
-        self.records.iter().any(|(key, value)| match read(key, value) {
-            Ok(Record::Entry { namespace, .. } | Record::Hint { namespace, .. } | Record::Floors { namespace, .. }) => {
-                known(namespace)
+        self.namespaces.keys().any(|namespace| known(*namespace))
+            || self.lost.keys().any(|(namespace, _)| known(*namespace))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        id::ClusterId,
+        time::Wall,
+        value::{Entry, Hlc},
+    };
+
+    #[test]
+    fn records_come_out_as_they_went_in_over_the_edges_of_chunks() {
+        let (hasher, space) = (KeyHasher::new(ClusterId(7)), NamespaceId(3));
+        let version = Version { hlc: Hlc::at(Wall(5)), actor: crate::id::ActorId(1) };
+        let mut waiting = Waiting::new(1 << 20);
+        let (mut key, mut value, mut given) = (Vec::new(), Vec::new(), Vec::new());
+        for number in 0..200u32 {
+            let (name, body) = (number.to_le_bytes(), vec![7; number as usize * 17]);
+            let entry = Entry { version, expires_at: None, hold_until: None, body: Body::Value(&body) };
+            record::entry_value(&mut value, 2, &entry);
+            match number % 3 {
+                0 => record::hint_key(&mut key, crate::id::NodeId(9), space, hasher.hash(space, &name), &name),
+                _ => record::entry_key(&mut key, space, hasher.hash(space, &name), &name),
             }
-            Ok(Record::Term { .. } | Record::Barrier) | Err(_) => false,
-        })
+            waiting.push(&record::read(&key, &value).unwrap(), &key, &value).unwrap();
+            given.push((key.clone(), value.clone()));
+        }
+        assert!(waiting.len() == 200 && waiting.awaits(|known| known == space) && !waiting.awaits(|_| false));
+        for expected in given {
+            assert_eq!(waiting.pop(&hasher), Some(expected));
+        }
+        assert_eq!((waiting.pop(&hasher), waiting.len(), waiting.bytes()), (None, 0, 0));
     }
 }

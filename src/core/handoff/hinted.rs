@@ -121,7 +121,11 @@ impl Shard {
         }
         if !self.in_flight.is_crowded() {
             for target in self.hints.targets() {
-                let Some(member) = ring.index_of(target) else { continue };
+                let Some(member) = ring.index_of(target) else {
+                    // Kept for one who was a member to who asked.
+                    self.hinted.resolve_at.get_or_insert(now.mono + RESOLVE_EVERY);
+                    continue;
+                };
                 if self.hinted.replay.is_steady(target, now.mono) && self.reachable(now, &view, member) {
                     self.replay_to(now, &view, target, member, out);
                 }

@@ -65,7 +65,7 @@ impl Shard {
 
     /// Lets go of what is not assigned here any more: at once what must be empty now, the rest by and by.
     pub(crate) fn let_go(&mut self, now: Now, cleanup: Cleanup, out: &mut dyn ShardOutbox) {
-        for partition in cleanup.emptied.iter().chain(&cleanup.dropped) {
+        for partition in &cleanup.emptied {
             self.void_partition(now, *partition, out);
         }
         // Counted when it is decided: that is what must not be while an active layout assigns them.
@@ -77,7 +77,19 @@ impl Shard {
             // What a disk is told of it is given away at once, and not noted for all of them together.
             self.store_changes(out);
         }
-        self.leaving.add(now.mono, cleanup.dropped);
+        let mut later = Vec::new();
+        for partition in cleanup.dropped {
+            self.void_partition(now, partition, out);
+            if self.is_tight() {
+                // What a disk is told of them all together has no room (simulator, seed 10000b68): this makes some.
+                self.table.remove_partition(partition);
+                self.store_changes(out);
+                self.reserve();
+            } else {
+                later.push(partition);
+            }
+        }
+        self.leaving.add(now.mono, later);
     }
 
     /// Forgets the next partition that is due.

@@ -159,6 +159,11 @@ impl Rig {
         self.input(node, words.as_bytes(), |shard, now, out| shard.handle(now, told, out));
     }
 
+    /// Nodes that start from now on have this much memory, bytes.
+    pub fn set_memory(&mut self, memory: u64) {
+        self.config.memory = memory;
+    }
+
     /// A killed node starts again with what its disk holds; how many records could not be used.
     pub fn restart_from_disk(&mut self, node: usize) -> usize {
         let disk = &mut self.disks[node];

@@ -13,7 +13,7 @@ use crate::{
     durable::{RestoreError, stored_shard},
     id::{ActorId, ClusterId, KeyHash, PartitionId, ShardId},
     input::ShardInput,
-    namespace::{Ack, Namespace},
+    namespace::{Ack, Eviction, Namespace},
     rng::Rng,
     shard::Shard,
     time::{Mono, Now},
@@ -325,6 +325,72 @@ fn a_small_memory_takes_up_what_it_stored() {
     rig.kill(A);
     assert_eq!(rig.restart_from_disk(A), 0);
     assert_eq!(read(&mut rig, A, "k").as_deref(), Some("v"));
+}
+
+/// What waits for its namespace weighs no more than what is held. Of a memory that is full to the last byte, and may not evict, a
+/// hundredth may find no room: it is cut into pieces in another order.
+#[test]
+fn a_full_memory_takes_up_all_that_it_held() {
+    for (bytes, eviction) in [(8, Eviction::None), (200, Eviction::None), (8, Eviction::On)] {
+        let kept = Namespace { ack: Ack::Log, n: 1, r: 1, w: 1, eviction, ..Namespace::new("kept") };
+        let namespaces = vec![kept];
+        let mut rig =
+            Rig::new(RigConfig { nodes: 1, n: 1, disks: 1, memory: 8 << 20, namespaces, ..RigConfig::default() });
+        let value = "v".repeat(bytes);
+        for number in 0..(8 << 20) / (bytes + 40) {
+            assert_written(&rig.call(A, &put(&format!("{number:08}"), &value)));
+            if number % 256 == 0 && rig.stats(A).memory_bytes > (8 << 20) / 100 * 97 {
+                break;
+            }
+        }
+        let held = rig.stats(A);
+        assert!(held.memory_bytes > (8 << 20) / 100 * if eviction == Eviction::On { 80 } else { 97 }, "{held:?}");
+        rig.kill(A);
+        assert_eq!(rig.restart_from_disk(A), 0, "{bytes} bytes, {eviction:?}");
+        rig.run_for(Duration::from_secs(2));
+        let stats = rig.stats(A);
+        assert_eq!((stats.partitions_warming, stats.partitions_short, stats.entries), (0, 0, held.entries));
+    }
+}
+
+/// A memory that became smaller evicts what it cannot take up: that is no reason to be never Ready, where all owners have less.
+#[test]
+fn owners_that_restart_with_less_memory_evict_and_vote() {
+    let kept = Namespace { ack: Ack::Log, ..Namespace::new("kept") };
+    let namespaces = vec![kept];
+    let mut rig = Rig::new(RigConfig { disks: 3, memory: 8 << 20, namespaces, ..RigConfig::default() });
+    for number in 0..20_000 {
+        assert_written(&rig.call(A, &put(&format!("{number:08}"), &"v".repeat(200))));
+    }
+    rig.set_memory(2 << 20);
+    for node in [A, B, C] {
+        rig.kill(node);
+    }
+    for node in [A, B, C] {
+        assert!(rig.restart_from_disk(node) > 0);
+    }
+    rig.run_for(ROUNDS);
+    for node in [A, B, C] {
+        let stats = rig.stats(node);
+        assert_eq!((stats.partitions_warming, stats.partitions_short), (0, 0));
+    }
+    for number in (0..20_000).step_by(500) {
+        read(&mut rig, A, &format!("{number:08}"));
+    }
+}
+
+/// What is set aside for it is no reason to go beyond. The rig judges the limit after every input.
+#[test]
+fn a_first_log_takes_no_memory_beyond_the_limit() {
+    let namespaces = vec![Namespace { eviction: Eviction::None, ..Namespace::new("full") }];
+    let mut rig = Rig::new(RigConfig { disks: 3, memory: 384 << 10, namespaces, ..RigConfig::default() });
+    let call = |number: u32| Call::put(format!("{number:08}"), "v").within("full").w(3);
+    assert!((0..20_000).any(|number| rig.call(A, &call(number)).status == Status::OutOfMemory));
+    rig.empty(&[A, B, C], |table, mark| {
+        let kept = Namespace { ack: Ack::Log, ..Namespace::new("kept") };
+        assert_eq!(table.create(kept, 3, Version { hlc: mark, ..Version::ZERO }), Ok(true));
+    });
+    assert_eq!(rig.call(A, &put("k", "v")).status, Status::OutOfMemory);
 }
 
 /// A node of so many shards that starts with this content; how many records each refused because they are another's.

@@ -546,3 +546,15 @@ fn a_superseded_write_counts_no_stand_in_among_the_owners_that_took_it() {
     let worth = rig.wait(earlier).worth;
     assert_eq!((worth.superseded, worth.acks, worth.fallbacks), (true, 1, 0), "C's stand-in is none of them");
 }
+
+#[test]
+fn a_hint_for_who_is_no_member_any_more_goes_to_the_owners() {
+    let mut rig = Rig::three();
+    // The first one C may look at for its layout's sake.
+    for age in [SECOND * 2, SECOND] {
+        let said = hint_for(&mut rig, age, None, Some(NodeId(4_711)));
+        assert_eq!((said, rig.stats(C).hints), (Some(Replicated::Applied), 1));
+        rig.run_for(SECOND * 60);
+        assert_eq!([A, B, C].map(|node| (rig.stats(node).entries, rig.stats(node).hints)), [(1, 0); 3]);
+    }
+}
