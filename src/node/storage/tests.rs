@@ -116,7 +116,7 @@ fn what_finds_no_room_in_memory_stays_for_a_larger_one() {
     close(log);
     let disk = Disk::default();
     let mut recovery = Recovery::open(place(dir.path()), &disk, None);
-    let small: u64 = restore_into(512 << 10, &mut recovery, &disk).iter().sum();
+    let small: u64 = restore_into(256 << 10, &mut recovery, &disk).iter().sum();
     let status = disk.status(0);
     assert!(status.found.contains("raise memory.limit"), "{status:?}");
     assert!(small < 12_000 && status.skipped > 0, "{small} {status:?}");
