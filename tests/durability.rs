@@ -469,6 +469,8 @@ fn a_disk_spares_its_node_and_its_peers_the_transfer() {
     ledger.write(&mesh, 3000, "a value that is worth its bytes, since moving it is what costs here");
     mesh.cli(&["check", "rollout", "--wait", "60s"]).done();
     let sent = |mesh: &Mesh| -> u64 {
+        // A node tells its figures every second or so.
+        std::thread::sleep(std::time::Duration::from_secs(3));
         let stats = |number: usize| mesh.nodes[number].status().expect("it runs")["stats"].clone();
         (0..2).map(|number| stats(number)["repair_bytes"].as_u64().expect("a number")).sum()
     };
