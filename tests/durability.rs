@@ -469,8 +469,6 @@ fn a_disk_spares_its_node_and_its_peers_the_transfer() {
     ledger.write(&mesh, 3000, "a value that is worth its bytes, since moving it is what costs here");
     mesh.cli(&["check", "rollout", "--wait", "60s"]).done();
     let sent = |mesh: &Mesh| -> u64 {
-        // A node tells its figures every second or so.
-        std::thread::sleep(std::time::Duration::from_secs(3));
         let stats = |number: usize| mesh.nodes[number].status().expect("it runs")["stats"].clone();
         (0..2).map(|number| stats(number)["repair_bytes"].as_u64().expect("a number")).sum()
     };
@@ -480,7 +478,13 @@ fn a_disk_spares_its_node_and_its_peers_the_transfer() {
         between(&data_dir(mesh, 2));
         mesh.revive(2);
         mesh.cli(&["check", "rollout", "--wait", "60s"]).done();
+        // A node tells its figures every second or so: those that count reads of now count what was sent before.
+        let reads = |mesh: &Mesh, number: usize| {
+            mesh.nodes[number].status().expect("it runs")["stats"]["replica_reads"].as_u64().expect("a number")
+        };
+        let known = [0, 1].map(|number| reads(mesh, number));
         ledger.check(mesh, &[2]);
+        wait_until("its peers' figures", || (0..2).all(|number| reads(mesh, number) > known[number]));
         sent(mesh) - before
     };
     let with = restart(&mut mesh, &|_| ());
