@@ -376,8 +376,7 @@ impl Shard {
             return;
         }
         let room = self.table.limit().saturating_sub(self.table.accounted() - self.reserved);
-        // Nor must what is set aside for a log that has little to note yet, when nothing may be evicted for it.
-        let reserved = rounded.min(room.max(held - self.durable.spare()));
+        let reserved = rounded.min(room.max(held));
         if reserved != self.reserved {
             self.reserved = reserved;
             self.table.set_reserved(reserved);
@@ -449,7 +448,7 @@ impl Shard {
             let stored = self.config.disk && namespace.ack.is_durable();
             self.table.set_stored(slot, stored);
             if stored {
-                self.durable.begin(self.config.memory, self.config.partitions.div_ceil(self.config.shards.max(1)));
+                self.durable.begin(self.config.memory);
             }
             if usize::from(slot.0) == self.spaces.len() {
                 self.spaces.push(id);

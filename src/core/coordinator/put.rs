@@ -177,9 +177,9 @@ impl Votes {
         self.hold_until = self.hold_until.max(hold_until);
     }
 
-    /// Silent owners no longer keep provisional votes from counting.
-    pub(crate) fn lose_patience(&mut self) {
-        self.impatient = true;
+    /// Silent owners no longer keep provisional votes from counting; `false` if that was so before.
+    pub(crate) fn lose_patience(&mut self) -> bool {
+        !std::mem::replace(&mut self.impatient, true)
     }
 
     /// Whether patience ran out.

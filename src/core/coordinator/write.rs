@@ -423,8 +423,7 @@ impl Shard {
     pub(super) fn on_write_patience(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let Phase::Write { votes, .. } = &mut operation.phase else { return };
-        let first = !votes.is_impatient();
-        votes.lose_patience();
+        let first = votes.lose_patience();
         let (waits, asked) = (operation.origin != Origin::Nobody, operation.started);
         if first {
             for member in self.silent_owners(id) {

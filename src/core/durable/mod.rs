@@ -85,15 +85,9 @@ impl Durable {
         self.waiting.bytes() + (self.log.bytes() + self.votes.bytes()).max(self.set_aside)
     }
 
-    /// Those of them that are only set aside.
-    pub(crate) fn spare(&self) -> u64 {
-        self.waiting.spare() + self.set_aside.saturating_sub(self.log.bytes() + self.votes.bytes())
-    }
-
-    /// A namespace of a shard with so much memory, and so many partitions, is stored.
-    pub(crate) fn begin(&mut self, memory: u64, partitions: u16) {
+    /// A namespace of a shard with so much memory is stored.
+    pub(crate) fn begin(&mut self, memory: u64) {
         self.set_aside = memory / OUT_SHARE;
-        self.waiting.expect_terms(partitions);
     }
 
     /// Changes whose storing is not confirmed, and those to be written again.

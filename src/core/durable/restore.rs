@@ -18,8 +18,8 @@ use crate::{
     time::Now,
 };
 
-/// Restored records that are moved into the memtable before the shard tells what it holds beside it: this share of the memory, one in …
-const MOVED_SHARE: u64 = 128;
+/// Restored bytes that are moved into the memtable before the shard tells what it holds beside it.
+const MOVE_STEP: u64 = 16 * 1024;
 
 impl Shard {
     /// Takes a record that an earlier process stored. Called for each, in any order, before any input.
@@ -69,35 +69,23 @@ impl Shard {
             return;
         }
         let hasher = KeyHasher::new(self.config.cluster);
-        let mut left = self.durable.waiting.len();
-        while left > 0 {
-            let batch = self.next_restored(&mut left, &hasher);
-            self.reserve();
-            for (key, value) in batch {
-                let Ok(read) = record::read(&key, &value) else { continue };
-                let waits = !self.hold_restored(now, &read);
-                if waits && self.durable.waiting.push(&read, &key, &value).is_err() {
-                    self.stats.restore_errors += 1;
-                    self.lose_restored(&read);
-                }
+        let mut moved = 0;
+        for _ in 0..self.durable.waiting.len() {
+            let Some((key, value)) = self.durable.waiting.pop(&hasher) else { break };
+            moved += (key.len() + value.len()) as u64;
+            let Ok(read) = record::read(&key, &value) else { continue };
+            if !self.hold_restored(now, &read) && self.durable.waiting.push(&read, &key, &value).is_err() {
+                self.stats.restore_errors += 1;
+                self.lose_restored(&read);
+            }
+            if moved >= MOVE_STEP {
+                moved = 0;
+                self.reserve();
             }
         }
-        self.reserve();
         for ((namespace, partition), lost) in self.durable.waiting.take_lost(|it| self.rules.contains_key(&it)) {
             self.fall_short(namespace, partition, lost);
         }
-    }
-
-    /// Takes a few of those that wait, `left` at most: beside the account for as long as it takes to move them.
-    fn next_restored(&mut self, left: &mut usize, hasher: &KeyHasher) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        while *left > 0 && bytes < self.config.memory / MOVED_SHARE {
-            let Some((key, value)) = self.durable.waiting.pop(hasher) else { break };
-            *left -= 1;
-            bytes += (key.len() + value.len()) as u64;
-            batch.push((key, value));
-        }
-        batch
     }
 
     fn lose_restored(&mut self, read: &Record<'_>) {

@@ -98,8 +98,6 @@ pub(super) struct Waiting {
     /// The newest that found no room, and of those that were deleted.
     lost: BTreeMap<(NamespaceId, PartitionId), Floors>,
     terms: BTreeMap<PartitionId, u32>,
-    /// Bytes set aside for terms: they rise where nobody can be asked for room (simulator, seed 10000b68).
-    terms_aside: u64,
     bytes_max: u64,
 }
 
@@ -175,21 +173,8 @@ impl Waiting {
 
     /// Bytes held.
     pub(super) fn bytes(&self) -> u64 {
-        self.records.bytes_with(0) + self.terms_bytes().max(self.terms_aside) + self.lost.len() as u64 * LOST_OVERHEAD
-    }
-
-    fn terms_bytes(&self) -> u64 {
-        self.terms.len() as u64 * TERM_OVERHEAD
-    }
-
-    /// All of so many partitions may be dropped one day.
-    pub(super) fn expect_terms(&mut self, partitions: u16) {
-        self.terms_aside = u64::from(partitions) * TERM_OVERHEAD;
-    }
-
-    /// Those of its bytes that are only set aside.
-    pub(super) fn spare(&self) -> u64 {
-        self.terms_aside.saturating_sub(self.terms_bytes())
+        let lists = self.terms.len() as u64 * TERM_OVERHEAD + self.lost.len() as u64 * LOST_OVERHEAD;
+        self.records.bytes_with(0) + lists
     }
 
     /// Takes the oldest record; those whose namespace nobody knows yet are to be given back.
@@ -253,5 +238,19 @@ mod tests {
             assert_eq!(waiting.pop(&hasher), Some(expected));
         }
         assert_eq!((waiting.pop(&hasher), waiting.len(), waiting.bytes()), (None, 0, 0));
+    }
+
+    #[test]
+    fn floors_wait_whatever_room_there_is_and_entries_do_not() {
+        let (mut waiting, space) = (Waiting::new(0), NamespaceId(3));
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        record::floors_key(&mut key, space, PartitionId(1));
+        record::floors_value(&mut value, Floors::default());
+        assert_eq!(waiting.push(&record::read(&key, &value).unwrap(), &key, &value), Ok(()));
+        let entry = Entry { version: Version::ZERO, expires_at: None, hold_until: None, body: Body::Tombstone };
+        record::entry_key(&mut key, space, crate::id::KeyHash(1), b"k");
+        record::entry_value(&mut value, 0, &entry);
+        assert_eq!(waiting.push(&record::read(&key, &value).unwrap(), &key, &value), Err(RestoreError::Memory));
+        assert_eq!(waiting.len(), 1);
     }
 }

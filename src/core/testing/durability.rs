@@ -379,20 +379,6 @@ fn owners_that_restart_with_less_memory_evict_and_vote() {
     }
 }
 
-/// What is set aside for it is no reason to go beyond. The rig judges the limit after every input.
-#[test]
-fn a_first_log_takes_no_memory_beyond_the_limit() {
-    let namespaces = vec![Namespace { eviction: Eviction::None, ..Namespace::new("full") }];
-    let mut rig = Rig::new(RigConfig { disks: 3, memory: 384 << 10, namespaces, ..RigConfig::default() });
-    let call = |number: u32| Call::put(format!("{number:08}"), "v").within("full").w(3);
-    assert!((0..20_000).any(|number| rig.call(A, &call(number)).status == Status::OutOfMemory));
-    rig.empty(&[A, B, C], |table, mark| {
-        let kept = Namespace { ack: Ack::Log, ..Namespace::new("kept") };
-        assert_eq!(table.create(kept, 3, Version { hlc: mark, ..Version::ZERO }), Ok(true));
-    });
-    assert_eq!(rig.call(A, &put("k", "v")).status, Status::OutOfMemory);
-}
-
 /// A node of so many shards that starts with this content; how many records each refused because they are another's.
 fn shards_of(rig: &mut Rig, shards: u16, view: &Arc<View>) -> (usize, BTreeMap<KeyHash, Version>) {
     let (mut foreign, mut all) = (0, BTreeMap::new());
