@@ -31,6 +31,9 @@ pub struct Layouts {
     /// By shard: how often its node was passed by, as of its newest view with a layout, and whether that view was the first
     /// to say so.
     lapses: BTreeMap<Site, (u64, bool)>,
+    /// By shard: oldest and newest layout of its newest view, and whether between that and the one before a transition ended, or none
+    /// was before.
+    active: BTreeMap<Site, (LayoutName, LayoutName, bool)>,
     /// Nodes of processes, and their shards.
     processes: BTreeMap<u32, (NodeId, u16)>,
     /// The newest layout that each shard was given.
@@ -105,6 +108,24 @@ impl Layouts {
             let known = self.lapses.get(&site).map_or(0, |known| known.0);
             self.lapses.insert(site, (view.lapses, view.lapses > known));
         }
+    }
+
+    /// As `on_view`, of which shard: what it missed the end of.
+    pub fn on_active(&mut self, site: Site, view: &View) {
+        if let (Some(oldest), Some(newest)) = (view.oldest(), view.newest()) {
+            let (oldest, newest) = (oldest.name(), newest.name());
+            let passed = match self.active.get(&site) {
+                None => true,
+                Some((before, last, passed)) if (*before, *last) == (oldest, newest) => *passed,
+                Some((before, last, _)) => before < last && *last == oldest,
+            };
+            self.active.insert(site, (oldest, newest, passed));
+        }
+    }
+
+    /// Whether the shard may drop what the oldest layout of its view does not assign to it: that one stood alone without its knowing.
+    pub fn has_passed(&self, site: Site) -> bool {
+        self.active.get(&site).is_some_and(|active| active.2)
     }
 
     /// Whether the newest view says that what the shard held is of no use: then it may drop it, whatever is active.

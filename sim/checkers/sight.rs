@@ -205,6 +205,7 @@ impl Sight {
             self.replicas.on_flushed(site.process, namespace, mark);
         }
         self.layouts.on_lapses(site, view);
+        self.layouts.on_active(site, view);
         self.layouts.on_given(site, view);
         if let Some(seen) = self.seen.get_mut(&site) {
             seen.standing.on_view(seen.view.as_deref(), view);
@@ -532,7 +533,7 @@ impl Sight {
         if self.layouts.has_dropped(site, stats.partitions_dropped) {
             self.probe("partition dropped after a transition");
             self.replicas.on_dropped(site.process);
-            if active && !self.layouts.has_lapsed(site) {
+            if active && !self.layouts.has_lapsed(site) && !self.layouts.has_passed(site) {
                 let what = format!("{site:?} dropped a partition while two layouts are active");
                 self.blame(Invariant::S21, at, what);
             }

@@ -125,6 +125,7 @@ impl Node {
         let mut replicated = Replicated::new(&config.cluster);
         let mut standing = Standing::new(config.warming_max);
         let (mut disk, restored) = Disk::new(config.disk, config.restored.as_deref(), config.node, now.mono);
+        let held = restored.as_ref().and_then(|meta| meta.layouts.held_by(config.node));
         let mut obstacle = None;
         if let Some(meta) = restored {
             match replicated.join(&meta) {
@@ -144,7 +145,7 @@ impl Node {
             obstacle.get_or_insert_with(|| words.to_owned());
         }
         let mut view = View::empty(config.node, Arc::clone(replicated.namespaces()));
-        view.fence = Some(Fence::ClockUnconfirmed);
+        (view.fence, view.held) = (Some(Fence::ClockUnconfirmed), held);
         Self {
             clock,
             incarnation,

@@ -120,6 +120,8 @@ stats! {
     moved_bytes,
     /// Entries on their way here that found no room: their part is asked for again.
     entries_without_room,
+    /// Those of them that are larger than a quarter of a shard's memory, in a namespace that evicts nothing.
+    entries_too_large,
     /// Partitions dropped because a new layout assigns them elsewhere.
     partitions_dropped,
     /// Gauge: partitions of the newest layout that are not Ready here.

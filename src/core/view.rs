@@ -7,7 +7,7 @@
 use crate::{
     id::{NodeId, PartitionId},
     namespace::NamespaceTable,
-    ring::Ring,
+    ring::{LayoutName, Ring},
     wire::peer::ReplicaState,
 };
 use std::sync::Arc;
@@ -67,6 +67,8 @@ pub struct View {
     pub moving: bool,
     /// A transition led to this one layout and is over: what it does not assign here may be dropped.
     pub complete: bool,
+    /// The newest layout of which an earlier process of this node had all that it assigns here, on disk.
+    pub held: Option<LayoutName>,
     /// Members whose data was given up for the newest layout.
     pub skipped: Vec<NodeId>,
     /// How often this node was passed by: each rise empties it.
@@ -123,6 +125,7 @@ impl View {
             beside: None,
             moving: false,
             complete: false,
+            held: None,
             skipped: Vec::new(),
             lapses: 0,
             members: Vec::new(),

@@ -55,14 +55,16 @@ impl Shard {
         let verdict = if equal { Verdict::Equal } else { Verdict::Different };
         let mut roots = Vec::new();
         if !equal || full {
-            // What is not listed is Ready and empty.
+            // What is not listed is Ready and empty, and dropped no tombstone alone.
             let item = |(copies, partition): &TreeName| RootItem {
                 copies: *copies,
                 partition: *partition,
                 state: self.state_told(view, from.node, (*copies, *partition)),
                 root: self.table.root(*copies, *partition),
+                shed: self.has_shed((*copies, *partition)),
             };
-            roots = trees.iter().map(item).filter(|item| item.root != 0 || item.state != ReplicaState::Ready).collect();
+            let says_something = |item: &RootItem| item.root != 0 || item.state != ReplicaState::Ready || item.shed;
+            roots = trees.iter().map(item).filter(says_something).collect();
         }
         let roots = pack(&roots);
         self.send_exchange(now, from, id, Exchange::RootsAre { verdict, roots: &roots }, out);
@@ -142,6 +144,13 @@ impl Shard {
         });
         items.sort_unstable_by_key(|item| (item.hash, item.namespace));
         items
+    }
+
+    /// Whether tombstones of a tree were dropped that not all owners agreed to forget, here or at who this copy was compared with.
+    fn has_shed(&self, (copies, partition): TreeName) -> bool {
+        let of_tree = |rules: &&crate::shard::Rules| rules.n == copies;
+        self.table.stats().tombstone_floor_raised > 0
+            && self.rules.values().filter(of_tree).any(|rules| self.table.has_shed(rules.slot, partition))
     }
 
     /// The forget floors of all namespaces of a tree that have risen.

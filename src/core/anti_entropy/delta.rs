@@ -10,6 +10,9 @@
 //! more possible without a change of its tree: a ghost that the version itself fills keeps its hash there. Its holder then forgets what
 //! it found out (simulator, seed 80032af).
 //!
+//! What a copy that warms took from one owner it gives up again if another one that is Ready lacks it, and dropped tombstones as new:
+//! it may have been deleted, and with this copy's vote a read that asks neither would return it.
+//!
 //! PROTOCOL lets a Warming replica take back what it evicted since it began to warm; here it does not: it says honestly
 //! that it forgot, and a comparison under memory pressure has an end.
 
@@ -36,6 +39,8 @@ pub(super) enum Action {
     Pull,
     /// I shall remember, as they do, that there was theirs.
     Adopt,
+    /// I am to drop mine.
+    Forget,
     /// Both: one version whose ends differ is joined.
     Both,
 }
@@ -75,6 +80,7 @@ impl Moment {
     pub(super) fn judge(&self, mine: Option<&KeyItem>, theirs: Option<&KeyItem>, (me, them): (&Side, &Side)) -> Action {
         match (mine, theirs) {
             (None, None) => Action::Equal,
+            (Some(mine), None) if self.is_doubtful(mine, me, them) => Action::Forget,
             (Some(mine), None) => self.give(mine, None, them, Action::Push),
             (None, Some(theirs)) => self.give(theirs, None, me, Action::Pull),
             (Some(mine), Some(theirs)) if mine.entry_hash == theirs.entry_hash => Action::Equal,
@@ -88,6 +94,12 @@ impl Moment {
             (Some(mine), Some(theirs)) if self.is_ending(mine) || self.is_ending(theirs) => Action::Wait,
             (Some(_), Some(_)) => Action::Both,
         }
+    }
+
+    /// Whether a copy that lost its memory may have a value from who missed its delete: the peer does not hold it, and dropped
+    /// tombstones as new (T). Reads that ask the peer would not return it either.
+    fn is_doubtful(&self, mine: &KeyItem, me: &Side, them: &Side) -> bool {
+        self.evictable && !mine.ghost && me.warming && !them.warming && mine.version <= them.floors.tombstone
     }
 
     fn give(&self, newer: &KeyItem, older: Option<&KeyItem>, taker: &Side, action: Action) -> Action {

@@ -18,7 +18,7 @@ use crate::{
     outbox::ShardOutbox,
     ring::Ring,
     shard::Shard,
-    storage::{Evicted, NamespaceSlot},
+    storage::{Evicted, Floors, NamespaceSlot},
     time::{Mono, Now},
     value::Version,
     view::View,
@@ -98,6 +98,8 @@ pub(super) struct Session {
     whole: bool,
     /// Of the tree at hand: what the peer's copy is worth.
     state: ReplicaState,
+    /// Of the tree at hand, if it warms: up to which versions the peer dropped tombstones (T).
+    shed: Vec<(NamespaceSlot, Version)>,
 }
 
 impl Session {
@@ -106,7 +108,8 @@ impl Session {
             Phase::Pulling { wanted, .. } => wanted.capacity(),
             Phase::Roots { .. } | Phase::Leaves { .. } => 0,
         };
-        256 + (self.work.capacity() * size_of::<Work>() + wanted * size_of::<Wanted>()) as u64
+        let shed = self.shed.capacity() * size_of::<(NamespaceSlot, Version)>();
+        256 + (self.work.capacity() * size_of::<Work>() + wanted * size_of::<Wanted>() + shed) as u64
     }
 
     /// What was left alone in `tree` may be given now.
@@ -135,7 +138,7 @@ fn moves_there(view: &View, peer: NodeId, tree: TreeName, state: ReplicaState) -
 impl AntiEntropy {
     fn begin_work(session: &mut Session) {
         session.phase = Phase::Leaves { from: 0, asked: false };
-        (session.tries, session.differences, session.whole) = (0, Differences::None, true);
+        (session.tries, session.differences, session.whole, session.shed) = (0, Differences::None, true, Vec::new());
     }
 }
 
@@ -157,6 +160,7 @@ impl Shard {
             differences: Differences::None,
             whole: true,
             state: ReplicaState::Warming,
+            shed: Vec::new(),
         };
         self.anti_entropy.sessions.insert(id, session);
         self.ask_roots(now, &view, id, out);
@@ -254,8 +258,8 @@ impl Shard {
         out: &mut dyn ShardOutbox,
     ) {
         let Some(peer) = self.anti_entropy.sessions.get(&id).map(|session| session.peer) else { return };
-        let listed: BTreeMap<TreeName, (ReplicaState, u64)> =
-            RootItem::list(roots).map(|item| ((item.copies, item.partition), (item.state, item.root))).collect();
+        let listed: BTreeMap<TreeName, RootItem> =
+            RootItem::list(roots).map(|item| ((item.copies, item.partition), item)).collect();
         if verdict == Verdict::Equal && listed.is_empty() && self.anti_entropy.readiness.len() == 0 {
             self.stats.exchanges_equal += 1;
             if !self.anti_entropy.urgent.is_empty() {
@@ -267,12 +271,13 @@ impl Shard {
         }
         let mut work: Vec<Work> = Vec::new();
         for tree in self.shared_trees(view, peer) {
-            let (state, theirs) = listed.get(&tree).copied().unwrap_or((ReplicaState::Ready, 0));
+            let (state, theirs, shed) =
+                listed.get(&tree).map_or((ReplicaState::Ready, 0, false), |item| (item.state, item.root, item.shed));
             let mine = self.table.root(tree.0, tree.1);
             if self.is_being_moved(view, tree) || moves_there(view, peer.node, tree, state) {
                 continue;
             }
-            if mine == theirs {
+            if mine == theirs && !(shed && self.anti_entropy.readiness.is_warming(tree)) {
                 self.anti_entropy.memo.remove(&(tree, peer.node));
                 self.anti_entropy.urgent.remove(&tree.1);
                 self.note_compared(view, peer, tree, state);
@@ -397,7 +402,9 @@ impl Shard {
             let difference = match action {
                 Action::Equal => Differences::None,
                 Action::Leave => Differences::Left,
-                Action::Wait | Action::Push | Action::Pull | Action::Adopt | Action::Both => Differences::Tried,
+                Action::Wait | Action::Push | Action::Pull | Action::Adopt | Action::Forget | Action::Both => {
+                    Differences::Tried
+                }
             };
             let settled = difference <= Differences::Left;
             if rules.gone {
@@ -418,6 +425,9 @@ impl Shard {
             if matches!(action, Action::Push | Action::Both) {
                 sent += self.send_repair(now, peer, (rules.slot, hash), out).unwrap_or(0);
             }
+            if let (Action::Forget, Some(KeyItem { hash, version, entry_hash, .. })) = (action, mine) {
+                self.table.forget(rules.slot, hash, version, entry_hash);
+            }
             if let (Action::Adopt, Some(KeyItem { hash, version, entry_hash, gone_at, .. })) = (action, theirs) {
                 whole &= self.table.adopt(rules.slot, &Evicted { hash, version, entry_hash, gone_at });
             }
@@ -428,10 +438,13 @@ impl Shard {
         }
         let next = next.or_else(|| until.checked_add(1));
         wanted.shrink_to_fit();
-        let room = self.make_room_in_background((wanted.capacity() * size_of::<Wanted>()) as u64);
+        let shed = self.shed_by(tree, &floors);
+        let more = wanted.capacity() * size_of::<Wanted>() + shed.capacity() * size_of::<(NamespaceSlot, Version)>();
+        let room = self.make_room_in_background(more as u64);
         let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
         session.note(differences);
-        session.whole &= whole;
+        session.whole &= whole && (room || shed.is_empty());
+        session.shed = if room { shed } else { Vec::new() };
         session.tries = 0;
         if wanted.is_empty() || !room {
             session.whole &= wanted.is_empty();
@@ -439,6 +452,18 @@ impl Shard {
         }
         session.phase = Phase::Pulling { next, wanted, pulled: false };
         self.pull(now, id, out);
+    }
+
+    /// Of the namespaces of a warming tree up to which versions a peer that has these floors dropped tombstones.
+    fn shed_by(&self, tree: TreeName, floors: &[FloorItem]) -> Vec<(NamespaceSlot, Version)> {
+        if !self.anti_entropy.readiness.is_warming(tree) {
+            return Vec::new();
+        }
+        let slot = |namespace| self.rules.get(&namespace).filter(|rules| rules.n == tree.0).map(|rules| rules.slot);
+        let risen = floors.iter().filter(|item| item.tombstone > Version::ZERO);
+        let mut shed: Vec<_> = risen.filter_map(|item| Some((slot(item.namespace)?, item.tombstone))).collect();
+        shed.shrink_to_fit();
+        shed
     }
 
     fn pull(&mut self, now: Now, id: u64, out: &mut dyn ShardOutbox) {
@@ -505,8 +530,13 @@ impl Shard {
         }
         let Some(work) = session.work.pop_front() else { return self.end_session(id) };
         let (peer, state, whole, differences) = (session.peer, session.state, session.whole, session.differences);
+        let shed = std::mem::take(&mut session.shed);
         AntiEntropy::begin_work(session);
         if whole {
+            // What the peer holds is here: of what it lacks nothing that it may have deleted is to come from others.
+            for (slot, tombstone) in shed.into_iter().filter(|_| self.anti_entropy.readiness.is_warming(work.tree)) {
+                self.table.raise_floors(slot, work.tree.1, Floors { evicted: Version::ZERO, tombstone });
+            }
             self.note_compared(&view, peer, work.tree, state);
         }
         let again_at = match differences {

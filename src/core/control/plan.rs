@@ -53,8 +53,14 @@ impl Facts<'_> {
         let waits = self.waits();
         let (missing, _, _) = self.progress();
         let full = stats.entries_without_room > 0 && stats.memory_bytes > stats.memory_limit_bytes / 10 * 9;
-        if !self.replicated.layouts().in_transition() || missing == 0 || !full {
+        if !self.replicated.layouts().in_transition() || missing == 0 || !(full || stats.entries_too_large > 0) {
             return waits;
+        }
+        if stats.entries_too_large > 0 {
+            return format!(
+                "{waits}; values for this node are larger than a quarter of a shard's memory, and nothing is evicted in their namespace: \
+                 raise its memory.limit, or give it fewer shards"
+            );
         }
         format!("{waits}; this node has no room for {missing} partitions: raise its memory.limit, or add nodes")
     }

@@ -27,7 +27,7 @@ use crate::{
     outbox::{ShardOutbox, StoreWrite},
     ring::LayoutName,
     shard::Shard,
-    storage::{Floors, Lookup},
+    storage::{ALL_COPIES, Floors, Lookup, Trees},
     time::{Mono, Now},
     value::Body,
     wire::peer::{KeyRef, PeerMessage, Refusal, ReplicaState, Replicated},
@@ -326,14 +326,20 @@ impl Shard {
         self.durable.park(ticket, Parked { namespace: key.namespace, partition, state, vote });
     }
 
-    /// A partition is dropped: what is stored of it is void, and votes for it are not given any more.
-    pub(crate) fn void_partition(&mut self, now: Now, partition: PartitionId, out: &mut dyn ShardOutbox) {
+    /// Some trees are dropped: votes for them are not given any more. What is stored of a whole partition is void at once; of some
+    /// of its trees, as their entries go: a crash before that leaves what the next process takes for older than the layouts
+    /// (`View::held`).
+    pub(crate) fn void_trees(&mut self, now: Now, (partition, copies): Trees, out: &mut dyn ShardOutbox) {
         if !self.durable.stores() {
             return;
         }
-        self.durable.waiting.set_term(partition, self.durable.waiting.term(partition).saturating_add(1));
-        self.store_place(Place::Term(partition), out);
-        for parked in self.durable.votes.take_partition(partition) {
+        if copies == ALL_COPIES {
+            self.durable.waiting.set_term(partition, self.durable.waiting.term(partition).saturating_add(1));
+            self.store_place(Place::Term(partition), out);
+        }
+        let rules = &self.rules;
+        let goes = |namespace| rules.get(&namespace).is_none_or(|rules| rules.n <= copies);
+        for parked in self.durable.votes.take(|parked| parked.partition == partition && goes(parked.namespace)) {
             self.give(now, parked, false, out);
         }
     }

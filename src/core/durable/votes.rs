@@ -62,12 +62,12 @@ impl Votes {
         self.parked.drain(at..).map(|(_, parked)| parked).collect()
     }
 
-    /// Takes those of a partition.
-    pub(super) fn take_partition(&mut self, partition: PartitionId) -> Vec<Parked> {
-        if !self.parked.iter().any(|(_, it)| it.partition == partition) {
+    /// Takes some of them.
+    pub(super) fn take(&mut self, which: impl Fn(&Parked) -> bool) -> Vec<Parked> {
+        if !self.parked.iter().any(|(_, it)| which(it)) {
             return Vec::new();
         }
-        let (taken, left) = std::mem::take(&mut self.parked).into_iter().partition(|(_, it)| it.partition == partition);
+        let (taken, left) = std::mem::take(&mut self.parked).into_iter().partition(|(_, it)| which(it));
         self.parked = left;
         let taken: VecDeque<(u64, Parked)> = taken;
         taken.into_iter().map(|(_, parked)| parked).collect()
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(votes.pop(2), None);
         assert_eq!((votes.pop(4), votes.pop(4), votes.pop(4)), (Some(parked(1)), Some(parked(2)), None));
         assert_eq!(votes.take_from(6), [parked(4)]);
-        assert_eq!(votes.take_partition(PartitionId(3)), [parked(3)]);
+        assert_eq!(votes.take(|it| it.partition == PartitionId(3)), [parked(3)]);
         assert_eq!(votes.bytes(), 0);
     }
 }

@@ -4,9 +4,10 @@
 //! joined as a repair into a warming replica is (PROTOCOL §5): below T it is refused, E is not asked. Ghosts travel with the
 //! entries: what a source evicted is remembered here in the place of anything older, wherever that came from; and whether an
 //! entry is popular, so that it stays here if not everything can (`storage::scan`). What does not fit is
-//! asked for again later; the cursor moves on only once all of a part is held.
+//! asked for again later; the cursor moves on only once all of a part is held. Sent and compared are the trees that an active
+//! layout assigns to the asker: of a namespace with fewer copies it may have none, and what it took would become old there.
 
-use super::ownership::Transfer;
+use super::ownership::{self, Transfer};
 use crate::{
     anti_entropy::{merkle, readiness},
     coordinator,
@@ -18,7 +19,7 @@ use crate::{
     shard::Shard,
     storage::{Evicted, Floors, Lookup, NamespaceSlot, Put, Scanned},
     time::Now,
-    value::{Entry, Hlc},
+    value::{Entry, Hlc, Version},
     view::View,
     wire::{
         peer::{Header, KeyRef, PeerMessage, Refusal, ReplicaState},
@@ -81,7 +82,8 @@ impl Shard {
                 let to = PeerShard { node: known.node, shard: partition.0 % known.shards.max(1) };
                 self.peers.on_ask(member, now.mono);
                 let id = u64::from(partition.0);
-                let leaves = merkle::to_bytes(&self.table.leaf_sums(partition, u32::MAX));
+                let trees = (partition, ownership::copies_from(&view, view.me, partition));
+                let leaves = merkle::to_bytes(&self.table.leaf_sums(trees, u32::MAX));
                 out.send(to, &PeerMessage::StreamPull { id, header, partition, after, leaves: &leaves });
             }
         }
@@ -139,7 +141,8 @@ impl Shard {
         };
         self.ownership.on_served(header.layout.epoch);
         self.stats.parts_sent += 1;
-        let (body, last) = self.part(partition, after, leaves);
+        let trees = (partition, ownership::copies_from(&self.view, from.node, partition));
+        let (body, last) = self.part(trees, after, leaves);
         let (hlc, epoch) = (self.clock.reading(now), header.layout.epoch);
         out.send(from, &PeerMessage::StreamChunk { id, hlc, state, epoch, partition, after, last, body: &body });
     }
@@ -169,30 +172,36 @@ impl Shard {
         Ok(if warming { ReplicaState::Warming } else { ReplicaState::Ready })
     }
 
-    /// The next part of a partition, and its last hash unless the partition ends with it: entries in the leaves that differ
-    /// from those that the asker holds. Looks at all of its entries, of deleted namespaces too: elsewhere one may be there again, and what
-    /// is left of it here be of its next life.
-    fn part(&self, partition: PartitionId, after: Option<u64>, held: &[u8]) -> (bytes::BytesMut, Option<u64>) {
+    /// The next part of a partition, and its last hash unless the partition ends with it: entries of namespaces with at least so
+    /// many copies, in the leaves that differ from those that the asker holds. Looks at all of them, of deleted namespaces too:
+    /// elsewhere one may be there again, and what is left of it here be of its next life.
+    fn part(
+        &self,
+        (partition, copies): (PartitionId, u8),
+        after: Option<u64>,
+        held: &[u8],
+    ) -> (bytes::BytesMut, Option<u64>) {
         let namespace_of = |slot: NamespaceSlot| self.spaces[usize::from(slot.0)];
         let differing = merkle::from_bytes(held, self.table.leaf_bits()).map(|theirs| {
             let bits = theirs.len().ilog2();
-            let mine = self.table.leaf_sums(partition, bits);
+            let mine = self.table.leaf_sums((partition, copies), bits);
             let differs = |(at, theirs): (usize, &u64)| mine.get(at).copied().unwrap_or_default() != *theirs;
             (bits, theirs.iter().enumerate().map(differs).collect::<Vec<bool>>())
         });
-        let is_asked_for = |hash: KeyHash| {
+        let is_asked_for = |slot: NamespaceSlot, hash: KeyHash| {
             let lacks = |(bits, differs): &(u32, Vec<bool>)| differs[self.table.leaf_of(hash, *bits)];
-            after.is_none_or(|after| hash.0 > after) && differing.as_ref().is_none_or(lacks)
+            let is_ahead = after.is_none_or(|after| hash.0 > after);
+            is_ahead && self.table.copies(slot) >= copies && differing.as_ref().is_none_or(lacks)
         };
         // First what there is, 16 bytes each, then what fits: a partition may be far larger than a part.
         let mut sizes = Vec::new();
         self.table.scan_partition(partition, |held| {
-            if is_asked_for(held.hash) {
+            if is_asked_for(held.slot, held.hash) {
                 sizes.push((held.hash, held.key.len() + held.entry.body.len() + 64));
             }
         });
-        self.table.scan_ghosts(partition, |_, ghost| {
-            if is_asked_for(ghost.hash) {
+        self.table.scan_ghosts(partition, |slot, ghost| {
+            if is_asked_for(slot, ghost.hash) {
                 sizes.push((ghost.hash, GHOST_BYTES));
             }
         });
@@ -207,15 +216,15 @@ impl Shard {
             }
         }
         let mut found: Vec<Placed<'_>> = Vec::new();
-        let is_in_part = |hash| is_asked_for(hash) && last.is_none_or(|last| hash <= last);
+        let is_in_part = |slot, hash| is_asked_for(slot, hash) && last.is_none_or(|last| hash <= last);
         self.table.scan_partition(partition, |Scanned { slot, hash, key, entry, popular }| {
-            if is_in_part(hash) {
+            if is_in_part(slot, hash) {
                 let namespace = namespace_of(slot);
                 found.push(((hash, namespace, key), Item::Entry(KeyRef { namespace, hash, key }, entry, popular)));
             }
         });
         self.table.scan_ghosts(partition, |slot, ghost| {
-            if is_in_part(ghost.hash) {
+            if is_in_part(slot, ghost.hash) {
                 let namespace = namespace_of(slot);
                 found.push(((ghost.hash, namespace, &[]), Item::Ghost(namespace, ghost)));
             }
@@ -256,6 +265,7 @@ impl Shard {
         }
         match self.take_part(now, part) {
             Some(floors) => {
+                self.take_shed(partition, &floors);
                 if let Some(transfer) = self.ownership.expected(from, partition, part.after) {
                     for (namespace, forgotten) in floors {
                         let known = transfer.floors.entry(namespace).or_default();
@@ -281,6 +291,15 @@ impl Shard {
             Item::Ghost(namespace, ghost) => held &= self.take_ghost(part.partition, namespace, &ghost),
         });
         (read.is_ok() && held).then_some(floors)
+    }
+
+    /// All that a source holds is here: of what it lacks nothing that it may have deleted is to come from the next ones.
+    fn take_shed(&mut self, partition: PartitionId, floors: &[(NamespaceId, Floors)]) {
+        for (namespace, Floors { tombstone, .. }) in floors {
+            if let Some(slot) = self.rules.get(namespace).map(|rules| rules.slot) {
+                self.table.raise_floors(slot, partition, Floors { evicted: Version::ZERO, tombstone: *tombstone });
+            }
+        }
     }
 
     /// Joins one entry, which may be popular; `false`: it is not held, and should be.
@@ -311,7 +330,9 @@ impl Shard {
                 true
             }
             Put::Superseded { .. } => true,
-            Put::OutOfMemory | Put::TooLarge => {
+            Put::TooLarge if self.table.evict_on_arrival(slot, key.hash, entry) => true,
+            refused @ (Put::OutOfMemory | Put::TooLarge) => {
+                self.stats.entries_too_large += u64::from(refused == Put::TooLarge);
                 self.stats.entries_without_room += 1;
                 self.ownership.on_full(now.mono);
                 false

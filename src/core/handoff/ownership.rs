@@ -19,7 +19,10 @@
 //!   (*derived*; the acks alone do not stop a node that was removed and does not know);
 //! - a partition is Ready here when its parts are complete, with their forget floors, and never before;
 //! - nothing is dropped here while an active layout assigns it: only a transition that is over (`View::complete`) lets go,
-//!   and `leaving` forgets.
+//!   and `leaving` forgets. Of a partition that stays, who moves down among its owners lets the trees of namespaces with
+//!   fewer copies go: in their later owners' eyes it never had them. Who missed the end of a transition, down or cut
+//!   off, knows it by the next one, which could not begin before, and lets go then; what the next layout gives back comes
+//!   from its owners. So does what a disk may hold of a layout before that.
 //!
 //! What it is not: comparison. Replicas that differ for other reasons are `anti_entropy`'s.
 
@@ -30,13 +33,14 @@ use crate::{
     limits::{TRANSFER_BYTES_PER_SECOND, TRANSFER_PART_BYTES},
     outbox::ShardReport,
     ring::{LayoutName, Ring},
-    storage::Floors,
+    storage::{ALL_COPIES, Floors, Trees},
     time::Mono,
     view::View,
     wire::peer::ReplicaState,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -106,18 +110,46 @@ pub(crate) struct Ownership {
     /// Coordinators of older epochs are refused.
     floor: u64,
     reported: Option<ShardReport>,
+    /// The oldest and the newest layout of the view before.
+    known: Option<(LayoutName, LayoutName)>,
     /// The complete layout that was cleaned up after, and for which lapse.
     cleaned: Option<LayoutName>,
     lapses: u64,
 }
 
+/// The trees of a partition that `ring` does not assign to `me`; `None`: it assigns all.
+fn unassigned(ring: &Ring, partition: PartitionId, me: NodeId) -> Option<Trees> {
+    let place = ring.owners(partition).iter().position(|owner| ring.node(*owner) == me);
+    let copies = place.map_or(ALL_COPIES, |place| u8::try_from(place).expect("a partition has few owners"));
+    (copies > 0).then_some((partition, copies))
+}
+
+/// Of namespaces with how many copies, at least, an active layout assigns a partition to `node`.
+pub(crate) fn copies_from(view: &View, node: NodeId, partition: PartitionId) -> u8 {
+    let rings = view.ring.iter().chain(&view.beside);
+    rings
+        .map(|ring| unassigned(ring, partition, node).map_or(0, |(_, copies)| copies))
+        .min()
+        .unwrap_or(ALL_COPIES)
+        .saturating_add(1)
+}
+
+/// Whether an active layout assigns one of these trees to this node.
+pub(crate) fn assigns(view: &View, (partition, copies): Trees) -> bool {
+    let among = |ring: &&Arc<Ring>| {
+        let owners = ring.owners(partition).iter().take(usize::from(copies));
+        owners.into_iter().any(|owner| ring.node(*owner) == view.me)
+    };
+    view.ring.iter().chain(&view.beside).any(|ring| among(&ring))
+}
+
 /// What a new view asks of the shard.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cleanup {
-    /// Partitions of this shard that nobody assigns here any more.
-    pub(crate) dropped: Vec<PartitionId>,
-    /// Partitions of a node that was given up for gone: what they held is old, whoever owns them now.
-    pub(crate) emptied: Vec<PartitionId>,
+    /// What nobody assigns here any more, of this shard's.
+    pub(crate) dropped: Vec<Trees>,
+    /// The node was given up for gone: what they held is old, whoever owns them now.
+    pub(crate) lapsed: bool,
 }
 
 impl Ownership {
@@ -183,6 +215,10 @@ impl Ownership {
         };
         let pair = (newest.name(), read.name());
         if self.pair != Some(pair) {
+            if self.pair.is_some_and(|(before, _)| before != pair.0) {
+                // What was asked of the sources so far were the trees that another layout assigns here.
+                self.wanted.clear();
+            }
             (self.pair, self.since, self.drained, self.drain_at) = (Some(pair), now, false, now);
         }
         self.next_at = view.moving.then_some(now);
@@ -195,18 +231,21 @@ impl Ownership {
             self.wanted.clear();
             self.filled.clear();
         }
+        let alone = self.alone(view);
+        let mut cleanup = Cleanup { dropped: Vec::new(), lapsed };
+        let unassigned = |partition| match alone {
+            _ if lapsed => Some((partition, ALL_COPIES)),
+            Some(ring) => unassigned(ring, partition, view.me),
+            None => None,
+        };
+        self.owned = 0;
         let Some(me) = newest.index_of(view.me) else {
             // A member of no active layout: all that it had is others'.
-            let all = if self.clean(view, lapsed) { mine.collect() } else { Vec::new() };
-            self.owned = 0;
+            cleanup.dropped = mine.filter_map(unassigned).collect();
             self.wanted.clear();
             self.unsure.clear();
-            let (dropped, emptied) = if lapsed { (Vec::new(), all) } else { (all, Vec::new()) };
-            return Cleanup { dropped, emptied };
+            return cleanup;
         };
-        let clean = self.clean(view, lapsed);
-        let mut cleanup = Cleanup::default();
-        self.owned = 0;
         for partition in mine {
             let owns = |ring: &Ring| ring.owners(partition).contains(&me);
             let (is, was) = (owns(newest), owns(oldest));
@@ -217,11 +256,7 @@ impl Ownership {
             if !is {
                 self.wanted.remove(&partition);
             }
-            if lapsed {
-                cleanup.emptied.push(partition);
-            } else if clean && !is {
-                cleanup.dropped.push(partition);
-            }
+            cleanup.dropped.extend(unassigned(partition));
             if is && view.beside.is_some() {
                 self.want(view, partition, readiness);
             }
@@ -233,15 +268,21 @@ impl Ownership {
         cleanup
     }
 
-    /// Whether the time has come to drop what is not assigned here; once a layout.
-    fn clean(&mut self, view: &View, lapsed: bool) -> bool {
-        let read = view.ring.as_ref().map(|ring| ring.name());
-        let early = canary!(K23) && view.beside.is_some() && read == view.newest().map(|ring| ring.name());
-        let due = (view.complete || early) && self.cleaned != read;
-        if due {
-            self.cleaned = read;
-        }
-        due || lapsed
+    /// The layout that stands alone, or did before this view, if what it does not assign here is yet to be dropped; once each.
+    fn alone<'a>(&mut self, view: &'a View) -> Option<&'a Ring> {
+        let (oldest, newest) = (view.oldest()?, view.newest()?);
+        let known = self.known.replace((oldest.name(), newest.name()));
+        let read = view.ring.as_ref().filter(|ring| view.complete || canary!(K23) && ring.name() == newest.name());
+        // Between this view and the one before a transition ended. Of what a disk holds it is not known when it came, unless
+        // an earlier process had all of the newest layout.
+        let missed = match known {
+            Some((before, last)) => before < last && last == oldest.name(),
+            None => view.held != Some(newest.name()),
+        };
+        let oldest = (missed && view.beside.is_some()).then_some(oldest);
+        let alone = read.or(oldest).filter(|ring| self.cleaned != Some(ring.name()))?;
+        self.cleaned = Some(alone.name());
+        Some(alone)
     }
 
     /// Looks whether `partition`, owned here in the newest layout, has to be moved here.

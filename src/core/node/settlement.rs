@@ -358,6 +358,7 @@ impl Node {
             beside,
             moving: layouts.in_transition() && (layouts.all_at(Stage::Acked, roles) || canary!(K38)),
             complete: layouts.is_complete(roles),
+            held: self.view.held,
             skipped: layouts.skipped().iter().copied().collect(),
             lapses: self.lapses,
             members,

@@ -110,6 +110,11 @@ impl LayoutHistory {
         self.stages.get(&node).copied()
     }
 
+    /// The newest layout, if `node` has all that this one assigns to it.
+    pub fn held_by(&self, node: NodeId) -> Option<LayoutName> {
+        self.current_name().filter(|_| self.stage(node) >= Some(Stage::Synced))
+    }
+
     /// Members whose data was given up.
     pub fn skipped(&self) -> &BTreeSet<NodeId> {
         &self.skipped

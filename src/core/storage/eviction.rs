@@ -34,9 +34,10 @@ use super::{
     segments::{CLASSES, Class, handle},
 };
 use crate::{
-    anti_entropy::merkle::gone_at,
+    anti_entropy::merkle::{entry_hash, gone_at},
+    id::KeyHash,
     time::Wall,
-    value::{Hlc, Version},
+    value::{Entry, Hlc, Version},
 };
 
 /// The small queue's share of evictable segments is one in this many.
@@ -365,6 +366,17 @@ impl Memtable {
         let adopted = self.try_adopt(slot, evicted);
         self.settle();
         adopted
+    }
+
+    /// Takes an entry that is too large for this memory for evicted on arrival; `false`: it may not be evicted, or see `adopt`.
+    pub(crate) fn evict_on_arrival(&mut self, slot: NamespaceSlot, hash: KeyHash, entry: &Entry<'_>) -> bool {
+        let Entry { version, expires_at, hold_until, .. } = *entry;
+        let end = expires_at.unwrap_or(Wall(u64::MAX)).max(hold_until.unwrap_or_default());
+        let (gone_at, entry_hash) = (gone_at(end, super::GRACE_MS), entry_hash(hash, version, expires_at, hold_until));
+        let evicted = Evicted { hash, version, entry_hash, gone_at };
+        let is_evicted = self.is_evictable(slot.0) && self.adopt(slot, &evicted);
+        self.stats.evictions += u64::from(is_evicted);
+        is_evicted
     }
 
     fn try_adopt(&mut self, slot: NamespaceSlot, evicted: &Evicted) -> bool {

@@ -63,12 +63,30 @@ impl FloorTable {
         rises
     }
 
+    /// Nothing was forgotten; whether that is news.
+    fn reset(&mut self, slot: u16, local: usize) -> bool {
+        let floors = self.rows.get_mut(usize::from(slot)).and_then(|row| row.get_mut(local));
+        floors.is_some_and(|floors| std::mem::take(floors) != Floors::default())
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
 impl Memtable {
+    /// Whether T of a namespace is above zero in a partition.
+    pub(crate) fn has_shed(&self, slot: NamespaceSlot, partition: PartitionId) -> bool {
+        self.floors.row(slot, self.placement.local_partition(partition)).tombstone > Version::ZERO
+    }
+
+    /// What is dropped of a partition is forgotten as a whole: who holds it again has it from others, with what those forgot.
+    pub(super) fn reset_floors(&mut self, slot: u16, local: usize) {
+        if self.floors.reset(slot, local) {
+            self.note_floor(slot, local);
+        }
+    }
+
     /// Takes over what another replica of the partition may have forgotten. Where nothing is evicted there are no floors.
     pub fn raise_floors(&mut self, slot: NamespaceSlot, partition: PartitionId, floors: Floors) {
         if self.is_evictable(slot.0) {

@@ -91,10 +91,7 @@ impl Memtable {
         let ghosts = self.ghosts.of_partition(local).filter(|ghost| is_void(self, ghost.namespace, ghost.hlc));
         for hash in ghosts.map(|ghost| ghost.hash).collect::<Vec<u64>>() {
             walked += 1;
-            if let Some(ghost) = self.ghosts.remove(hash) {
-                self.tree_remove(ghost.namespace, ghost.hash, ghost.entry_hash);
-                self.actors.release(ghost.actor);
-            }
+            self.drop_ghost(hash);
         }
         walked
     }

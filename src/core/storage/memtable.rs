@@ -19,7 +19,7 @@ use super::{
 use crate::{
     anti_entropy::merkle::Trees,
     canary::canary,
-    id::{KeyHash, PartitionId},
+    id::KeyHash,
     time::Wall,
     value::{Body, Entry, Hlc, Version},
 };
@@ -510,20 +510,6 @@ impl Memtable {
         if let Some((handle, true)) = found {
             self.set_pinned(handle, false);
         }
-    }
-
-    /// Drops all of a partition that this shard no longer owns. Its floors stay: what was forgotten stays forgotten.
-    pub fn remove_partition(&mut self, partition: PartitionId) {
-        let local = self.placement.local_partition(partition);
-        for handle in self.index.take(local) {
-            self.note_gone_at(handle);
-            self.forget_record(handle);
-        }
-        for ghost in self.ghosts.take_partition(local) {
-            self.tree_remove(ghost.namespace, ghost.hash, ghost.entry_hash);
-            self.actors.release(ghost.actor);
-        }
-        self.settle();
     }
 
     /// Since when the tombstone of `key` is here, one that expiry made included; `None` where there is no tombstone, or one

@@ -436,17 +436,16 @@ fn background_work_comes_down_to_the_low_side_of_85_percent_and_then_rests() {
 }
 
 #[test]
-fn a_removed_partition_leaves_nothing_but_its_floors() {
+fn a_removed_partition_leaves_nothing_and_refuses_nothing_when_it_comes_again() {
     let mut table = memtable(1 << 20);
     fill(&mut table, 1, 30_000, 60);
-    let floors = table.floors(EVICTABLE, PartitionId(4));
-    assert_ne!(floors.evicted, Version::ZERO);
+    assert_ne!(table.floors(EVICTABLE, PartitionId(4)), Floors::default());
     for partition in (0..16).step_by(2) {
-        table.remove_partition(PartitionId(partition));
+        table.remove_trees((PartitionId(partition), ALL_COPIES));
     }
     let stats = table.stats();
     assert_eq!((stats.entries, stats.tombstones, stats.ghosts), (0, 0, 0));
-    assert_eq!(table.floors(EVICTABLE, PartitionId(4)), floors);
+    assert_eq!(table.floors(EVICTABLE, PartitionId(4)), Floors::default());
     fill(&mut table, 1, 30_000, 60);
 }
 

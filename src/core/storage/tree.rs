@@ -5,7 +5,7 @@
 //! nothing else is. By time a record leaves the tree when it leaves the memtable, and both happen at a step (`gone_at`);
 //! until the sweep is through with the newest step, the trees are of no moment at all (`trees_at`), and nobody compares.
 
-use super::{NamespaceSlot, memtable::Memtable, record::Header, segments::Handle};
+use super::{Floors, NamespaceSlot, memtable::Memtable, record::Header, segments::Handle};
 use crate::{
     anti_entropy::merkle::{STEP_MS, entry_hash, leaf_of},
     id::{KeyHash, PartitionId},
@@ -23,6 +23,13 @@ pub(crate) enum Holding {
     /// Evicted; its ghost remembers the version.
     Ghost,
 }
+
+/// Some trees of a partition: those of namespaces with up to so many copies. Of all owners of a partition the first ones have those
+/// of fewer copies, so what a node does not own of it is always of this form.
+pub(crate) type Trees = (PartitionId, u8);
+
+/// Whatever the number of copies: the whole partition.
+pub(crate) const ALL_COPIES: u8 = u8::MAX;
 
 /// One summand of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,10 +110,11 @@ impl Memtable {
         self.trees.leaves(copies, self.placement.local_partition(partition), bits)
     }
 
-    /// The leaves of all trees of a partition, folded to at most `2^bits` and summed; empty if there is nothing in them.
-    pub(crate) fn leaf_sums(&self, partition: PartitionId, bits: u32) -> Vec<u64> {
+    /// The leaves of the trees of a partition with at least so many copies, folded to at most `2^bits` and summed; empty if there
+    /// is nothing in them.
+    pub(crate) fn leaf_sums(&self, (partition, copies): (PartitionId, u8), bits: u32) -> Vec<u64> {
         let held = |copies: &u8| self.root(*copies, partition) != 0;
-        let trees = (1..=self.copies_max()).filter(held).map(|copies| self.leaves(copies, partition, bits));
+        let trees = (copies..=self.copies_max()).filter(held).map(|copies| self.leaves(copies, partition, bits));
         let sum = |sums: Vec<u64>, leaves: Vec<u64>| sums.iter().zip(leaves).map(|(a, b)| a.wrapping_add(b)).collect();
         trees.reduce(sum).unwrap_or_default()
     }
@@ -119,6 +127,16 @@ impl Memtable {
     /// In which of `2^bits` leaves a key hash lies.
     pub(crate) fn leaf_of(&self, hash: KeyHash, bits: u32) -> usize {
         leaf_of(hash.0, self.trees.partition_bits(), bits)
+    }
+
+    /// How many copies a namespace has.
+    pub(crate) fn copies(&self, slot: NamespaceSlot) -> u8 {
+        self.copies_of(slot.0)
+    }
+
+    /// Smallest number of copies of any namespace.
+    pub(crate) fn copies_min(&self) -> u8 {
+        self.namespaces.iter().flatten().map(|known| known.copies).min().unwrap_or(1)
     }
 
     /// Largest number of copies of any namespace so far.
@@ -195,10 +213,25 @@ impl Memtable {
     /// Drops the tombstone under a key hash, if its hash in the tree is this one; whether it was. All owners agreed to that:
     /// no floor rises.
     pub(crate) fn collect(&mut self, slot: NamespaceSlot, hash: KeyHash, expected: u64) -> bool {
+        self.drop_known(slot, hash, (expected, true))
+    }
+
+    /// Drops the value under a key hash, if its hash in the tree is this one; whether it was. It counts as evicted.
+    pub(crate) fn forget(&mut self, slot: NamespaceSlot, hash: KeyHash, version: Version, expected: u64) -> bool {
+        let dropped = self.drop_known(slot, hash, (expected, false));
+        if dropped {
+            self.stats.evictions += 1;
+            let floors = Floors { evicted: version, tombstone: Version::ZERO };
+            self.raise_floors(slot, self.placement.partition(self.placement.local(hash.0)), floors);
+        }
+        dropped
+    }
+
+    fn drop_known(&mut self, slot: NamespaceSlot, hash: KeyHash, (expected, tombstone): (u64, bool)) -> bool {
         let is_it = |handle| {
             let record = self.log.record(handle);
             let header = Header::read(record);
-            let same = header.hash == hash.0 && header.namespace() == slot.0 && header.is_tombstone();
+            let same = header.hash == hash.0 && header.namespace() == slot.0 && header.is_tombstone() == tombstone;
             same && !header.is_pinned() && self.entry_hash(&header, record) == expected
         };
         let local = self.placement.local(hash.0);
@@ -206,6 +239,44 @@ impl Memtable {
         self.drop_record(handle);
         self.settle();
         true
+    }
+
+    /// Drops what this shard no longer owns of a partition: namespaces of up to so many copies, and what is known to have been
+    /// forgotten of them. Who holds them goes on without this copy; when it is theirs again it takes over their floors. With its own it
+    /// would refuse what is as old.
+    pub(crate) fn remove_trees(&mut self, (partition, copies): Trees) {
+        let local = self.placement.local_partition(partition);
+        if self.copies_max() <= copies {
+            for handle in self.index.take(local) {
+                self.note_gone_at(handle);
+                self.forget_record(handle);
+            }
+            for ghost in self.ghosts.take_partition(local) {
+                self.tree_remove(ghost.namespace, ghost.hash, ghost.entry_hash);
+                self.actors.release(ghost.actor);
+            }
+        } else {
+            let goes = |namespace: u16| self.copies_of(namespace) <= copies;
+            let records = self.index.values(local);
+            let records = records.filter(|handle| goes(Header::read(self.log.record(*handle)).namespace()));
+            let ghosts = self.ghosts.of_partition(local).filter(|ghost| goes(ghost.namespace));
+            let (records, ghosts): (Vec<_>, Vec<_>) = (records.collect(), ghosts.map(|ghost| ghost.hash).collect());
+            records.into_iter().for_each(|handle| self.drop_record(handle));
+            ghosts.into_iter().for_each(|hash| self.drop_ghost(hash));
+        }
+        for slot in 0..self.namespaces.len() {
+            if self.namespaces[slot].is_some_and(|known| known.copies <= copies) {
+                self.reset_floors(u16::try_from(slot).expect("slots have 13 bits"), local);
+            }
+        }
+        self.settle();
+    }
+
+    pub(super) fn drop_ghost(&mut self, hash: u64) {
+        if let Some(ghost) = self.ghosts.remove(hash) {
+            self.tree_remove(ghost.namespace, hash, ghost.entry_hash);
+            self.actors.release(ghost.actor);
+        }
     }
 
     /// The version a ghost remembers under a key hash.

@@ -245,6 +245,12 @@ impl Rig {
         }
     }
 
+    /// The control plane of `node` stores that it has all that the newest layout assigns to it.
+    pub fn hold_all(&mut self, node: usize) {
+        let newest = self.beside.iter().map(|(_, ring)| ring).chain([&self.ring]).map(|ring| ring.name()).max();
+        self.nodes[node].held = newest;
+    }
+
     /// A node hears nothing new of layouts, or everything again.
     pub fn set_deaf(&mut self, node: usize, deaf: bool) {
         if deaf {

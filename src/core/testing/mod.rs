@@ -24,11 +24,15 @@ mod faults;
 #[cfg(test)]
 mod flushes;
 #[cfg(test)]
+mod forgotten;
+#[cfg(test)]
 mod handoff;
 #[cfg(test)]
 mod hits;
 #[cfg(test)]
 mod promises;
+#[cfg(test)]
+mod regained;
 mod rig;
 #[cfg(test)]
 mod schedules;

@@ -19,7 +19,7 @@ use crate::{
     limits,
     namespace::{Namespace, NamespaceTable},
     outbox::{ShardOutbox, ShardReport, StoreWrite},
-    ring::{Layout, LayoutMember, Ring},
+    ring::{Layout, LayoutMember, LayoutName, Ring},
     rng::Rng,
     shard::Shard,
     stats::ShardStats,
@@ -109,6 +109,8 @@ pub(super) struct RigNode {
     /// What it knows of namespaces.
     pub(super) namespaces: Arc<NamespaceTable>,
     pub(super) view: Option<Arc<View>>,
+    /// What its disk is said to hold all of.
+    pub(super) held: Option<LayoutName>,
     /// How far its shard said it is with the layouts.
     pub(super) report: Option<ShardReport>,
 }
@@ -268,6 +270,7 @@ impl Rig {
                 confirmations: 1,
                 namespaces: Arc::clone(&rig.namespaces),
                 view: None,
+                held: None,
                 report: None,
             });
         }
@@ -430,6 +433,7 @@ impl Rig {
             beside: self.beside.as_ref().map(|(_, ring)| Arc::clone(ring)),
             moving: self.moving,
             complete: self.complete,
+            held: known.held,
             skipped: Vec::new(),
             lapses: self.lapses[node],
             members: self.ring.members().iter().map(member).collect(),

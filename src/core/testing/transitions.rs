@@ -17,9 +17,9 @@ use crate::{
 };
 use std::{cell::Cell, rc::Rc, time::Duration};
 
-const D: usize = 3;
-const E: usize = 4;
-const F: usize = 5;
+pub(super) const D: usize = 3;
+pub(super) const E: usize = 4;
+pub(super) const F: usize = 5;
 
 /// Six nodes, of which the first three own everything.
 pub(super) fn six() -> Rig {
@@ -29,7 +29,7 @@ pub(super) fn six() -> Rig {
 }
 
 /// Makes these nodes the owners, and waits until they compared what they have: nothing.
-fn found(rig: &mut Rig, nodes: &[usize]) {
+pub(super) fn found(rig: &mut Rig, nodes: &[usize]) {
     rig.relayout(nodes);
     for _ in 0..20 {
         if nodes.iter().all(|node| rig.stats(*node).partitions_warming == 0) {

@@ -160,20 +160,26 @@ pub struct RootItem {
     pub state: ReplicaState,
     /// The sum over the tree.
     pub root: u64,
+    /// Whether the sender dropped tombstones of it without the consent of all: of equal roots, too, who warms asks for its floors.
+    pub shed: bool,
 }
+
+/// In the byte of a state.
+const SHED: u8 = 0x80;
 
 impl Packed for RootItem {
     const LENGTH: usize = 12;
 
     fn pack(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[self.copies, self.state.byte()]);
+        out.extend_from_slice(&[self.copies, self.state.byte() | if self.shed { SHED } else { 0 }]);
         out.extend_from_slice(&self.partition.0.to_be_bytes());
         out.extend_from_slice(&self.root.to_be_bytes());
     }
 
     fn unpack(bytes: &[u8]) -> Option<Self> {
         let partition = PartitionId(u16::from_be_bytes([bytes[2], bytes[3]]));
-        Some(Self { copies: bytes[0], partition, state: ReplicaState::of_byte(bytes[1])?, root: word(bytes, 4) })
+        let (state, shed) = (ReplicaState::of_byte(bytes[1] & !SHED)?, bytes[1] & SHED != 0);
+        Some(Self { copies: bytes[0], partition, state, root: word(bytes, 4), shed })
     }
 }
 

@@ -278,7 +278,7 @@ fn a_replication_says_what_kind_it_is_and_one_of_an_older_version_is_a_clients()
 fn packed_lists_come_out_as_they_went_in_and_what_is_cut_off_is_left_out() {
     let (namespace, hash) = (NamespaceId(5), KeyHash(6));
     let version = Version { hlc: Hlc(7), actor: ActorId(8) };
-    let root = RootItem { copies: 3, partition: PartitionId(900), state: ReplicaState::Settled, root: 11 };
+    let root = RootItem { copies: 3, partition: PartitionId(900), state: ReplicaState::Settled, root: 11, shed: true };
     let key = KeyItem { namespace, hash, version, entry_hash: 9, ghost: true, gone: false, gone_at: Wall(7) };
     let floor = FloorItem { namespace, evicted: version, tombstone: Version::ZERO };
     let gc = GcItem { namespace, hash, entry_hash: 9 };

@@ -1,0 +1,163 @@
+//! Deletes that were forgotten under pressure, and an owner that was away all the time (PROTOCOL §5 "Forget floors").
+//!
+//! Nodes A, B, C own every key; N = 3, R = W = 2. C missed the delete of `k`, and A and B dropped its tombstone when theirs took more
+//! than their share of the memory. Both know up to which version (T), and refuse what C still holds. Then B loses its memory. And values
+//! that an owner with less memory forgets as they arrive.
+
+use super::{
+    Call, Fate, Rig, RigConfig,
+    schedules::{A, B, C, assert_written, get, put, value},
+    transitions::{D, found},
+};
+use crate::{
+    id::{ClusterId, KeyHasher, PartitionId},
+    namespace::{Eviction, Namespace},
+    wire::{
+        client::Status,
+        peer::{PeerMessage, ReplicaState},
+    },
+};
+use std::time::Duration;
+
+const PARTITIONS: u16 = 16;
+
+fn partition_of(key: &str) -> PartitionId {
+    let (namespace, _) = get().place();
+    KeyHasher::new(ClusterId(7)).hash(namespace, key.as_bytes()).partition(PARTITIONS)
+}
+
+/// `also`: A and B have another value in the partition of `k`, or nothing at all.
+fn shed(also: bool) -> Rig {
+    let mut rig = Rig::new(RigConfig { nodes: 4, memory: 1 << 20, partitions: PARTITIONS, ..RigConfig::default() });
+    found(&mut rig, &[A, B, C]);
+    assert_written(&rig.call(A, &put("old").w(3)));
+    rig.cut(A, C);
+    rig.cut(B, C);
+    rig.all_believe_down(C, true);
+    assert_written(&rig.call(A, &Call::delete("k").w(2)));
+    let elsewhere = (0..).map(|at| format!("d{at}")).filter(|key| partition_of(key) != partition_of("k"));
+    for key in elsewhere.take(3_000) {
+        assert_written(&rig.call(A, &Call::delete(key).w(2)));
+    }
+    for node in [A, B] {
+        assert!(rig.stats(node).tombstones < 3_000, "{} shed nothing", rig.stats(node).tombstones);
+    }
+    // Hints for C die.
+    rig.run_for(Duration::from_secs(12 * 60));
+    rig.heal();
+    rig.all_believe_down(C, false);
+    if also {
+        let near = (0..).map(|at| format!("n{at}")).find(|key| partition_of(key) == partition_of("k"));
+        assert_written(&rig.call(A, &Call::put(near.unwrap(), "v").w(3)));
+    }
+    rig.run_for(Duration::from_secs(60));
+    let alone = |rig: &mut Rig, node| rig.call(node, &get().r(1)).status;
+    assert_eq!([A, B].map(|node| alone(&mut rig, node)), [Status::NotFound; 2]);
+    rig
+}
+
+fn assert_deleted(rig: &mut Rig) {
+    for node in [A, B, C] {
+        assert_eq!(rig.call(node, &get().strict()).status, Status::NotFound, "asked {node}");
+    }
+    rig.cut(A, B);
+    rig.cut(A, C);
+    assert_eq!(rig.call(B, &get().strict()).status, Status::NotFound, "by B and C");
+}
+
+/// B, empty, compares first with one of the others and then with both.
+fn b_warms_from(rig: &mut Rig, first: usize, other: usize) {
+    rig.kill(B);
+    rig.restart(B, ReplicaState::Warming);
+    rig.set_fate(move |from, to, message| match message {
+        PeerMessage::Exchange { .. } if [from, to].contains(&B) && [from, to].contains(&other) => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    rig.run_for(Duration::from_secs(30));
+    assert!(rig.warming(B) > 0 && first != other);
+    rig.clear_fate();
+    rig.run_for(Duration::from_secs(60));
+    assert_eq!(rig.warming(B), 0);
+}
+
+#[test]
+fn a_copy_that_lost_its_memory_refuses_what_another_owner_dropped_a_tombstone_of() {
+    for also in [false, true] {
+        let mut rig = shed(also);
+        b_warms_from(&mut rig, A, C);
+        assert_deleted(&mut rig);
+    }
+}
+
+/// Only for who is asked after one that dropped the tombstone: what came before is not given up again.
+#[test]
+fn a_new_owner_refuses_what_a_source_before_dropped_a_tombstone_of() {
+    let mut rig = shed(false);
+    rig.begin_transition(&[A, C, D]);
+    rig.cut(D, B);
+    rig.set_fate(|_, to, message| match message {
+        PeerMessage::StreamPull { .. } if to == C => Fate::Drop,
+        _ => Fate::Deliver,
+    });
+    rig.begin_moving();
+    rig.run_for(Duration::from_secs(5));
+    rig.clear_fate();
+    rig.wait_until_moved();
+    rig.flip();
+    rig.run_for(Duration::from_secs(1));
+    rig.retire();
+    rig.cut(A, C);
+    rig.cut(A, D);
+    assert_eq!(rig.call(D, &get().strict()).status, Status::NotFound, "by C and D");
+}
+
+#[test]
+fn a_copy_that_lost_its_memory_gives_up_what_it_took_from_who_missed_the_delete() {
+    for also in [false, true] {
+        let mut rig = shed(also);
+        b_warms_from(&mut rig, C, A);
+        assert_deleted(&mut rig);
+    }
+}
+
+/// Four nodes, of which D has so little memory that the value of `k` in this namespace is too large for it.
+fn unequal(eviction: Eviction) -> (Rig, Call) {
+    let namespaces = vec![Namespace { eviction, ..Namespace::new("large") }];
+    let mut rig = Rig::new(RigConfig { nodes: 4, namespaces, ..RigConfig::default() });
+    found(&mut rig, &[A, B, C]);
+    rig.kill(D);
+    rig.set_memory(1 << 20);
+    rig.restart(D, ReplicaState::Ready);
+    (rig, Call::put("k", vec![7; 300_000]).within("large").w(3))
+}
+
+#[test]
+fn a_value_too_large_for_a_smaller_owner_is_evicted_there_as_it_arrives() {
+    let (mut rig, large) = unequal(Eviction::On);
+    let small = Call::put("k", "small").within("large").w(3);
+    assert_written(&rig.call(A, &large));
+    rig.transition(&[A, B, D]);
+    assert_eq!((rig.stats(D).entries, rig.stats(D).ghosts, rig.stats(D).evictions), (0, 1, 1));
+    assert_written(&rig.call(A, &small));
+    assert_eq!(rig.stats(D).entries, 1);
+    // As a replica it gives no vote, and what it holds is old.
+    let large = large.w(2);
+    assert_written(&rig.call(A, &large));
+    assert_eq!((rig.stats(D).entries, rig.stats(D).ghosts), (0, 1));
+    let answer = rig.call(D, &Call::get("k").within("large").r(1));
+    assert_ne!(value(&answer), Some("small"), "what it held before");
+    let sent = |rig: &Rig| [A, B].iter().map(|node| rig.stats(*node).repairs_sent).sum::<u64>();
+    let before = sent(&rig);
+    rig.run_for(Duration::from_secs(10 * 60));
+    assert_eq!(sent(&rig), before, "it is not sent again and again");
+}
+
+#[test]
+fn a_value_too_large_for_a_smaller_owner_that_evicts_nothing_holds_a_transition_up_and_is_counted() {
+    let (mut rig, large) = unequal(Eviction::None);
+    assert_written(&rig.call(A, &large));
+    rig.begin_transition(&[A, B, D]);
+    rig.begin_moving();
+    rig.run_for(Duration::from_secs(60));
+    assert!(!rig.is_moved() && rig.stats(D).entries_too_large > 0);
+}
