@@ -10,6 +10,7 @@
 //!
 //! Not here: data, and moving it: that is the shards', who report (`ShardReport`) how far they are.
 
+mod company;
 mod namespaces;
 mod roles;
 mod settlement;
@@ -23,7 +24,7 @@ use crate::{
         clock_watch::ClockWatch,
         disk::Disk,
         replicated::Replicated,
-        seeds::{Company, Seeds},
+        seeds::Seeds,
         spread::{self, Spread},
         standing::Standing,
         status::Facts,
@@ -33,7 +34,7 @@ use crate::{
     input::{Caller, NodeInput},
     membership::{Change, Effects, Identity, Membership},
     outbox::{NodeEvent, NodeOutbox, ShardReport},
-    ring::{LayoutName, Ring, RoleState, Stage},
+    ring::{LayoutName, Ring, Stage},
     rng::Rng,
     stats::ShardStats,
     time::{Mono, Now},
@@ -58,8 +59,6 @@ const TICK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(500);
 /// Most nodes remembered from links; gossip and roles know the others.
 const HELLOS_MAX: usize = 10_000;
-/// Absent members dialed at once beside the seeds, and strangers announced to.
-const DIALS_MAX: usize = 16;
 
 /// The control plane of one process.
 pub struct Node {
@@ -75,6 +74,8 @@ pub struct Node {
     linked: BTreeSet<NodeId>,
     /// Those of them that SWIM had not heard of at the last tick.
     strangers: BTreeSet<NodeId>,
+    /// When one that is down was last announced to.
+    recalled_at: Mono,
     replicated: Replicated,
     /// The local state changed and nobody was told.
     unsent: bool,
@@ -125,7 +126,6 @@ impl Node {
         let mut replicated = Replicated::new(&config.cluster);
         let mut standing = Standing::new(config.warming_max);
         let (mut disk, restored) = Disk::new(config.disk, config.restored.as_deref(), config.node, now.mono);
-        let held = restored.as_ref().and_then(|meta| meta.layouts.held_by(config.node));
         let mut obstacle = None;
         if let Some(meta) = restored {
             match replicated.join(&meta) {
@@ -145,7 +145,7 @@ impl Node {
             obstacle.get_or_insert_with(|| words.to_owned());
         }
         let mut view = View::empty(config.node, Arc::clone(replicated.namespaces()));
-        (view.fence, view.held) = (Some(Fence::ClockUnconfirmed), held);
+        view.fence = Some(Fence::ClockUnconfirmed);
         Self {
             clock,
             incarnation,
@@ -156,6 +156,7 @@ impl Node {
             hellos: BTreeMap::new(),
             linked: BTreeSet::new(),
             strangers: BTreeSet::new(),
+            recalled_at: now.mono,
             replicated,
             unsent: false,
             spread: Spread::default(),
@@ -485,6 +486,7 @@ impl Node {
             self.apply(effects, now, out);
         }
         self.introduce(now, out);
+        self.recall(now, out);
         let peers = self.peers();
         for peer in spread::sample(peers.clone(), &mut self.rng) {
             self.ping(peer, now, out);
@@ -495,58 +497,12 @@ impl Node {
         self.dial(now, out);
     }
 
-    /// Announces to linked nodes that SWIM had not heard of a tick ago either: what followed their `Hello` are datagrams, and
-    /// one was lost. A newcomer would take them for down until they probe it, which in a mesh of n takes about n seconds.
-    fn introduce(&mut self, now: Now, out: &mut dyn NodeOutbox) {
-        let is_stranger = |node: &&NodeId| !self.membership.is_up(**node) && self.membership.health(**node).is_none();
-        let strangers: BTreeSet<NodeId> = self.linked.iter().filter(is_stranger).copied().collect();
-        let lasting = strangers.intersection(&self.strangers).filter_map(|node| self.hellos.get(node));
-        let lasting: Vec<Identity> = lasting.map(identity_of).take(DIALS_MAX).collect();
-        self.strangers = strangers;
-        for peer in lasting {
-            let effects = self.membership.announce(peer, now.mono);
-            self.apply(effects, now, out);
-        }
-    }
-
-    fn dial(&mut self, now: Now, out: &mut dyn NodeOutbox) {
-        let up = self.membership.up().len() + 1;
-        let wanted = match self.replicated.layout() {
-            Some(layout) => layout.members.len(),
-            None => usize::from(self.config.cluster.bootstrap_expect),
-        };
-        let company = match up {
-            1 => Company::Alone,
-            some if some < wanted => Company::Sparse,
-            _ => Company::Full,
-        };
-        let mut addresses = self.seeds.due(company, now.mono).to_vec();
-        if company == Company::Alone && !addresses.is_empty() {
-            // Seeds may have moved on while this node was cut off; members that it knew are as good.
-            let roles = self.replicated.roles().iter();
-            let known = roles.filter(|(node, role)| *node != self.config.node && role.state != RoleState::Removed);
-            addresses.extend(known.map(|(_, role)| role.address).take(DIALS_MAX));
-            addresses.sort_unstable();
-            addresses.dedup();
-        }
-        for address in addresses {
-            out.dial(address);
-        }
-    }
-
     fn ping(&mut self, peer: NodeId, now: Now, out: &mut dyn NodeOutbox) {
         let nonce = self.watch.on_ping(peer, now.mono);
         self.send(peer, &PeerControl::Ping { nonce, wall: self.clock.wall(now) }, out);
     }
 
     // Effects.
-
-    /// Peers worth a message: up, or linked and not known to be down.
-    fn peers(&self) -> Vec<NodeId> {
-        let up = self.membership.up().keys().copied();
-        let linked = self.linked.iter().copied().filter(|node| self.membership.health(*node).is_none());
-        up.chain(linked).collect::<BTreeSet<NodeId>>().into_iter().collect()
-    }
 
     fn send(&self, to: NodeId, message: &PeerControl, out: &mut dyn NodeOutbox) {
         if let Some((address, _)) = self.address_of(to) {

@@ -67,7 +67,7 @@ pub struct View {
     pub moving: bool,
     /// A transition led to this one layout and is over: what it does not assign here may be dropped.
     pub complete: bool,
-    /// The newest layout of which an earlier process of this node had all that it assigns here, on disk.
+    /// The newest layout when shards began, if an earlier process of this node had said that it has all that this one assigns here.
     pub held: Option<LayoutName>,
     /// Members whose data was given up for the newest layout.
     pub skipped: Vec<NodeId>,

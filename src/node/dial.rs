@@ -63,15 +63,13 @@ async fn dial(seat: Seat, target: Target, address: SocketAddr) {
             if let Some(waiting) = worker.out.dialled(target, meant, now.mono, jitter) {
                 worker.send_waiting(name, &waiting);
             }
+            if !meant {
+                worker.give_up(now, target);
+            }
         }
         Err(reason) => {
             worker.out.dialled(target, false, now.mono, jitter);
-            if let Target::Peer(peer) = target
-                && !worker.out.links.reaches(peer.node)
-            {
-                // What waited for this dial was asked and will not be answered.
-                worker.shard.handle(now, ShardInput::PeerLost(peer.node), &mut worker.out);
-            }
+            worker.give_up(now, target);
             worker.refusals.tell(now.mono, (address, &reason), |suppressed| {
                 tracing::warn!(%address, %reason, suppressed, "cannot reach a node");
             });
@@ -81,6 +79,15 @@ async fn dial(seat: Seat, target: Target, address: SocketAddr) {
 }
 
 impl Worker {
+    /// What waited for a dial was asked and will not be answered.
+    fn give_up(&mut self, now: Now, target: Target) {
+        if let Target::Peer(peer) = target
+            && !self.out.links.reaches(peer.node)
+        {
+            self.shard.handle(now, ShardInput::PeerLost(peer.node), &mut self.out);
+        }
+    }
+
     fn send_waiting(&mut self, name: LinkName, waiting: &Dialling) {
         let mut rest = &waiting.frames[..];
         while let Some(frame) = local::next(&mut rest) {

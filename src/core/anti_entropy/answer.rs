@@ -61,7 +61,8 @@ impl Shard {
                 partition: *partition,
                 state: self.state_told(view, from.node, (*copies, *partition)),
                 root: self.table.root(*copies, *partition),
-                shed: self.has_shed((*copies, *partition)),
+                // Who does not warm has no use for it.
+                shed: full && self.has_shed((*copies, *partition)),
             };
             let says_something = |item: &RootItem| item.root != 0 || item.state != ReplicaState::Ready || item.shed;
             roots = trees.iter().map(item).filter(says_something).collect();
@@ -97,7 +98,7 @@ impl Shard {
             if differing.next().is_some() { listed.last().map_or(u64::MAX, |leaf| end(*leaf)) } else { u64::MAX };
         let mut leaves = vec![0u8; mine.len()];
         listed.iter().for_each(|leaf| leaves[*leaf] = 1);
-        let mut items = self.listed(tree, bits, &leaves, first, until);
+        let mut items = if listed.is_empty() { Vec::new() } else { self.listed(tree, bits, &leaves, first, until) };
         if items.len() > ITEMS_MAX {
             // The list ends before the first hash that does not fit whole; one hash alone always does.
             let cut = items[ITEMS_MAX].hash;

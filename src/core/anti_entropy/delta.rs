@@ -10,8 +10,8 @@
 //! more possible without a change of its tree: a ghost that the version itself fills keeps its hash there. Its holder then forgets what
 //! it found out (simulator, seed 80032af).
 //!
-//! What a copy that warms took from one owner it gives up again if another one that is Ready lacks it, and dropped tombstones as new:
-//! it may have been deleted, and with this copy's vote a read that asks neither would return it.
+//! What a copy that lost its memory took from one owner it gives up again if another one lacks it, and dropped tombstones as new: it may
+//! have been deleted, and with this copy's vote a read that asks neither would return it. A copy that has its own from a disk keeps it.
 //!
 //! PROTOCOL lets a Warming replica take back what it evicted since it began to warm; here it does not: it says honestly
 //! that it forgot, and a comparison under memory pressure has an end.
@@ -52,6 +52,8 @@ pub(super) struct Side {
     pub(super) floors: Floors,
     /// It warms: it wants even what is on its way, since that may have been acknowledged without it.
     pub(super) warming: bool,
+    /// It warms, and held nothing when that began.
+    pub(super) lost: bool,
 }
 
 /// When items are judged.
@@ -99,7 +101,7 @@ impl Moment {
     /// Whether a copy that lost its memory may have a value from who missed its delete: the peer does not hold it, and dropped
     /// tombstones as new (T). Reads that ask the peer would not return it either.
     fn is_doubtful(&self, mine: &KeyItem, me: &Side, them: &Side) -> bool {
-        self.evictable && !mine.ghost && me.warming && !them.warming && mine.version <= them.floors.tombstone
+        self.evictable && !mine.ghost && me.lost && mine.version <= them.floors.tombstone
     }
 
     fn give(&self, newer: &KeyItem, older: Option<&KeyItem>, taker: &Side, action: Action) -> Action {
@@ -150,7 +152,11 @@ mod tests {
     }
 
     fn side(evicted: u64, tombstone: u64) -> Side {
-        Side { floors: Floors { evicted: version(evicted), tombstone: version(tombstone) }, warming: false }
+        Side {
+            floors: Floors { evicted: version(evicted), tombstone: version(tombstone) },
+            warming: false,
+            lost: false,
+        }
     }
 
     const NOW: Moment = Moment { wall: Wall(100_000), evictable: true };
@@ -219,5 +225,20 @@ mod tests {
     #[test]
     fn one_version_with_different_ends_is_joined_on_both_sides() {
         assert_eq!(judge(Some(item(60)), Some(KeyItem { entry_hash: 1, ..item(60) })), Action::Both);
+    }
+
+    /// Who has it from its own disk was there when it was written, and loses it to nobody's bookkeeping.
+    #[test]
+    fn what_a_peer_may_have_deleted_is_given_up_by_who_lost_its_memory_alone() {
+        let shed = side(0, 50);
+        let judge = |ms, me: &Side| NOW.judge(Some(&item(ms)), None, (me, &shed));
+        let warming = Side { warming: true, ..side(0, 0) };
+        let lost = Side { lost: true, ..warming };
+        assert_eq!(
+            (judge(40, &warming), judge(40, &lost), judge(60, &lost)),
+            (Action::Leave, Action::Forget, Action::Push)
+        );
+        let kept = Moment { evictable: false, ..NOW };
+        assert_ne!(kept.judge(Some(&item(40)), None, (&lost, &shed)), Action::Forget);
     }
 }

@@ -13,7 +13,7 @@
 use crate::{id::KeyHash, time::Wall, value::Version};
 
 /// How entries are hashed and listed. Replicas that differ in it do not compare: to them everything would differ.
-pub(crate) const HASH_VERSION: u8 = 2;
+pub(crate) const HASH_VERSION: u8 = 3;
 /// Hashes leave trees at multiples of this: milliseconds of wall time.
 pub(crate) const STEP_MS: u64 = 16_000;
 /// Most leaves of a tree.

@@ -254,6 +254,7 @@ impl Shard {
         let layouts = |view: &View| (name(&view.ring), name(&view.beside), view.moving);
         let moved = layouts(old) != layouts(&view);
         let lapsed = view.lapses > old.lapses;
+        let before: BTreeSet<TreeName> = self.anti_entropy.readiness.warming().filter(|_| !lapsed).collect();
         // Of what was emptied, nothing counts that a comparison found equal.
         if moved || lapsed {
             self.anti_entropy.forget();
@@ -273,6 +274,9 @@ impl Shard {
             (true, false | true) | (false, false) => {}
         }
         if self.anti_entropy.readiness.len() > 0 {
+            let table = &self.table;
+            let is_empty = |(copies, partition)| lapsed || table.root(copies, partition) == 0;
+            self.anti_entropy.readiness.note_lost(&before, is_empty);
             self.anti_entropy.round_at = self.anti_entropy.round_at.min(now.mono + WARMING_EVERY);
         }
         let alone: Vec<TreeName> = self.anti_entropy.readiness.warming().collect();

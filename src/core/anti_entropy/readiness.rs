@@ -30,6 +30,15 @@ pub(crate) const WARMING_BYTES: u64 = 24;
 struct Compared {
     all: u8,
     ready: u8,
+    /// The copy held nothing when it began to warm: all that it has is from others.
+    lost: bool,
+}
+
+impl Compared {
+    /// With nobody so far; `before`: what was known of the tree, if it warms already.
+    fn again(before: Option<&Self>) -> Self {
+        Self { lost: before.is_some_and(|before| before.lost), ..Self::default() }
+    }
 }
 
 /// What warms.
@@ -125,7 +134,8 @@ pub(crate) fn is_gained(view: &View, member: u16, tree: TreeName) -> bool {
 impl Readiness {
     /// All that `me` owns warms.
     pub(crate) fn warm_all(&mut self, rings: (&Ring, Option<&Ring>), me: u16, shard: (u16, u16)) {
-        self.warming = owned(rings, me, shard).map(|(tree, _)| (tree, Compared::default())).collect();
+        let old = std::mem::take(&mut self.warming);
+        self.warming = owned(rings, me, shard).map(|(tree, _)| (tree, Compared::again(old.get(&tree)))).collect();
     }
 
     /// Nothing warms: the node owns nothing.
@@ -150,8 +160,28 @@ impl Readiness {
         let had = |tree| lasting.iter().copied().chain(first).any(|ring| owns(ring, tree));
         self.warming = owned(all, me, shard)
             .filter(|(tree, _)| old.contains_key(tree) || !had(*tree))
-            .map(|(tree, _)| (tree, Compared::default()))
+            .map(|(tree, _)| (tree, Compared::again(old.get(&tree))))
             .collect();
+    }
+
+    /// Of what warms and is not in `before` this copy holds nothing of those that are `empty`.
+    pub(crate) fn note_lost(&mut self, before: &BTreeSet<TreeName>, empty: impl Fn(TreeName) -> bool) {
+        for (tree, compared) in self.warming.iter_mut().filter(|(tree, _)| !before.contains(tree)) {
+            compared.lost = empty(*tree);
+        }
+    }
+
+    /// Whether a tree warms of which this copy held nothing when that began.
+    pub(crate) fn has_lost(&self, tree: TreeName) -> bool {
+        self.warming.get(&tree).is_some_and(|compared| compared.lost)
+    }
+
+    /// Whether a tree warms and has not been compared with `peer`, or not since that one is Ready.
+    pub(crate) fn is_to_compare(&self, tree: TreeName, ring: &Ring, peer: NodeId, is_ready: bool) -> bool {
+        let Some(compared) = self.warming.get(&tree) else { return false };
+        let place = owners(ring, tree).iter().position(|owner| ring.node(*owner) == peer);
+        let known = if is_ready { compared.ready } else { compared.all };
+        place.is_some_and(|place| known & (1 << place) == 0)
     }
 
     /// What the disk held of a partition found no room: only owners that are Ready tell what it lacks.

@@ -52,6 +52,8 @@ struct Work {
     tree: TreeName,
     mine: u64,
     theirs: u64,
+    /// It is looked through a second time: what came while T of the peer was not known here (review).
+    again: bool,
 }
 
 /// An entry that was asked for.
@@ -277,7 +279,13 @@ impl Shard {
             if self.is_being_moved(view, tree) || moves_there(view, peer.node, tree, state) {
                 continue;
             }
-            if mine == theirs && !(shed && self.anti_entropy.readiness.is_warming(tree)) {
+            // What a peer shed is asked for once.
+            let asks = shed
+                && view.ring.as_deref().is_some_and(|ring| {
+                    let ready = state == ReplicaState::Ready;
+                    self.anti_entropy.readiness.is_to_compare(tree, ring, peer.node, ready)
+                });
+            if mine == theirs && !asks {
                 self.anti_entropy.memo.remove(&(tree, peer.node));
                 self.anti_entropy.urgent.remove(&tree.1);
                 self.note_compared(view, peer, tree, state);
@@ -288,7 +296,7 @@ impl Shard {
             });
             let warming = self.anti_entropy.readiness.is_warming(tree) || state != ReplicaState::Ready;
             if (warming || !known) && work.len() < WORK_MAX {
-                work.push(Work { tree, mine, theirs });
+                work.push(Work { tree, mine, theirs, again: false });
             }
         }
         self.stats.exchanges_equal += u64::from(work.is_empty());
@@ -370,7 +378,8 @@ impl Shard {
             return self.end_session(id);
         }
         let wall = self.comparing_wall(now);
-        let mine = self.listed(tree, leaves.len().ilog2(), leaves, from, until);
+        let marked = leaves.iter().any(|leaf| *leaf != 0);
+        let mine = if marked { self.listed(tree, leaves.len().ilog2(), leaves, from, until) } else { Vec::new() };
         let floors: Vec<FloorItem> = FloorItem::list(floors).collect();
         let mut keys: BTreeMap<(KeyHash, crate::id::NamespaceId), (Option<KeyItem>, Option<KeyItem>)> = BTreeMap::new();
         for item in mine {
@@ -394,8 +403,10 @@ impl Shard {
             let me = Side {
                 floors: self.table.floors(rules.slot, tree.1),
                 warming: self.anti_entropy.readiness.is_warming(tree),
+                lost: self.anti_entropy.readiness.has_lost(tree),
             };
-            let them = Side { floors: floors_of(&floors, namespace), warming: state != ReplicaState::Ready };
+            let warming = state != ReplicaState::Ready;
+            let them = Side { floors: floors_of(&floors, namespace), warming, lost: false };
             let moment = Moment { wall, evictable: rules.evictable };
             let action = moment.judge(mine.as_ref(), theirs.as_ref(), (&me, &them));
             let action = planted(action, mine.as_ref(), theirs.as_ref(), &moment);
@@ -466,6 +477,17 @@ impl Shard {
         shed
     }
 
+    /// What the peer holds of a tree is here: of what it lacks nothing that it may have deleted is to come from others. Whether that is
+    /// more than was known.
+    fn take_floors(&mut self, tree: TreeName, shed: &[(NamespaceSlot, Version)]) -> bool {
+        let mut rose = false;
+        for (slot, tombstone) in shed.iter().copied().filter(|_| self.anti_entropy.readiness.is_warming(tree)) {
+            rose |= tombstone > self.table.floors(slot, tree.1).tombstone;
+            self.table.raise_floors(slot, tree.1, Floors { evicted: Version::ZERO, tombstone });
+        }
+        rose
+    }
+
     fn pull(&mut self, now: Now, id: u64, out: &mut dyn ShardOutbox) {
         let Some(session) = self.anti_entropy.sessions.get_mut(&id) else { return };
         let Some(partition) = session.work.front().map(|work| work.tree.1) else { return };
@@ -533,9 +555,13 @@ impl Shard {
         let shed = std::mem::take(&mut session.shed);
         AntiEntropy::begin_work(session);
         if whole {
-            // What the peer holds is here: of what it lacks nothing that it may have deleted is to come from others.
-            for (slot, tombstone) in shed.into_iter().filter(|_| self.anti_entropy.readiness.is_warming(work.tree)) {
-                self.table.raise_floors(slot, work.tree.1, Floors { evicted: Version::ZERO, tombstone });
+            if self.take_floors(work.tree, &shed) && !work.again {
+                // What came from others before is listed as differing now, and given up if the peer lacks it.
+                let work = Work { mine: self.table.root(work.tree.0, work.tree.1), again: true, ..work };
+                if let Some(session) = self.anti_entropy.sessions.get_mut(&id) {
+                    session.work.push_front(work);
+                }
+                return self.ask_leaves(now, id, out);
             }
             self.note_compared(&view, peer, work.tree, state);
         }

@@ -198,3 +198,38 @@ fn a_node_whose_state_cannot_be_read_joins_its_mesh_and_founds_none() {
     assert!(rig.run_until(seconds(30), |rig| agree(rig, &all)).is_some(), "{:#?}", rig.status(damaged));
     assert_eq!((rig.view(damaged).lapses, rig.view(damaged).state), (1, ReplicaState::Warming));
 }
+
+/// Others were told that the joiner has all, and it died before its own disk was. By a review: the next process took for old what it held
+/// and settled all the same, so that the older layout retired.
+#[test]
+fn a_node_that_died_before_its_disk_had_its_word_settles_with_what_it_said_it_had() {
+    for hears_it in [true, false] {
+        let mut rig = ControlRig::new(1);
+        let nodes = mesh(&mut rig);
+        let joiner = rig.start(NodeConfig { disk: true, ..rig.config(4) });
+        rig.set_moves(joiner, false);
+        assert!(rig.run_until(seconds(60), |rig| rig.view(joiner).moving).is_some());
+        rig.run(seconds(5));
+        rig.set_keeps(joiner, false);
+        rig.set_moves(joiner, true);
+        let reads = |rig: &ControlRig| rig.view(nodes[0]).ring.as_ref().map_or(0, |ring| ring.name().epoch);
+        assert!(rig.run_until(seconds(10), |rig| reads(rig) == 2).is_some());
+        rig.run(seconds(5));
+        assert!(rig.view(nodes[0]).beside.is_some(), "it settles once it is on disk that it has all");
+        let config = rig.config_from_disk(joiner);
+        rig.kill(joiner);
+        if !hears_it {
+            nodes.iter().for_each(|node| rig.cut(*node, joiner + 1));
+        }
+        let back = rig.start(config);
+        rig.set_moves(back, false);
+        assert!(rig.run_until(seconds(60), |rig| rig.view(back).ring.is_some()).is_some());
+        assert_eq!(rig.view(back).held.is_some(), hears_it);
+        rig.heal();
+        rig.run(seconds(60));
+        // What its shards took for old is on its way again, and the former owners have it still.
+        assert_eq!(rig.view(nodes[0]).beside.is_none(), hears_it);
+        rig.set_moves(back, true);
+        assert!(rig.run_until(seconds(30), |rig| rig.view(nodes[0]).complete).is_some());
+    }
+}

@@ -212,6 +212,45 @@ fn a_paused_member_that_was_skipped_is_emptied_when_it_goes_on() {
     assert_eq!(rig.view(nodes[0]).lapses, 0);
 }
 
+/// By a review: what it holds is of a layout of which others have forgotten all that they deleted since.
+#[test]
+fn a_member_that_was_skipped_and_hears_of_the_next_layout_only_is_emptied() {
+    // It makes no layouts itself.
+    let by_hand = |config: &mut NodeConfig| config.cluster.manual_layout = config.address == ControlRig::address(3);
+    let begin = || {
+        let mut rig = ControlRig::new(40);
+        let nodes = mesh(&mut rig, by_hand);
+        let joiner = rig.start(rig.config(4));
+        rig.set_moves(joiner, false);
+        (rig, nodes, joiner)
+    };
+    let (mut rig, nodes, _) = begin();
+    let proposed = rig.run_until(seconds(60), |rig| nodes.iter().any(|node| rig.view(*node).beside.is_some()));
+    let mut missed = 0;
+    for early in (1..10u64).map(|step| Duration::from_millis(step * 100)) {
+        let (mut rig, nodes, joiner) = begin();
+        // It is taken for up when the layout is proposed, and does not hear of it.
+        rig.run(proposed.expect("a transition begins") - early);
+        [nodes[0], nodes[1], joiner].into_iter().for_each(|other| rig.cut(nodes[2], other));
+        rig.run(seconds(20));
+        if rig.view(nodes[2]).beside.is_some() || rig.view(nodes[0]).beside.is_none() {
+            continue;
+        }
+        missed += 1;
+        rig.set_moves(joiner, true);
+        change(&mut rig, nodes[0], LayoutChange::SkipDead);
+        assert!(rig.run_until(seconds(30), |rig| on(rig, &[nodes[0], nodes[1], joiner], 2)).is_some());
+        rig.set_moves(joiner, false);
+        assert_eq!(change(&mut rig, nodes[0], LayoutChange::Weight(id(4), 300)), ControlReply::Changed(true));
+        rig.run(seconds(20));
+        assert!(on(&rig, &[nodes[0], nodes[1], joiner], 2), "it waits for all to be up");
+        rig.heal();
+        assert!(rig.run_until(seconds(60), |rig| rig.view(nodes[2]).moving).is_some());
+        assert_eq!(rig.view(nodes[2]).lapses, 1, "cut off {early:?} before");
+    }
+    assert!(missed > 0, "it heard of it each time, or was missed");
+}
+
 #[test]
 fn changes_during_a_transition_wait_and_become_one() {
     let mut rig = ControlRig::new(36);

@@ -30,6 +30,8 @@ pub(crate) enum Answer {
     Superseded(ReplicaState),
     /// It holds the entry in memory, and has no disk where the namespace asks for one: no vote, but nothing is missing there.
     Unstored,
+    /// It is too large for that node, which remembers it as evicted: no vote, and nothing to bring there.
+    Outsized,
     /// It would not, or its link was lost.
     Lost,
 }
@@ -166,7 +168,7 @@ impl Votes {
         let answer = match self.targets.answer(position) {
             Answer::Applied(was) => Answer::Applied(was.lowered(state)),
             Answer::Superseded(was) => Answer::Superseded(was.lowered(state)),
-            other @ (Answer::Unasked | Answer::Pending | Answer::Unstored | Answer::Lost) => other,
+            other @ (Answer::Unasked | Answer::Pending | Answer::Unstored | Answer::Outsized | Answer::Lost) => other,
         };
         self.targets.set(position, answer);
     }
@@ -193,7 +195,7 @@ impl Votes {
         self.restamps_left -= 1;
         for position in 0..self.targets.len() {
             match self.targets.answer(position) {
-                Answer::Pending | Answer::Applied(_) | Answer::Superseded(_) | Answer::Unstored => {
+                Answer::Pending | Answer::Applied(_) | Answer::Superseded(_) | Answer::Unstored | Answer::Outsized => {
                     self.targets.set(position, Answer::Pending);
                 }
                 Answer::Unasked | Answer::Lost => {}
@@ -248,7 +250,7 @@ impl Votes {
                     Answer::Applied(_) => votes += 1,
                     Answer::Superseded(_) => newer += 1,
                     Answer::Pending => out += 1,
-                    Answer::Unasked | Answer::Unstored | Answer::Lost => {}
+                    Answer::Unasked | Answer::Unstored | Answer::Outsized | Answer::Lost => {}
                 }
             }
         }
@@ -269,7 +271,7 @@ impl Votes {
         let (mut owners_out, mut others_out) = (0u8, 0u8);
         for (position, answer) in self.targets.answers().iter().enumerate() {
             match answer {
-                Answer::Unasked | Answer::Unstored | Answer::Lost => {}
+                Answer::Unasked | Answer::Unstored | Answer::Outsized | Answer::Lost => {}
                 Answer::Pending if self.targets.is_reader(position) => owners_out += 1,
                 Answer::Pending => others_out += 1,
                 Answer::Applied(state) if self.eligible(position, *state) => votes += 1,

@@ -232,6 +232,7 @@ impl Shard {
                 Answer::Lost
             }
             Replicated::Refused(Refusal::NoDisk) => Answer::Unstored,
+            Replicated::Refused(Refusal::TooLarge) => Answer::Outsized,
             Replicated::Refused(_) => Answer::Lost,
         };
         if state == ReplicaState::Warming {

@@ -3,7 +3,7 @@
 //! A change is out until the driver says that it is stored, or that it is not: then its place (not its bytes) is kept among the
 //! failed, and what is held there *then* is written again, so that a place is never behind by more than one write and order
 //! cannot matter. Removals are not followed: one that is lost leaves an old version on the disk, which the next start
-//! restores as what any replica may hold that was away; the term of a partition that was dropped is followed, because its
+//! restores as what any replica may hold that was away; the term of trees that were dropped is followed, because its
 //! entries must not come back at all (`record`). Invariants: tickets rise by one; a place that failed is failed until a later
 //! write of it is stored; `bytes` is what the lists take.
 //!
@@ -12,7 +12,7 @@
 
 use crate::{
     id::{KeyHash, NamespaceId, NodeId, PartitionId},
-    storage::NamespaceSlot,
+    storage::{LowTrees, NamespaceSlot},
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -25,8 +25,8 @@ pub(crate) enum Place {
     Hint(NodeId, KeyHash, NamespaceId, Box<[u8]>),
     /// What was forgotten.
     Floors(NamespaceSlot, PartitionId),
-    /// How often a partition was dropped.
-    Term(PartitionId),
+    /// When trees of a partition were dropped last, by its count.
+    Term(LowTrees),
     /// Nothing: it is written to learn that all before it is synced.
     Barrier,
 }

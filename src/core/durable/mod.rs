@@ -2,7 +2,7 @@
 //!
 //! Core owns what is stored and its format (`record`); the driver owns a durable ordered map from bytes to bytes, whose
 //! content after a crash is a prefix of the writes it was given. Stored is what namespaces with `ack = log` or `fsync` hold: entries, hints,
-//! forget floors; and the terms of partitions, which make void what was dropped with them. The rooms that hold those say which places changed
+//! forget floors; and the terms of trees, which make void what was dropped with them. The rooms that hold those say which places changed
 //! (`storage::changes`, `HintStore`), after every input the places are written as they are then (`log`), and a vote waits for that
 //! (`votes`). Restored records wait for their namespaces (`waiting`) and are then held like any others, by a replica that warms.
 //!
@@ -27,7 +27,7 @@ use crate::{
     outbox::{ShardOutbox, StoreWrite},
     ring::LayoutName,
     shard::Shard,
-    storage::{ALL_COPIES, Floors, Lookup, Trees},
+    storage::{Floors, Lookup, LowTrees},
     time::{Mono, Now},
     value::Body,
     wire::peer::{KeyRef, PeerMessage, Refusal, ReplicaState, Replicated},
@@ -208,7 +208,11 @@ impl Shard {
                 record::entry_key(key, *namespace, *hash, name);
                 match self.table.peek(*slot, *hash, name) {
                     // What is void already must not be written again as of the partition's next term.
-                    Lookup::Found(_) if self.leaving.holds(hash.partition(self.config.partitions)) => held = false,
+                    Lookup::Found(_)
+                        if self.leaving.holds((hash.partition(self.config.partitions), self.table.copies(*slot))) =>
+                    {
+                        held = false;
+                    }
                     Lookup::Found(entry) => {
                         record::entry_value(value, waiting.term(hash.partition(self.config.partitions)), &entry);
                         // A value that becomes one at its end is not written again.
@@ -233,10 +237,10 @@ impl Shard {
                 held = floors != Floors::default();
                 record::floors_value(value, floors);
             }
-            Place::Term(partition) => {
+            Place::Term(trees) => {
                 sync = true;
-                record::term_key(key, *partition);
-                record::term_value(value, waiting.term(*partition));
+                record::term_key(key, *trees);
+                record::term_value(value, waiting.term_of(*trees));
             }
             Place::Barrier => {
                 sync = true;
@@ -326,17 +330,14 @@ impl Shard {
         self.durable.park(ticket, Parked { namespace: key.namespace, partition, state, vote });
     }
 
-    /// Some trees are dropped: votes for them are not given any more. What is stored of a whole partition is void at once; of some
-    /// of its trees, as their entries go: a crash before that leaves what the next process takes for older than the layouts
-    /// (`View::held`).
-    pub(crate) fn void_trees(&mut self, now: Now, (partition, copies): Trees, out: &mut dyn ShardOutbox) {
+    /// Some trees are dropped: what is stored of them is void, and votes for it are not given any more.
+    pub(crate) fn void_trees(&mut self, now: Now, (partition, copies): LowTrees, out: &mut dyn ShardOutbox) {
         if !self.durable.stores() {
             return;
         }
-        if copies == ALL_COPIES {
-            self.durable.waiting.set_term(partition, self.durable.waiting.term(partition).saturating_add(1));
-            self.store_place(Place::Term(partition), out);
-        }
+        let next = self.durable.waiting.term(partition).saturating_add(1);
+        self.durable.waiting.set_term((partition, copies), next);
+        self.store_place(Place::Term((partition, copies)), out);
         let rules = &self.rules;
         let goes = |namespace| rules.get(&namespace).is_none_or(|rules| rules.n <= copies);
         for parked in self.durable.votes.take(|parked| parked.partition == partition && goes(parked.namespace)) {

@@ -4,7 +4,7 @@
 //! key:   1 | hash 8 | namespace 4 | key              value: 1 | flags 1 | term 4 | hlc 8 | actor 8 | [expiry 8] [hold 8] | value
 //!        2 | hash 8 | namespace 4 | target 16 | key         as of an entry; term 0
 //!        3 | partition 2 | namespace 4                      1 | evicted 16 | tombstone 16
-//!        4 | partition 2                                    1 | term 4
+//!        4 | partition 2 [| copies 1]                       1 | term 4
 //!        5 | shard 2                                        1
 //! ```
 //!
@@ -16,7 +16,7 @@
 use crate::{
     id::{ActorId, KeyHash, KeyHasher, NamespaceId, NodeId, PartitionId},
     limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX},
-    storage::Floors,
+    storage::{ALL_COPIES, Floors, LowTrees},
     time::Wall,
     value::{Body, Entry, Hlc, Version},
 };
@@ -70,8 +70,8 @@ pub(crate) enum Record<'a> {
     Hint { target: NodeId, namespace: NamespaceId, hash: KeyHash, key: &'a [u8], entry: Entry<'a> },
     /// What was forgotten.
     Floors { namespace: NamespaceId, partition: PartitionId, floors: Floors },
-    /// Entries of the partition with a smaller term are void: it was dropped since.
-    Term { partition: PartitionId, term: u32 },
+    /// Entries of these trees with a smaller term are void: they were dropped since.
+    Term { trees: LowTrees, term: u32 },
     /// Written to learn that all before it is synced.
     Barrier,
 }
@@ -118,11 +118,14 @@ pub(crate) fn floors_key(out: &mut Vec<u8>, namespace: NamespaceId, partition: P
     out.extend_from_slice(&namespace.0.to_be_bytes());
 }
 
-/// The key of a partition's term.
-pub(crate) fn term_key(out: &mut Vec<u8>, partition: PartitionId) {
+/// The key of the term of some trees of a partition; without a number of copies it is all of them.
+pub(crate) fn term_key(out: &mut Vec<u8>, (partition, copies): LowTrees) {
     out.clear();
     out.push(TERM);
     out.extend_from_slice(&partition.0.to_be_bytes());
+    if copies != ALL_COPIES {
+        out.push(copies);
+    }
 }
 
 /// The key of a shard's barrier.
@@ -262,9 +265,11 @@ pub(crate) fn read<'a>(key: &'a [u8], value: &'a [u8]) -> Result<Record<'a>, Res
             Ok(Record::Floors { namespace, partition, floors })
         }
         TERM => {
-            let (partition, term) = (PartitionId(key.u16()?), value.u32()?);
+            let partition = PartitionId(key.u16()?);
+            let copies = if key.0.is_empty() { ALL_COPIES } else { key.u8()? };
+            let term = value.u32()?;
             key.end().and(value.end())?;
-            Ok(Record::Term { partition, term })
+            Ok(Record::Term { trees: (partition, copies), term })
         }
         _ => {
             key.u16()?;
@@ -346,11 +351,14 @@ mod tests {
         assert_eq!(read(&key, &value), Ok(expected));
 
         let (key, value) = pair(|key, value| {
-            term_key(key, PartitionId(3));
+            term_key(key, (PartitionId(3), ALL_COPIES));
             term_value(value, 9);
         });
         assert_eq!((hex(&key), hex(&value)), ("040003".to_owned(), "0100000009".to_owned()));
-        assert_eq!(read(&key, &value), Ok(Record::Term { partition: PartitionId(3), term: 9 }));
+        assert_eq!(read(&key, &value), Ok(Record::Term { trees: (PartitionId(3), ALL_COPIES), term: 9 }));
+        let (key, _) = pair(|key, _| term_key(key, (PartitionId(3), 2)));
+        assert_eq!(hex(&key), "04000302");
+        assert_eq!(read(&key, &value), Ok(Record::Term { trees: (PartitionId(3), 2), term: 9 }));
 
         let (key, value) = pair(|key, value| {
             barrier_key(key, 2);
@@ -390,8 +398,9 @@ mod tests {
         let (entry, _) = pair(|key, _| entry_key(key, SPACE, KeyHash(5 << 54), b"k"));
         let (hint, _) = pair(|key, _| hint_key(key, NodeId(1), SPACE, KeyHash(5 << 54), b"k"));
         let (floors, _) = pair(|key, _| floors_key(key, SPACE, PartitionId(5)));
-        let (term, _) = pair(|key, _| term_key(key, PartitionId(5)));
-        for key in [&entry, &hint, &floors, &term] {
+        let (term, _) = pair(|key, _| term_key(key, (PartitionId(5), ALL_COPIES)));
+        let (trees, _) = pair(|key, _| term_key(key, (PartitionId(5), 1)));
+        for key in [&entry, &hint, &floors, &term, &trees] {
             assert_eq!((stored_shard(key, 2, 1024), stored_shard(key, 3, 1024)), (Some(1), Some(2)));
         }
         assert_eq!(

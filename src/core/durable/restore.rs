@@ -47,11 +47,10 @@ impl Shard {
             return Err(RestoreError::Hash);
         }
         if let Record::Entry { hash, term, .. } = read {
-            // Its partition had this term, whatever became of the record that said so.
+            // Its partition had come to this, whatever became of the record that said so: the next term is above it.
             let partition = hash.partition(self.config.partitions);
-            let known = self.durable.waiting.term(partition);
-            if term > known {
-                self.durable.waiting.set_term(partition, term);
+            if term > self.durable.waiting.term(partition) {
+                self.durable.waiting.set_term((partition, 0), term);
             }
         }
         self.durable.log.distrust();
@@ -119,7 +118,7 @@ impl Shard {
                 let Some(rules) = self.rules.get(&namespace).copied() else { return false };
                 let partition = hash.partition(self.config.partitions);
                 let flushed = entry.version <= self.table.flushed(rules.slot);
-                if flushed || term < self.durable.waiting.term(partition) || !rules.ack.is_durable() {
+                if flushed || term < self.durable.waiting.least_term(partition, rules.n) || !rules.ack.is_durable() {
                     self.durable.unused.push(Place::Entry(rules.slot, hash, key.into()));
                     return true;
                 }

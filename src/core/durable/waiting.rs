@@ -9,7 +9,7 @@
 use super::record::{self, Record, RestoreError};
 use crate::{
     id::{KeyHasher, NamespaceId, PartitionId},
-    storage::Floors,
+    storage::{ALL_COPIES, Floors, LowTrees},
     value::{Body, Version},
 };
 use std::collections::{BTreeMap, VecDeque};
@@ -97,7 +97,8 @@ pub(super) struct Waiting {
     namespaces: BTreeMap<NamespaceId, usize>,
     /// The newest that found no room, and of those that were deleted.
     lost: BTreeMap<(NamespaceId, PartitionId), Floors>,
-    terms: BTreeMap<PartitionId, u32>,
+    /// Where no copies are named, what an entry says that its partition had come to.
+    terms: BTreeMap<LowTrees, u32>,
     bytes_max: u64,
 }
 
@@ -113,9 +114,8 @@ impl Waiting {
     /// There is no room for it.
     pub(super) fn push(&mut self, record: &Record<'_>, key: &[u8], value: &[u8]) -> Result<(), RestoreError> {
         let (namespace, few) = match record {
-            Record::Term { partition, term } => {
-                let known = self.terms.entry(*partition).or_default();
-                *known = (*known).max(*term);
+            Record::Term { trees, term } => {
+                self.set_term(*trees, *term);
                 return Ok(());
             }
             Record::Barrier => return Ok(()),
@@ -134,14 +134,25 @@ impl Waiting {
         Ok(())
     }
 
-    /// The highest term stored of a partition; 0: it was never dropped.
+    /// What a partition has come to: what is stored of it now has this term. 0: nothing of it was ever dropped.
     pub(super) fn term(&self, partition: PartitionId) -> u32 {
-        self.terms.get(&partition).copied().unwrap_or_default()
+        self.least_term(partition, 0)
     }
 
-    /// Notes that entries of the partition with a smaller term are void.
-    pub(super) fn set_term(&mut self, partition: PartitionId, term: u32) {
-        self.terms.insert(partition, term);
+    /// Entries of namespaces with so many copies and a smaller term are void.
+    pub(super) fn least_term(&self, partition: PartitionId, copies: u8) -> u32 {
+        self.terms.range((partition, copies)..=(partition, ALL_COPIES)).map(|(_, term)| *term).max().unwrap_or_default()
+    }
+
+    /// The term at which some trees were dropped last.
+    pub(super) fn term_of(&self, trees: LowTrees) -> u32 {
+        self.terms.get(&trees).copied().unwrap_or_default()
+    }
+
+    /// Notes that entries of these trees with a smaller term are void.
+    pub(super) fn set_term(&mut self, trees: LowTrees, term: u32) {
+        let known = self.terms.entry(trees).or_default();
+        *known = term.max(*known);
     }
 
     /// Notes that an entry found no room.
@@ -252,5 +263,18 @@ mod tests {
         record::entry_value(&mut value, 0, &entry);
         assert_eq!(waiting.push(&record::read(&key, &value).unwrap(), &key, &value), Err(RestoreError::Memory));
         assert_eq!(waiting.len(), 1);
+    }
+
+    #[test]
+    fn trees_have_terms_of_their_own_and_the_next_one_is_above_all_that_was_heard_of() {
+        let (mut waiting, partition) = (Waiting::new(0), PartitionId(1));
+        let least = |waiting: &Waiting| [1, 2, 3].map(|copies| waiting.least_term(partition, copies));
+        waiting.set_term((partition, 0), 5);
+        assert_eq!((waiting.term(partition), least(&waiting)), (5, [0; 3]), "an entry's word voids nothing");
+        waiting.set_term((partition, 2), 6);
+        assert_eq!((waiting.term(partition), least(&waiting)), (6, [6, 6, 0]));
+        waiting.set_term((partition, ALL_COPIES), 7);
+        assert_eq!((waiting.term(partition), least(&waiting)), (7, [7; 3]));
+        assert_eq!((waiting.term(PartitionId(2)), waiting.term_of((partition, 2))), (0, 6));
     }
 }

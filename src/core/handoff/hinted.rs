@@ -196,8 +196,10 @@ impl Shard {
             self.peers.on_answer(member, sent.asked, now.mono);
         }
         match outcome {
-            // Without a disk it holds it in memory, and no more can be had there.
-            Replicated::Applied | Replicated::Superseded { .. } | Replicated::Refused(Refusal::NoDisk) => {
+            // Without a disk it holds it in memory, and no more can be had there; nor where it is too large.
+            Replicated::Applied
+            | Replicated::Superseded { .. }
+            | Replicated::Refused(Refusal::NoDisk | Refusal::TooLarge) => {
                 self.hints.end(from, &sent.place, sent.version);
                 self.stats.hints_replayed += 1;
             }
@@ -271,7 +273,7 @@ impl Shard {
         }
         let Some(slot) = self.rules.get(&place.1).map(|rules| rules.slot) else { return false };
         match self.apply(now, slot, &key, &held.as_entry()) {
-            Replicated::Applied | Replicated::Superseded { .. } => true,
+            Replicated::Applied | Replicated::Superseded { .. } | Replicated::Refused(Refusal::TooLarge) => true,
             Replicated::Refused(_) => false,
         }
     }

@@ -9,15 +9,7 @@
 //! layout assigns here again is emptied before anything is done under that layout, since what it held is old.
 
 use super::ownership::{self, Cleanup};
-use crate::{
-    id::PartitionId,
-    outbox::ShardOutbox,
-    shard::Shard,
-    storage::{ALL_COPIES, Trees},
-    time::Mono,
-    time::Now,
-    view::View,
-};
+use crate::{id::PartitionId, outbox::ShardOutbox, shard::Shard, storage::LowTrees, time::Mono, time::Now, view::View};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Between two partitions.
@@ -37,12 +29,12 @@ impl Leaving {
         (!self.partitions.is_empty()).then_some(self.next_at)
     }
 
-    /// Whether all of the partition's entries are void, though they are still there.
-    pub(crate) fn holds(&self, partition: PartitionId) -> bool {
-        self.partitions.get(&partition) == Some(&ALL_COPIES)
+    /// Whether the entries of namespaces with so many copies are void, though they are still there.
+    pub(crate) fn holds(&self, (partition, copies): (PartitionId, u8)) -> bool {
+        self.partitions.get(&partition).is_some_and(|leaving| copies <= *leaving)
     }
 
-    fn add(&mut self, now: Mono, trees: Vec<Trees>) {
+    fn add(&mut self, now: Mono, trees: Vec<LowTrees>) {
         self.next_at = self.next_at.max(now);
         for (partition, copies) in trees {
             let leaving = self.partitions.entry(partition).or_default();
@@ -50,7 +42,7 @@ impl Leaving {
         }
     }
 
-    fn due(&mut self, now: Mono) -> Option<Trees> {
+    fn due(&mut self, now: Mono) -> Option<LowTrees> {
         if self.next_at > now {
             return None;
         }
@@ -58,7 +50,7 @@ impl Leaving {
         self.partitions.pop_first()
     }
 
-    fn take(&mut self, which: impl Fn(Trees) -> bool) -> Vec<Trees> {
+    fn take(&mut self, which: impl Fn(LowTrees) -> bool) -> Vec<LowTrees> {
         self.partitions.extract_if(.., |partition, copies| which((*partition, *copies))).collect()
     }
 }
@@ -68,14 +60,14 @@ impl Shard {
     /// was let go.
     pub(crate) fn empty_assigned(&mut self, view: &View) {
         for trees in self.leaving.take(|trees| ownership::assigns(view, trees)) {
-            self.table.remove_trees(trees);
+            self.table.remove_trees(trees, true);
         }
     }
 
     /// Lets go of what is not assigned here any more: at once what must be empty now, the rest by and by.
     pub(crate) fn let_go(&mut self, now: Now, cleanup: Cleanup, out: &mut dyn ShardOutbox) {
         let Cleanup { dropped, lapsed } = cleanup;
-        let dropped: Vec<Trees> =
+        let dropped: Vec<LowTrees> =
             dropped.into_iter().filter(|(_, copies)| self.table.copies_min() <= *copies).collect();
         if lapsed {
             dropped.iter().for_each(|trees| self.void_trees(now, *trees, out));
@@ -87,10 +79,12 @@ impl Shard {
             if !lapsed {
                 self.void_trees(now, trees, out);
             }
-            if lapsed || ownership::assigns(&view, trees) || self.is_tight() {
+            let assigned = !lapsed && ownership::assigns(&view, trees);
+            if lapsed || assigned || self.is_tight() {
                 // It may have waited for this.
                 self.leaving.take(|(partition, _)| partition == trees.0);
-                self.table.remove_trees(trees);
+                // What is assigned here comes again, and takes the place of what is void on the disk: no word of that for each key.
+                self.table.remove_trees(trees, !assigned);
                 // What a disk is told of them all together has no room (simulator, seed 10000b68), and this makes some.
                 self.store_changes(out);
                 self.reserve();
@@ -104,7 +98,7 @@ impl Shard {
     /// Forgets the next partition that is due.
     pub(crate) fn forget_next(&mut self, now: Now) {
         if let Some(trees) = self.leaving.due(now.mono) {
-            self.table.remove_trees(trees);
+            self.table.remove_trees(trees, true);
         }
     }
 }
@@ -112,6 +106,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::ALL_COPIES;
 
     #[test]
     fn partitions_go_one_at_a_time_and_what_is_assigned_again_goes_first() {
@@ -122,7 +117,7 @@ mod tests {
         leaving.add(millis(7), (0..4).map(|partition| trees(partition, 2)).collect());
         leaving.add(millis(7), vec![trees(1, ALL_COPIES), trees(3, 1)]);
         assert_eq!(leaving.poll_timeout(), Some(millis(7)));
-        assert!(!leaving.holds(PartitionId(0)) && leaving.holds(PartitionId(1)) && !leaving.holds(PartitionId(9)));
+        assert_eq!([1, 2, 3].map(|copies| leaving.holds(trees(0, copies))), [true, true, false]);
         assert_eq!(leaving.due(millis(7)), Some(trees(0, 2)));
         assert_eq!((leaving.due(millis(7)), leaving.poll_timeout()), (None, Some(millis(8))));
         assert_eq!(leaving.take(|it| it.0.0 == 2), [trees(2, 2)]);

@@ -334,7 +334,9 @@ impl Shard {
             refused @ (Put::OutOfMemory | Put::TooLarge) => {
                 self.stats.entries_too_large += u64::from(refused == Put::TooLarge);
                 self.stats.entries_without_room += 1;
-                self.ownership.on_full(now.mono);
+                if refused == Put::OutOfMemory {
+                    self.ownership.on_full(now.mono);
+                }
                 false
             }
         }

@@ -33,7 +33,7 @@ use crate::{
     limits::{TRANSFER_BYTES_PER_SECOND, TRANSFER_PART_BYTES},
     outbox::ShardReport,
     ring::{LayoutName, Ring},
-    storage::{ALL_COPIES, Floors, Trees},
+    storage::{ALL_COPIES, Floors, LowTrees},
     time::Mono,
     view::View,
     wire::peer::ReplicaState,
@@ -118,7 +118,7 @@ pub(crate) struct Ownership {
 }
 
 /// The trees of a partition that `ring` does not assign to `me`; `None`: it assigns all.
-fn unassigned(ring: &Ring, partition: PartitionId, me: NodeId) -> Option<Trees> {
+fn unassigned(ring: &Ring, partition: PartitionId, me: NodeId) -> Option<LowTrees> {
     let place = ring.owners(partition).iter().position(|owner| ring.node(*owner) == me);
     let copies = place.map_or(ALL_COPIES, |place| u8::try_from(place).expect("a partition has few owners"));
     (copies > 0).then_some((partition, copies))
@@ -135,7 +135,7 @@ pub(crate) fn copies_from(view: &View, node: NodeId, partition: PartitionId) -> 
 }
 
 /// Whether an active layout assigns one of these trees to this node.
-pub(crate) fn assigns(view: &View, (partition, copies): Trees) -> bool {
+pub(crate) fn assigns(view: &View, (partition, copies): LowTrees) -> bool {
     let among = |ring: &&Arc<Ring>| {
         let owners = ring.owners(partition).iter().take(usize::from(copies));
         owners.into_iter().any(|owner| ring.node(*owner) == view.me)
@@ -147,7 +147,7 @@ pub(crate) fn assigns(view: &View, (partition, copies): Trees) -> bool {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cleanup {
     /// What nobody assigns here any more, of this shard's.
-    pub(crate) dropped: Vec<Trees>,
+    pub(crate) dropped: Vec<LowTrees>,
     /// The node was given up for gone: what they held is old, whoever owns them now.
     pub(crate) lapsed: bool,
 }

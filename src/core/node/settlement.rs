@@ -186,6 +186,7 @@ impl Node {
         let Some(newest) = self.replicated.layouts().current_name() else { return };
         let before = self.rings().map(|ring| ring.name()).max();
         let oldest = self.rings().map(|ring| ring.name()).min();
+        let was_member = self.rings().any(|ring| ring.index_of(me).is_some());
         loop {
             self.make_rings();
             let Some(stage) = self.reached() else { break };
@@ -212,6 +213,12 @@ impl Node {
         if before != Some(newest) {
             let members = layouts.current().map_or(0, |layout| layout.members.len());
             out.event(NodeEvent::LayoutAdopted { epoch: newest.epoch, members });
+        }
+        // Given up, and a layout went by that it never heard of: what it holds is of before that.
+        let overtaken = before.is_some_and(|before| layouts.names().first().is_some_and(|oldest| before < *oldest));
+        if layouts.in_transition() && member && was_member && overtaken {
+            self.lapses += 1;
+            self.standing.lapse(now.mono);
         }
         if layouts.is_complete(roles) && self.completed != Some(newest) {
             self.completed = Some(newest);
@@ -257,7 +264,12 @@ impl Node {
             }
             Some(Stage::Synced) => {
                 let all = layouts.all_at(Stage::Synced, roles);
-                (all && shards(&|report| Some(report.read) == read && read == Some(newest))).then_some(Stage::Settled)
+                // Said by an earlier process of this node it is true of what its disk kept, if that was not dropped for want of the word.
+                let has = self.stage_reached >= Some((newest, Stage::Synced)) || self.view.held == Some(newest);
+                let settles = |report: &ShardReport| {
+                    Some(report.read) == read && read == Some(newest) && (has || report.missing == 0)
+                };
+                (all && shards(&settles)).then_some(Stage::Settled)
             }
             Some(Stage::Settled) => None,
         }
@@ -342,6 +354,8 @@ impl Node {
             let known = layouts.active().iter().rev().find_map(|layout| layout.member(node));
             known.is_some_and(|member| member.zone == zone)
         };
+        // An earlier process may have told others, and died before its disk knew: it is asked of all that is known when shards begin.
+        let held = if self.view.ring.is_some() { self.view.held } else { layouts.held_by(me) };
         let (ring, beside) = if serves { (self.ring.clone(), self.beside.clone()) } else { (None, None) };
         let listed = ring.as_ref().map_or(&[][..], |ring| ring.members());
         let places: Vec<_> = listed.iter().map(|node| facts.address_of(*node)).collect();
@@ -358,7 +372,7 @@ impl Node {
             beside,
             moving: layouts.in_transition() && (layouts.all_at(Stage::Acked, roles) || canary!(K38)),
             complete: layouts.is_complete(roles),
-            held: self.view.held,
+            held,
             skipped: layouts.skipped().iter().copied().collect(),
             lapses: self.lapses,
             members,

@@ -163,12 +163,11 @@ impl Shard {
         match self.table.put(wall, slot, key.hash, key.key, entry, false) {
             Put::Applied { .. } => Replicated::Applied,
             Put::Superseded { version, hold_until } => Replicated::Superseded { version, hold_until },
-            Put::TooLarge => {
-                // No vote; but what is older here must not be shown any more, nor this one be sent again and again.
-                self.table.evict_on_arrival(slot, key.hash, entry);
-                Replicated::Refused(Refusal::OutOfMemory)
+            // No vote; but what is older here must not be shown any more, nor this one be sent again and again.
+            Put::TooLarge if self.table.evict_on_arrival(slot, key.hash, entry) => {
+                Replicated::Refused(Refusal::TooLarge)
             }
-            Put::OutOfMemory => Replicated::Refused(Refusal::OutOfMemory),
+            Put::OutOfMemory | Put::TooLarge => Replicated::Refused(Refusal::OutOfMemory),
         }
     }
 

@@ -110,9 +110,9 @@ impl LayoutHistory {
         self.stages.get(&node).copied()
     }
 
-    /// The newest layout, if `node` has all that this one assigns to it.
+    /// The newest layout, if `node` said that it has all that this one assigns to it.
     pub fn held_by(&self, node: NodeId) -> Option<LayoutName> {
-        self.current_name().filter(|_| self.stage(node) >= Some(Stage::Synced))
+        self.current_name().filter(|_| self.stage(node) >= Some(Stage::Synced) && !self.skipped.contains(&node))
     }
 
     /// Members whose data was given up.

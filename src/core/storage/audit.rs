@@ -107,10 +107,10 @@ fn counters_agree_with_the_records_after_any_history() {
                     let (pin, slot, number) = pins.swap_remove(at);
                     table.unpin(pin, slot, hash_of(number), &number.to_be_bytes());
                 }
-                400 => table.remove_trees((
-                    PartitionId(2 * u16::try_from(rng.below(8)).unwrap()),
-                    1 + u8::try_from(rng.below(4)).unwrap(),
-                )),
+                400 => {
+                    let copies = 1 + u8::try_from(rng.below(4)).unwrap();
+                    table.remove_trees((PartitionId(2 * u16::try_from(rng.below(8)).unwrap()), copies), true);
+                }
                 401 => {
                     for evictable in [true, false] {
                         let copies = if evictable { 1 } else { 2 };

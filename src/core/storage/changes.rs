@@ -27,6 +27,17 @@ pub(super) struct Changes {
     quiet: bool,
 }
 
+impl Changes {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Forgets what was noted after the first `len`.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.entries.truncate(len);
+    }
+}
+
 impl Memtable {
     /// Whether what a declared namespace holds is stored.
     pub(crate) fn set_stored(&mut self, slot: NamespaceSlot, stored: bool) {

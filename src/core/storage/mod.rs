@@ -33,7 +33,7 @@ pub(crate) use flush::FLUSHED;
 pub use memtable::Memtable;
 pub use record::NAMESPACE_SLOTS_MAX;
 pub use scan::Scanned;
-pub(crate) use tree::{ALL_COPIES, Holding, TreeItem, Trees};
+pub(crate) use tree::{ALL_COPIES, Holding, LowTrees, TreeItem};
 
 use crate::{
     id::{KeyHash, ShardId},

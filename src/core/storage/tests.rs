@@ -441,7 +441,7 @@ fn a_removed_partition_leaves_nothing_and_refuses_nothing_when_it_comes_again() 
     fill(&mut table, 1, 30_000, 60);
     assert_ne!(table.floors(EVICTABLE, PartitionId(4)), Floors::default());
     for partition in (0..16).step_by(2) {
-        table.remove_trees((PartitionId(partition), ALL_COPIES));
+        table.remove_trees((PartitionId(partition), ALL_COPIES), true);
     }
     let stats = table.stats();
     assert_eq!((stats.entries, stats.tombstones, stats.ghosts), (0, 0, 0));

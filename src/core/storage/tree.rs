@@ -26,7 +26,7 @@ pub(crate) enum Holding {
 
 /// Some trees of a partition: those of namespaces with up to so many copies. Of all owners of a partition the first ones have those
 /// of fewer copies, so what a node does not own of it is always of this form.
-pub(crate) type Trees = (PartitionId, u8);
+pub(crate) type LowTrees = (PartitionId, u8);
 
 /// Whatever the number of copies: the whole partition.
 pub(crate) const ALL_COPIES: u8 = u8::MAX;
@@ -243,8 +243,9 @@ impl Memtable {
 
     /// Drops what this shard no longer owns of a partition: namespaces of up to so many copies, and what is known to have been
     /// forgotten of them. Who holds them goes on without this copy; when it is theirs again it takes over their floors. With its own it
-    /// would refuse what is as old.
-    pub(crate) fn remove_trees(&mut self, (partition, copies): Trees) {
+    /// would refuse what is as old. `noted`: whether the disk is to be told of each key.
+    pub(crate) fn remove_trees(&mut self, (partition, copies): LowTrees, noted: bool) {
+        let changed = self.changes.len();
         let local = self.placement.local_partition(partition);
         if self.copies_max() <= copies {
             for handle in self.index.take(local) {
@@ -263,6 +264,9 @@ impl Memtable {
             let (records, ghosts): (Vec<_>, Vec<_>) = (records.collect(), ghosts.map(|ghost| ghost.hash).collect());
             records.into_iter().for_each(|handle| self.drop_record(handle));
             ghosts.into_iter().for_each(|hash| self.drop_ghost(hash));
+        }
+        if !noted {
+            self.changes.truncate(changed);
         }
         for slot in 0..self.namespaces.len() {
             if self.namespaces[slot].is_some_and(|known| known.copies <= copies) {

@@ -5,6 +5,7 @@
 
 use super::{
     Call, Rig, RigConfig,
+    disk::DiskMode,
     schedules::{A, B, C, MILLI, assert_written},
     transitions::{D, E, F, found},
 };
@@ -171,4 +172,37 @@ fn a_node_that_has_all_of_the_newest_layout_keeps_it_over_a_restart_and_one_that
         assert_eq!((rig.stats(D).entries, rig.warming(D)), (KEYS, 0));
         assert_written(&rig.call(D, &Call::put("k0", "w").within("kept").strict()));
     }
+}
+
+/// A and B move down from the second place to the third in some partitions: of what they drop there the disk keeps nothing valid, though it was
+/// never told of a key.
+#[test]
+fn what_a_disk_was_not_told_of_dropped_trees_does_not_come_back_with_them() {
+    let pair = Namespace { n: 2, r: 1, w: 2, eviction: Eviction::None, ack: Ack::Log, ..Namespace::new("pair") };
+    let mut rig = rig_of(pair, 6);
+    found(&mut rig, &[A, B, C, D]);
+    write_all(&mut rig, "pair");
+    rig.run_for(Duration::from_secs(5));
+    rig.begin_transition(&[A, B, C, D, E]);
+    rig.begin_moving();
+    rig.wait_until_moved();
+    rig.flip();
+    rig.run_for(MILLI * 50);
+    // From here on the disks of those who drop keep the terms alone: removals find them full, and are not repeated.
+    [A, B, C, D].into_iter().for_each(|node| rig.set_disk(node, DiskMode::Full));
+    rig.retire();
+    rig.run_for(Duration::from_secs(1));
+    [A, B, C, D].into_iter().for_each(|node| rig.set_disk(node, DiskMode::Good));
+    rig.run_for(Duration::from_secs(30));
+    delete_all(&mut rig, "pair");
+    rig.transition(&[A, B, C, D]);
+    for node in [A, B, C, D] {
+        rig.kill(node);
+        rig.hold_all(node);
+    }
+    for node in [A, B, C, D] {
+        assert_eq!(rig.restart_from_disk(node), 0);
+    }
+    rig.run_for(Duration::from_secs(60));
+    assert_gone(&mut rig, "pair");
 }

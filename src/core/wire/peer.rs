@@ -77,10 +77,12 @@ pub enum Refusal {
     NoDisk,
     /// The namespace asks for a log, and its disk is full, failing or too far behind: held in memory perhaps, no vote.
     NotStored,
+    /// It is larger than a quarter of its shard's memory: evicted as it arrived, and remembered as that.
+    TooLarge,
 }
 
 impl Refusal {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::StaleEpoch,
         Self::ClockSkew,
         Self::OutOfMemory,
@@ -91,6 +93,7 @@ impl Refusal {
         Self::Outlived,
         Self::NoDisk,
         Self::NotStored,
+        Self::TooLarge,
     ];
 
     fn code(self) -> u64 {
@@ -105,6 +108,7 @@ impl Refusal {
             Self::Outlived => 7,
             Self::NoDisk => 8,
             Self::NotStored => 9,
+            Self::TooLarge => 10,
         }
     }
 
