@@ -100,6 +100,8 @@ pub struct Node {
     reports: BTreeMap<u16, ShardReport>,
     /// How often the layouts went on without this node.
     lapses: u64,
+    /// The newest layout on its disk, if an earlier process said there that it has all of it.
+    settled: Option<LayoutName>,
     /// The state and the live peers for which no new layout was due.
     looked: Option<(u64, Vec<NodeId>)>,
     /// The layout that a transition last led to.
@@ -126,6 +128,7 @@ impl Node {
         let mut replicated = Replicated::new(&config.cluster);
         let mut standing = Standing::new(config.warming_max);
         let (mut disk, restored) = Disk::new(config.disk, config.restored.as_deref(), config.node, now.mono);
+        let settled = restored.as_ref().and_then(|meta| meta.layouts.held_by(config.node));
         let mut obstacle = None;
         if let Some(meta) = restored {
             match replicated.join(&meta) {
@@ -175,6 +178,7 @@ impl Node {
             beside: None,
             reports: BTreeMap::new(),
             lapses,
+            settled,
             looked: None,
             completed: None,
             stage_reached: None,
@@ -414,8 +418,7 @@ impl Node {
     /// A peer remembers this life stamp of this node.
     fn remember(&mut self, now: Now, known: Option<Hlc>, out: &mut dyn NodeOutbox) {
         if self.disk.on_remembered(known) {
-            self.lapses += 1;
-            self.standing.lapse(now.mono);
+            self.lapse(now);
             let reason =
                 "a peer remembers a newer state of this node than its disk has: it is an older copy".to_owned();
             out.event(NodeEvent::RestoredTooOld { reason });

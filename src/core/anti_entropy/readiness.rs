@@ -15,6 +15,7 @@
 use crate::{
     id::{NodeId, PartitionId},
     ring::Ring,
+    storage::LowTrees,
     view::View,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,12 +33,14 @@ struct Compared {
     ready: u8,
     /// The copy held nothing when it began to warm: all that it has is from others.
     lost: bool,
+    /// The whole node began to warm: of what no disk keeps the same is true.
+    restarted: bool,
 }
 
 impl Compared {
     /// With nobody so far; `before`: what was known of the tree, if it warms already.
     fn again(before: Option<&Self>) -> Self {
-        Self { lost: before.is_some_and(|before| before.lost), ..Self::default() }
+        Self { all: 0, ready: 0, ..before.copied().unwrap_or_default() }
     }
 }
 
@@ -135,7 +138,8 @@ impl Readiness {
     /// All that `me` owns warms.
     pub(crate) fn warm_all(&mut self, rings: (&Ring, Option<&Ring>), me: u16, shard: (u16, u16)) {
         let old = std::mem::take(&mut self.warming);
-        self.warming = owned(rings, me, shard).map(|(tree, _)| (tree, Compared::again(old.get(&tree)))).collect();
+        let again = |tree| Compared { restarted: true, ..Compared::again(old.get(&tree)) };
+        self.warming = owned(rings, me, shard).map(|(tree, _)| (tree, again(tree))).collect();
     }
 
     /// Nothing warms: the node owns nothing.
@@ -171,9 +175,16 @@ impl Readiness {
         }
     }
 
-    /// Whether a tree warms of which this copy held nothing when that began.
-    pub(crate) fn has_lost(&self, tree: TreeName) -> bool {
-        self.warming.get(&tree).is_some_and(|compared| compared.lost)
+    /// What was held of these trees was given up.
+    pub(crate) fn note_emptied(&mut self, (partition, copies): LowTrees) {
+        for (_, compared) in self.warming.iter_mut().filter(|(tree, _)| tree.1 == partition && tree.0 <= copies) {
+            compared.lost = true;
+        }
+    }
+
+    /// Whether a tree warms of which this copy held nothing when that began, of a namespace that the disk keeps or not.
+    pub(crate) fn has_lost(&self, tree: TreeName, stored: bool) -> bool {
+        self.warming.get(&tree).is_some_and(|compared| compared.lost || compared.restarted && !stored)
     }
 
     /// Whether a tree warms and has not been compared with `peer`, or not since that one is Ready.
@@ -212,7 +223,7 @@ impl Readiness {
 
     /// A copy that voted, or compared already, may lack what was acknowledged.
     pub(crate) fn distrust(&mut self, tree: TreeName) {
-        self.warming.insert(tree, Compared::default());
+        self.warming.insert(tree, Compared::again(self.warming.get(&tree)));
     }
 
     /// A tree was taken over whole from enough Ready owners: it is Ready from now on.

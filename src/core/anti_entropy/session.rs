@@ -403,7 +403,7 @@ impl Shard {
             let me = Side {
                 floors: self.table.floors(rules.slot, tree.1),
                 warming: self.anti_entropy.readiness.is_warming(tree),
-                lost: self.anti_entropy.readiness.has_lost(tree),
+                lost: self.anti_entropy.readiness.has_lost(tree, self.config.disk && rules.ack.is_durable()),
             };
             let warming = state != ReplicaState::Ready;
             let them = Side { floors: floors_of(&floors, namespace), warming, lost: false };

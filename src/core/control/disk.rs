@@ -122,11 +122,6 @@ impl Disk {
         self.trust = Trust::Dropped;
     }
 
-    /// Whether a stamp of an earlier process is on disk.
-    pub fn is_restored(&self) -> bool {
-        self.found.is_some()
-    }
-
     /// A peer remembers this stamp of this node, or nothing. `true`: the disk is older, which is news.
     pub fn on_remembered(&mut self, known: Option<Hlc>) -> bool {
         let (Some(found), Some(known)) = (self.found, known) else { return false };

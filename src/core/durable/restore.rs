@@ -9,10 +9,11 @@ use super::{
     log::Place,
     record::{self, Record, RestoreError},
     stored_shard,
+    waiting::Lost,
 };
 use crate::{
     handoff::{HintStore, is_dead},
-    id::{KeyHasher, NamespaceId, PartitionId},
+    id::{KeyHasher, NamespaceId},
     shard::Shard,
     storage::{Floors, Put},
     time::Now,
@@ -82,22 +83,26 @@ impl Shard {
                 self.reserve();
             }
         }
-        for ((namespace, partition), lost) in self.durable.waiting.take_lost(|it| self.rules.contains_key(&it)) {
-            self.fall_short(namespace, partition, lost);
+        for (of, lost) in self.durable.waiting.take_lost(|it| self.rules.contains_key(&it)) {
+            self.fall_short(of, lost);
         }
     }
 
     fn lose_restored(&mut self, read: &Record<'_>) {
-        if let Record::Entry { namespace, hash, entry, .. } = *read {
+        if let Record::Entry { namespace, hash, term, entry, .. } = *read {
             let partition = hash.partition(self.config.partitions);
-            self.durable.waiting.lose(namespace, partition, entry.version, entry.body);
+            self.durable.waiting.lose((namespace, partition, term), entry.version, entry.body);
         }
     }
 
     /// There was no room for records up to these versions. What may be evicted was: it is forgotten like anything else that was. Of
     /// other namespaces the partition must not call itself whole before owners that are have been asked.
-    fn fall_short(&mut self, namespace: NamespaceId, partition: PartitionId, lost: Floors) {
+    fn fall_short(&mut self, (namespace, partition, term): Lost, lost: Floors) {
         let Some(rules) = self.rules.get(&namespace).copied() else { return };
+        if term < self.durable.waiting.least_term(partition, rules.n) {
+            // It was void.
+            return;
+        }
         if rules.evictable {
             self.table.raise_floors(rules.slot, partition, lost);
         } else if rules.ack.is_durable() {

@@ -89,6 +89,9 @@ impl Queue {
     }
 }
 
+/// Of which namespace and partition, and as of which term, something was lost.
+pub(super) type Lost = (NamespaceId, PartitionId, u32);
+
 /// The records.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
@@ -96,7 +99,7 @@ pub(super) struct Waiting {
     /// How many wait, by namespace.
     namespaces: BTreeMap<NamespaceId, usize>,
     /// The newest that found no room, and of those that were deleted.
-    lost: BTreeMap<(NamespaceId, PartitionId), Floors>,
+    lost: BTreeMap<Lost, Floors>,
     /// Where no copies are named, what an entry says that its partition had come to.
     terms: BTreeMap<LowTrees, u32>,
     bytes_max: u64,
@@ -156,8 +159,8 @@ impl Waiting {
     }
 
     /// Notes that an entry found no room.
-    pub(super) fn lose(&mut self, namespace: NamespaceId, partition: PartitionId, version: Version, body: Body<'_>) {
-        let lost = self.lost.entry((namespace, partition)).or_default();
+    pub(super) fn lose(&mut self, of: Lost, version: Version, body: Body<'_>) {
+        let lost = self.lost.entry(of).or_default();
         lost.evicted = lost.evicted.max(version);
         if body == Body::Tombstone {
             lost.tombstone = lost.tombstone.max(version);
@@ -165,11 +168,8 @@ impl Waiting {
     }
 
     /// What was lost of namespaces that are known now.
-    pub(super) fn take_lost(
-        &mut self,
-        known: impl Fn(NamespaceId) -> bool,
-    ) -> BTreeMap<(NamespaceId, PartitionId), Floors> {
-        self.lost.extract_if(.., |(namespace, _), _| known(*namespace)).collect()
+    pub(super) fn take_lost(&mut self, known: impl Fn(NamespaceId) -> bool) -> BTreeMap<Lost, Floors> {
+        self.lost.extract_if(.., |(namespace, ..), _| known(*namespace)).collect()
     }
 
     /// Forgets the records; the terms hold.
@@ -214,7 +214,7 @@ impl Waiting {
     /// Whether anything waits for one of these namespaces.
     pub(super) fn awaits(&self, known: impl Fn(NamespaceId) -> bool) -> bool {
         self.namespaces.keys().any(|namespace| known(*namespace))
-            || self.lost.keys().any(|(namespace, _)| known(*namespace))
+            || self.lost.keys().any(|(namespace, ..)| known(*namespace))
     }
 }
 

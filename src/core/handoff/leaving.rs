@@ -85,6 +85,7 @@ impl Shard {
                 self.leaving.take(|(partition, _)| partition == trees.0);
                 // What is assigned here comes again, and takes the place of what is void on the disk: no word of that for each key.
                 self.table.remove_trees(trees, !assigned);
+                self.anti_entropy.readiness.note_emptied(trees);
                 // What a disk is told of them all together has no room (simulator, seed 10000b68), and this makes some.
                 self.store_changes(out);
                 self.reserve();

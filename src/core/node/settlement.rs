@@ -206,7 +206,7 @@ impl Node {
         if let Some(left) = oldest.filter(|left| self.rings().map(|ring| ring.name()).min() > Some(*left)) {
             out.event(NodeEvent::LayoutRetired { epoch: left.epoch });
         }
-        let (roles, layouts) = (self.replicated.roles(), self.replicated.layouts());
+        let layouts = self.replicated.layouts();
         let member = layouts.active().iter().any(|layout| layout.member(me).is_some());
         let of = |layout: Option<&Layout>| layout.is_some_and(|layout| layout.member(me).is_some());
         let arrives = layouts.in_transition() && of(layouts.current()) && !of(layouts.active().first());
@@ -217,23 +217,29 @@ impl Node {
         // Given up, and a layout went by that it never heard of: what it holds is of before that.
         let overtaken = before.is_some_and(|before| layouts.names().first().is_some_and(|oldest| before < *oldest));
         if layouts.in_transition() && member && was_member && overtaken {
-            self.lapses += 1;
-            self.standing.lapse(now.mono);
+            self.lapse(now);
         }
+        let (roles, layouts) = (self.replicated.roles(), self.replicated.layouts());
         if layouts.is_complete(roles) && self.completed != Some(newest) {
             self.completed = Some(newest);
-            // Others completed the transition, and this process had no part in that: it was given up meanwhile.
-            // An earlier process did, if its disk was kept: only it said so.
-            let settled = self.disk.is_restored() && layouts.stage(me) == Some(Stage::Settled);
-            let took_part = self.stage_reached == Some((newest, Stage::Settled)) || settled;
+            // Others completed the transition, and this process had no part in that: it was given up meanwhile. An earlier one had, if
+            // its disk says so: what others say of it may be what they said when they gave it up.
+            let took_part = self.stage_reached == Some((newest, Stage::Settled)) || self.settled == Some(newest);
             if before.is_some() && of(layouts.current()) && !took_part {
-                self.lapses += 1;
-                self.standing.lapse(now.mono);
+                self.lapse(now);
             }
         }
+        let (roles, layouts) = (self.replicated.roles(), self.replicated.layouts());
         let replaces = roles.get(me).is_some_and(|role| role.replaces.is_some());
         let agreed = layouts.is_agreed(roles);
         self.standing.observe(member, arrives, replaces, agreed, now.mono);
+    }
+
+    /// The layouts went on without this node, or its disk is older than what it told: its shards begin anew.
+    pub(super) fn lapse(&mut self, now: Now) {
+        self.lapses += 1;
+        (self.stage_reached, self.settled) = (None, None);
+        self.standing.lapse(now.mono);
     }
 
     fn rings(&self) -> impl Iterator<Item = &Arc<Ring>> {
@@ -264,8 +270,8 @@ impl Node {
             }
             Some(Stage::Synced) => {
                 let all = layouts.all_at(Stage::Synced, roles);
-                // Said by an earlier process of this node it is true of what its disk kept, if that was not dropped for want of the word.
-                let has = self.stage_reached >= Some((newest, Stage::Synced)) || self.view.held == Some(newest);
+                // Said by an earlier process of this node it is true of what its disk kept at the most: the rest comes again first.
+                let has = self.stage_reached >= Some((newest, Stage::Synced));
                 let settles = |report: &ShardReport| {
                     Some(report.read) == read && read == Some(newest) && (has || report.missing == 0)
                 };
@@ -355,7 +361,8 @@ impl Node {
             known.is_some_and(|member| member.zone == zone)
         };
         // An earlier process may have told others, and died before its disk knew: it is asked of all that is known when shards begin.
-        let held = if self.view.ring.is_some() { self.view.held } else { layouts.held_by(me) };
+        let told = layouts.held_by(me).filter(|_| self.lapses == 0);
+        let held = if self.view.ring.is_some() { self.view.held } else { told };
         let (ring, beside) = if serves { (self.ring.clone(), self.beside.clone()) } else { (None, None) };
         let listed = ring.as_ref().map_or(&[][..], |ring| ring.members());
         let places: Vec<_> = listed.iter().map(|node| facts.address_of(*node)).collect();

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     id::{ClusterId, KeyHasher, PartitionId},
-    namespace::{Eviction, Namespace},
+    namespace::{Ack, Eviction, Namespace},
     wire::{
         client::Status,
         peer::{PeerMessage, ReplicaState},
@@ -22,7 +22,12 @@ use std::time::Duration;
 const PARTITIONS: u16 = 16;
 
 fn partition_of(key: &str) -> PartitionId {
-    let (namespace, _) = get().place();
+    partition_in(&get(), key)
+}
+
+/// In the namespace of `call`.
+fn partition_in(call: &Call, key: &str) -> PartitionId {
+    let (namespace, _) = call.place();
     KeyHasher::new(ClusterId(7)).hash(namespace, key.as_bytes()).partition(PARTITIONS)
 }
 
@@ -33,7 +38,9 @@ fn shed(also: bool) -> Rig {
 
 fn shed_with(also: bool, seed: u64) -> Rig {
     let latency = (MILLI / 5, MILLI * 5);
-    let config = RigConfig { nodes: 4, memory: 1 << 20, partitions: PARTITIONS, latency, seed, ..RigConfig::default() };
+    let namespaces = vec![Namespace { ack: Ack::Log, ..Namespace::new("kept") }];
+    let (disks, memory, partitions) = (4, 1 << 20, PARTITIONS);
+    let config = RigConfig { nodes: 4, memory, partitions, latency, seed, disks, namespaces, ..RigConfig::default() };
     let mut rig = Rig::new(config);
     found(&mut rig, &[A, B, C]);
     assert_written(&rig.call(A, &put("old").w(3)));
@@ -77,6 +84,10 @@ fn assert_deleted(rig: &mut Rig) {
 fn b_warms_from(rig: &mut Rig, first: usize, other: usize) {
     rig.kill(B);
     rig.restart(B, ReplicaState::Warming);
+    b_compares(rig, first, other);
+}
+
+fn b_compares(rig: &mut Rig, first: usize, other: usize) {
     rig.set_fate(move |from, to, message| match message {
         PeerMessage::Exchange { .. } if [from, to].contains(&B) && [from, to].contains(&other) => Fate::Drop,
         _ => Fate::Deliver,
@@ -95,6 +106,21 @@ fn a_copy_that_lost_its_memory_refuses_what_another_owner_dropped_a_tombstone_of
         b_warms_from(&mut rig, A, C);
         assert_deleted(&mut rig);
     }
+}
+
+/// By a review: what the disk kept of one namespace says nothing of another that has as many copies.
+#[test]
+fn a_copy_gives_up_what_it_took_though_its_disk_kept_another_namespace() {
+    let mut rig = shed(true);
+    let kept = Call::get("k").within("kept");
+    let near = (0..).map(|at| format!("n{at}")).find(|key| partition_in(&kept, key) == partition_of("k"));
+    assert_written(&rig.call(A, &Call::put(near.unwrap(), "v").within("kept").w(3)));
+    rig.run_for(Duration::from_secs(5));
+    rig.kill(B);
+    assert_eq!(rig.restart_from_disk(B), 0);
+    assert!(rig.stats(B).entries > 0, "the disk kept nothing");
+    b_compares(&mut rig, C, A);
+    assert_deleted(&mut rig);
 }
 
 /// Comparisons with both run side by side, as they do where nothing holds one of them up. Found by a review: what C gave between two steps
