@@ -319,9 +319,10 @@ impl Shard {
         true
     }
 
-    /// Whether what is held beside the memtable has outgrown what is free.
+    /// Whether what is held beside the memtable has outgrown what is free, but for what a few inputs may add.
     pub(crate) fn is_tight(&self) -> bool {
-        self.held().saturating_sub(self.reserved) > self.table.limit().saturating_sub(self.table.accounted())
+        let more = self.held().saturating_sub(self.reserved) + RESERVE_STEP;
+        more > self.table.limit().saturating_sub(self.table.accounted())
     }
 
     /// As `make_room_for`, for the books of repair, which have something set aside.
