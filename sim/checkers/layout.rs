@@ -116,7 +116,7 @@ impl Layouts {
             let (oldest, newest) = (oldest.name(), newest.name());
             let passed = match self.active.get(&site) {
                 None => true,
-                Some((before, last, passed)) if (*before, *last) == (oldest, newest) => *passed,
+                // What it says is done with the very view that says it.
                 Some((before, last, _)) => before < last && *last == oldest,
             };
             self.active.insert(site, (oldest, newest, passed));

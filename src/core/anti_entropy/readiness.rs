@@ -58,6 +58,11 @@ pub(crate) fn owners(ring: &Ring, (copies, partition): TreeName) -> &[u16] {
     &owners[..usize::from(copies).min(owners.len())]
 }
 
+/// The place of a node among the owners of a tree.
+fn place(ring: &Ring, tree: TreeName, node: NodeId) -> Option<usize> {
+    owners(ring, tree).iter().position(|owner| ring.node(*owner) == node)
+}
+
 /// The owners of a tree in the layout that is read and in the other active one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Owners<'a> {
@@ -190,9 +195,8 @@ impl Readiness {
     /// Whether a tree warms and has not been compared with `peer`, or not since that one is Ready.
     pub(crate) fn is_to_compare(&self, tree: TreeName, ring: &Ring, peer: NodeId, is_ready: bool) -> bool {
         let Some(compared) = self.warming.get(&tree) else { return false };
-        let place = owners(ring, tree).iter().position(|owner| ring.node(*owner) == peer);
         let known = if is_ready { compared.ready } else { compared.all };
-        place.is_some_and(|place| known & (1 << place) == 0)
+        place(ring, tree, peer).is_some_and(|place| known & (1 << place) == 0)
     }
 
     /// What the disk held of a partition found no room: only owners that are Ready tell what it lacks.
@@ -246,8 +250,7 @@ impl Readiness {
         (need, gained): (usize, bool),
     ) -> bool {
         let Some(compared) = self.warming.get_mut(&tree) else { return false };
-        let place = owners(ring, tree).iter().position(|owner| ring.node(*owner) == peer);
-        let Some(place) = place else { return false };
+        let Some(place) = place(ring, tree, peer) else { return false };
         compared.all |= 1 << place;
         if was_ready {
             compared.ready |= 1 << place;

@@ -70,6 +70,7 @@ impl Shard {
         let dropped: Vec<LowTrees> =
             dropped.into_iter().filter(|(_, copies)| self.table.copies_min() <= *copies).collect();
         if lapsed {
+            // All first: a crash half way must not leave some of it valid, for the next process may not lapse.
             dropped.iter().for_each(|trees| self.void_trees(now, *trees, out));
         }
         // Counted when it is decided: that is what must not be while an active layout assigns them.

@@ -40,7 +40,6 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
@@ -136,11 +135,8 @@ pub(crate) fn copies_from(view: &View, node: NodeId, partition: PartitionId) -> 
 
 /// Whether an active layout assigns one of these trees to this node.
 pub(crate) fn assigns(view: &View, (partition, copies): LowTrees) -> bool {
-    let among = |ring: &&Arc<Ring>| {
-        let owners = ring.owners(partition).iter().take(usize::from(copies));
-        owners.into_iter().any(|owner| ring.node(*owner) == view.me)
-    };
-    view.ring.iter().chain(&view.beside).any(|ring| among(&ring))
+    let among = |ring: &Ring| readiness::owners(ring, (copies, partition)).iter().any(|it| ring.node(*it) == view.me);
+    view.ring.iter().chain(&view.beside).any(|ring| among(ring))
 }
 
 /// What a new view asks of the shard.
@@ -272,7 +268,8 @@ impl Ownership {
     fn alone<'a>(&mut self, view: &'a View) -> Option<&'a Ring> {
         let (oldest, newest) = (view.oldest()?, view.newest()?);
         let known = self.known.replace((oldest.name(), newest.name()));
-        let read = view.ring.as_ref().filter(|ring| view.complete || canary!(K23) && ring.name() == newest.name());
+        let early = canary!(K23) && view.beside.is_some();
+        let read = view.ring.as_ref().filter(|ring| view.complete || early && ring.name() == newest.name());
         // Between this view and the one before a transition ended. Of what a disk holds it is not known when it came, unless
         // an earlier process had all of the newest layout.
         let missed = match known {

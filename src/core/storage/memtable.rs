@@ -398,11 +398,7 @@ impl Memtable {
                 self.tree_add(handle);
             }
         }
-        if let Some(ghost) = self.ghosts.remove(hash) {
-            self.tree_remove(ghost.namespace, hash, ghost.entry_hash);
-            self.actors.release(ghost.actor);
-            self.stats.ghost_hits += 1;
-        }
+        self.stats.ghost_hits += u64::from(self.drop_ghost(hash));
         self.count(&header, true);
         self.note(handle);
         if tombstone && evictable {

@@ -263,7 +263,9 @@ impl Memtable {
             let ghosts = self.ghosts.of_partition(local).filter(|ghost| goes(ghost.namespace));
             let (records, ghosts): (Vec<_>, Vec<_>) = (records.collect(), ghosts.map(|ghost| ghost.hash).collect());
             records.into_iter().for_each(|handle| self.drop_record(handle));
-            ghosts.into_iter().for_each(|hash| self.drop_ghost(hash));
+            for hash in ghosts {
+                self.drop_ghost(hash);
+            }
         }
         if !noted {
             self.changes.truncate(changed);
@@ -276,11 +278,12 @@ impl Memtable {
         self.settle();
     }
 
-    pub(super) fn drop_ghost(&mut self, hash: u64) {
-        if let Some(ghost) = self.ghosts.remove(hash) {
-            self.tree_remove(ghost.namespace, hash, ghost.entry_hash);
-            self.actors.release(ghost.actor);
-        }
+    /// Drops the ghost under a key hash; whether there was one.
+    pub(super) fn drop_ghost(&mut self, hash: u64) -> bool {
+        let Some(ghost) = self.ghosts.remove(hash) else { return false };
+        self.tree_remove(ghost.namespace, hash, ghost.entry_hash);
+        self.actors.release(ghost.actor);
+        true
     }
 
     /// The version a ghost remembers under a key hash.
