@@ -261,6 +261,33 @@ fn a_member_that_was_skipped_and_hears_of_the_next_layout_only_is_emptied() {
     assert!(missed > 0, "it heard of it each time, or was missed");
 }
 
+/// By a review: it has a layout of its own of that epoch, and which of the two names is the greater says nothing.
+#[test]
+fn a_member_that_was_skipped_with_another_layout_of_that_epoch_is_emptied() {
+    let (mut lesser, mut greater) = (0, 0);
+    for (own, others) in [(50, 70), (70, 50)] {
+        let mut rig = ControlRig::new(41);
+        let nodes = mesh(&mut rig, |config| config.cluster.manual_layout = true);
+        nodes[..2].iter().for_each(|other| rig.cut(nodes[2], *other));
+        for (node, weight) in [(nodes[2], own), (nodes[0], others)] {
+            change(&mut rig, node, LayoutChange::Weight(id(2), weight));
+            assert_eq!(change(&mut rig, node, LayoutChange::Commit(2)), ControlReply::Changed(true));
+        }
+        rig.run(seconds(20));
+        let newest = |rig: &ControlRig, node| rig.view(node).beside.as_ref().map(|ring| ring.name());
+        let (own, others) = (newest(&rig, nodes[2]).unwrap(), newest(&rig, nodes[0]).unwrap());
+        assert_eq!((own.epoch, others.epoch), (2, 2));
+        *if own < others { &mut lesser } else { &mut greater } += 1;
+        change(&mut rig, nodes[0], LayoutChange::SkipDead);
+        assert!(rig.run_until(seconds(30), |rig| on(rig, &nodes[..2], 2)).is_some());
+        rig.run(seconds(30));
+        rig.heal();
+        assert!(rig.run_until(seconds(60), |rig| on(rig, &nodes, 3)).is_some(), "{:#?}", rig.status(nodes[2]));
+        assert_eq!([0, 1, 2].map(|at| rig.view(nodes[at]).lapses), [0, 0, 1], "{own:?} {others:?}");
+    }
+    assert!(lesser > 0 && greater > 0);
+}
+
 #[test]
 fn changes_during_a_transition_wait_and_become_one() {
     let mut rig = ControlRig::new(36);

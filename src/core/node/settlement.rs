@@ -10,7 +10,7 @@ use crate::{
     control::succession,
     id::NodeId,
     outbox::{NodeEvent, NodeOutbox, ShardReport},
-    ring::{Layout, Ring, Role, RoleState, Stage},
+    ring::{Layout, LayoutName, Ring, Role, RoleState, Stage},
     time::Now,
     value::{Hlc, Version},
     view::{Fence, MemberView, View},
@@ -214,8 +214,12 @@ impl Node {
             let members = layouts.current().map_or(0, |layout| layout.members.len());
             out.event(NodeEvent::LayoutAdopted { epoch: newest.epoch, members });
         }
-        // Given up, and a layout went by that it never heard of: what it holds is of before that.
-        let overtaken = before.is_some_and(|before| layouts.names().first().is_some_and(|oldest| before < *oldest));
+        // Given up, and a layout went by that it never heard of: what it holds is of before that. Its own may be of the same epoch.
+        let went_by = |before: LayoutName| {
+            let oldest = layouts.names().first().filter(|oldest| before.epoch <= oldest.epoch);
+            oldest.is_some() && !layouts.names().contains(&before)
+        };
+        let overtaken = before.is_some_and(went_by);
         if layouts.in_transition() && member && was_member && overtaken {
             self.lapse(now);
         }
