@@ -124,7 +124,7 @@ impl Shard {
     }
 
     /// What this shard holds of a tree between two hashes in the leaves that are marked, by hash.
-    pub(super) fn listed(&self, tree: TreeName, bits: u32, leaves: &[u8], first: u64, until: u64) -> Vec<KeyItem> {
+    pub(crate) fn listed(&self, tree: TreeName, bits: u32, leaves: &[u8], first: u64, until: u64) -> Vec<KeyItem> {
         let mut items = Vec::new();
         self.table.visit_tree(tree.0, tree.1, |item: TreeItem| {
             let inside = item.hash.0 >= first && item.hash.0 <= until;

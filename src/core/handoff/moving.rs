@@ -6,8 +6,12 @@
 //! entry is popular, so that it stays here if not everything can (`storage::scan`). What does not fit is
 //! asked for again later; the cursor moves on only once all of a part is held. Sent and compared are the trees that an active
 //! layout assigns to the asker: of a namespace with fewer copies it may have none, and what it took would become old there.
+//!
+//! What one source sent may have been deleted at the next one, which then dropped the tombstone as new (T). As in a comparison
+//! (`anti_entropy::delta`) a copy that lost its memory, as new ones did, gives up what the next one lacks and is as old; and takes nothing as
+//! old from anybody else from when T is known: the part that told it is asked for again.
 
-use super::ownership::{self, Transfer};
+use super::ownership::{self, Came, Transfer};
 use crate::{
     anti_entropy::{merkle, readiness},
     coordinator,
@@ -26,7 +30,10 @@ use crate::{
         stream::{self, Item},
     },
 };
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// An item of a part behind what orders it: hash, namespace and key.
 type Placed<'a> = ((KeyHash, NamespaceId, &'a [u8]), Item<'a>);
@@ -43,6 +50,24 @@ pub(crate) struct Part<'a> {
     pub(crate) after: Option<u64>,
     pub(crate) last: Option<u64>,
     pub(crate) body: &'a [u8],
+}
+
+/// What a part says beside what it lists.
+#[derive(Default)]
+struct Told {
+    floors: Vec<(NamespaceId, Floors)>,
+    /// The leaves in which it lists all up to its end; none: the source dropped no tombstones as new.
+    leaves: Vec<u8>,
+    /// What it lists in them.
+    listed: BTreeSet<(KeyHash, NamespaceId)>,
+}
+
+impl Told {
+    fn list(&mut self, hash: KeyHash, namespace: NamespaceId) {
+        if !self.leaves.is_empty() {
+            self.listed.insert((hash, namespace));
+        }
+    }
 }
 
 fn owns_tree(ring: &Ring, tree: (u8, PartitionId), me: u16) -> bool {
@@ -230,14 +255,20 @@ impl Shard {
             }
         });
         found.sort_unstable_by_key(|(at, _)| *at);
-        let mut items: Vec<Item<'_>> = found.into_iter().map(|(_, item)| item).collect();
-        if last.is_none() {
-            let forgotten = |namespace: &NamespaceId| {
-                let floors = self.table.floors(self.rules.get(namespace)?.slot, partition);
-                (floors != Floors::default()).then_some(Item::Floors(*namespace, floors))
-            };
-            items.extend(self.spaces.iter().filter_map(forgotten));
-        }
+        let forgotten = |namespace: &NamespaceId| {
+            let slot =
+                self.rules.get(namespace).map(|rules| rules.slot).filter(|slot| self.table.copies(*slot) >= copies)?;
+            let floors = self.table.floors(slot, partition);
+            let tells = if last.is_none() { floors != Floors::default() } else { floors.tombstone > Version::ZERO };
+            tells.then_some((*namespace, floors))
+        };
+        let floors: Vec<(NamespaceId, Floors)> = self.spaces.iter().filter_map(forgotten).collect();
+        let shed = floors.iter().any(|(_, floors)| floors.tombstone > Version::ZERO);
+        let leaves = differing.map_or_else(|| vec![1], |(_, differs)| differs.into_iter().map(u8::from).collect());
+        let leaves = shed.then_some(Item::Leaves(&leaves));
+        let floors = floors.into_iter().map(|(namespace, floors)| Item::Floors(namespace, floors));
+        let items: Vec<Item<'_>> =
+            leaves.into_iter().chain(found.into_iter().map(|(_, item)| item)).chain(floors).collect();
         (stream::encode(&items), last.map(|hash: KeyHash| hash.0))
     }
 
@@ -264,41 +295,80 @@ impl Shard {
             return self.work_on_ownership(now, Some(partition), out);
         }
         match self.take_part(now, part) {
-            Some(floors) => {
-                self.take_shed(partition, &floors);
-                if let Some(transfer) = self.ownership.expected(from, partition, part.after) {
-                    for (namespace, forgotten) in floors {
-                        let known = transfer.floors.entry(namespace).or_default();
-                        known.evicted = known.evicted.max(forgotten.evicted);
-                        known.tombstone = known.tombstone.max(forgotten.tombstone);
-                    }
+            Some(told) => {
+                self.give_up_deleted(part, &told);
+                let far = match part.last {
+                    _ if self.ownership.on_shed(partition, &told.floors) => Came::Again,
+                    Some(last) => Came::UpTo(last),
+                    None => Came::All,
+                };
+                if far == Came::All {
+                    self.take_forgotten(from, part, told.floors);
                 }
                 let bytes = part.body.len() as u64;
                 self.stats.moved_bytes += bytes;
-                self.ownership.on_part(partition, part.state, part.last, (bytes, self.config.shards));
+                self.ownership.on_part(partition, part.state, far, (bytes, self.config.shards));
             }
             None => self.ownership.on_refused(now.mono, from, partition),
         }
         self.work_on_ownership(now, Some(partition), out);
     }
 
-    /// Joins all entries of a part; the floors in it. `None`: not all of it is held now.
-    fn take_part(&mut self, now: Now, part: &Part<'_>) -> Option<Vec<(NamespaceId, Floors)>> {
-        let (mut floors, mut held) = (Vec::new(), true);
+    /// Joins all entries of a part; what it says beside. `None`: not all of it is held now.
+    fn take_part(&mut self, now: Now, part: &Part<'_>) -> Option<Told> {
+        let (mut told, mut held) = (Told::default(), true);
         let read = stream::decode(part.body, |item| match item {
-            Item::Floors(namespace, forgotten) => floors.push((namespace, forgotten)),
-            Item::Entry(key, entry, popular) => held &= self.take_entry(now, part.partition, &key, (&entry, popular)),
-            Item::Ghost(namespace, ghost) => held &= self.take_ghost(part.partition, namespace, &ghost),
+            Item::Floors(namespace, forgotten) => told.floors.push((namespace, forgotten)),
+            Item::Entry(key, entry, popular) => {
+                told.list(key.hash, key.namespace);
+                held &= self.take_entry(now, part.partition, &key, (&entry, popular));
+            }
+            Item::Ghost(namespace, ghost) => {
+                told.list(ghost.hash, namespace);
+                held &= self.take_ghost(part.partition, namespace, &ghost);
+            }
+            Item::Leaves(leaves) => told.leaves = leaves.to_vec(),
         });
-        (read.is_ok() && held).then_some(floors)
+        (read.is_ok() && held).then_some(told)
     }
 
-    /// All that a source holds is here: of what it lacks nothing that it may have deleted is to come from the next ones.
-    fn take_shed(&mut self, partition: PartitionId, floors: &[(NamespaceId, Floors)]) {
-        for (namespace, Floors { tombstone, .. }) in floors {
+    /// Gives up what came from others, where the source of a part lacks it and dropped tombstones as new.
+    fn give_up_deleted(&mut self, part: &Part<'_>, told: &Told) {
+        if !told.leaves.len().is_power_of_two() || told.leaves.len().ilog2() > self.table.leaf_bits() {
+            return;
+        }
+        let bits = told.leaves.len().ilog2();
+        let (first, until) = (part.after.map_or(0, |after| after.saturating_add(1)), part.last.unwrap_or(u64::MAX));
+        let shed: BTreeMap<NamespaceId, Version> =
+            told.floors.iter().map(|(namespace, floors)| (*namespace, floors.tombstone)).collect();
+        for tree in self.ownership.copies().into_iter().map(|copies| (copies, part.partition)) {
+            for mine in self.listed(tree, bits, &told.leaves, first, until) {
+                let Some(rules) = self.rules.get(&mine.namespace).copied().filter(|rules| rules.evictable) else {
+                    continue;
+                };
+                let lost = self.anti_entropy.readiness.has_lost(tree, self.config.disk && rules.ack.is_durable());
+                let is_old = shed.get(&mine.namespace).is_some_and(|tombstone| mine.version <= *tombstone);
+                if lost && is_old && !mine.ghost && !told.listed.contains(&(mine.hash, mine.namespace)) {
+                    self.table.forget(rules.slot, mine.hash, mine.version, mine.entry_hash);
+                }
+            }
+        }
+    }
+
+    /// All that a source holds is here: what it may have forgotten is noted, and of what it lacks nothing that it may have deleted is to
+    /// come from the next ones.
+    fn take_forgotten(&mut self, from: NodeId, part: &Part<'_>, floors: Vec<(NamespaceId, Floors)>) {
+        let partition = part.partition;
+        for (namespace, Floors { tombstone, .. }) in &floors {
             if let Some(slot) = self.rules.get(namespace).map(|rules| rules.slot) {
                 self.table.raise_floors(slot, partition, Floors { evicted: Version::ZERO, tombstone: *tombstone });
             }
+        }
+        let Some(transfer) = self.ownership.expected(from, partition, part.after) else { return };
+        for (namespace, forgotten) in floors {
+            let known = transfer.floors.entry(namespace).or_default();
+            known.evicted = known.evicted.max(forgotten.evicted);
+            known.tombstone = known.tombstone.max(forgotten.tombstone);
         }
     }
 

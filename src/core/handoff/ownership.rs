@@ -29,12 +29,13 @@
 use crate::{
     anti_entropy::readiness::{self, Readiness},
     canary::canary,
-    id::{NodeId, PartitionId},
+    id::{NamespaceId, NodeId, PartitionId},
     limits::{TRANSFER_BYTES_PER_SECOND, TRANSFER_PART_BYTES},
     outbox::ShardReport,
     ring::{LayoutName, Ring},
     storage::{ALL_COPIES, Floors, LowTrees},
     time::Mono,
+    value::Version,
     view::View,
     wire::peer::ReplicaState,
 };
@@ -84,7 +85,22 @@ pub(crate) struct Transfer {
     /// Complete sources, and whether they were Ready.
     done: BTreeMap<NodeId, bool>,
     /// What the sources may have forgotten, by namespace.
-    pub(crate) floors: BTreeMap<crate::id::NamespaceId, Floors>,
+    pub(crate) floors: BTreeMap<NamespaceId, Floors>,
+    /// Up to which versions the source dropped tombstones as new (T), as far as it said.
+    shed: BTreeMap<NamespaceId, Version>,
+    /// The part under way is asked for a second time: T was not known before.
+    again: bool,
+}
+
+/// How far a part brought its transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// Not at all: the same is asked for again.
+    Again,
+    /// The source goes on behind this hash.
+    UpTo(u64),
+    /// The source has no more.
+    All,
 }
 
 /// What is known of this shard's partitions in the active layouts.
@@ -382,6 +398,7 @@ impl Ownership {
                     let node = ring.node(member);
                     if transfer.source != Some(node) {
                         (transfer.source, transfer.after, transfer.source_ready) = (Some(node), None, true);
+                        transfer.begin();
                     }
                     (transfer.asked, transfer.failed) = (Some(now), None);
                     under_way += 1;
@@ -416,12 +433,35 @@ impl Ownership {
         (transfer.source == Some(from) && transfer.asked.is_some() && transfer.after == after).then_some(transfer)
     }
 
-    /// A part was taken in: the source's partition ends with it, or goes on behind `last`.
+    /// The source under way of `partition` dropped tombstones up to these versions; whether its part must be asked for once more,
+    /// since what came from others after it was asked for was not refused.
+    pub(crate) fn on_shed(&mut self, partition: PartitionId, shed: &[(NamespaceId, Floors)]) -> bool {
+        let Some(transfer) = self.wanted.get_mut(&partition) else { return false };
+        let mut rose = false;
+        for (namespace, Floors { tombstone, .. }) in shed.iter().filter(|(_, floors)| floors.tombstone > Version::ZERO)
+        {
+            let known = transfer.shed.entry(*namespace).or_insert(Version::ZERO);
+            rose |= *known < *tombstone;
+            *known = (*known).max(*tombstone);
+        }
+        transfer.again = rose && !transfer.again;
+        transfer.again
+    }
+
+    /// Up to which version the source that `partition` comes from dropped tombstones of a namespace: what it lacks, and is as old, is
+    /// not to come from others.
+    #[inline]
+    pub(crate) fn shed(&self, partition: PartitionId, namespace: NamespaceId) -> Version {
+        let transfer = if self.wanted.is_empty() { None } else { self.wanted.get(&partition) };
+        transfer.and_then(|transfer| transfer.shed.get(&namespace)).copied().unwrap_or(Version::ZERO)
+    }
+
+    /// A part was taken in.
     pub(crate) fn on_part(
         &mut self,
         partition: PartitionId,
         state: ReplicaState,
-        last: Option<u64>,
+        far: Came,
         (bytes, shards): (u64, u16),
     ) {
         // A whole part was charged when it was asked for.
@@ -430,13 +470,15 @@ impl Ownership {
         let Some(transfer) = self.wanted.get_mut(&partition) else { return };
         (transfer.asked, transfer.failures) = (None, 0);
         transfer.source_ready &= state == ReplicaState::Ready;
-        match last {
-            Some(_) => transfer.after = last,
-            None => {
+        match far {
+            Came::Again => {}
+            Came::UpTo(last) => transfer.after = Some(last),
+            Came::All => {
                 if let Some(source) = transfer.source.take() {
                     transfer.done.insert(source, transfer.source_ready);
                 }
                 transfer.after = None;
+                transfer.begin();
             }
         }
     }
@@ -535,6 +577,12 @@ impl Ownership {
 }
 
 impl Transfer {
+    /// Another source says nothing of what this one dropped.
+    fn begin(&mut self) {
+        self.shed.clear();
+        self.again = false;
+    }
+
     /// Whoever was asked does not answer: another one, or the same again from where it was.
     fn fail(&mut self, now: Mono) {
         (self.asked, self.failed) = (None, self.source);

@@ -10,11 +10,14 @@ use super::{
     transitions::{D, found},
 };
 use crate::{
+    anti_entropy::REPAIR_ID,
     id::{ClusterId, KeyHasher, PartitionId},
     namespace::{Ack, Eviction, Namespace},
+    ring::LayoutName,
+    value::{Body, Entry, Hlc, Version},
     wire::{
         client::Status,
-        peer::{PeerMessage, ReplicaState},
+        peer::{Header, KeyRef, PeerMessage, ReplicaState, ReplicationKind},
     },
 };
 use std::time::Duration;
@@ -140,18 +143,26 @@ fn a_copy_that_compares_with_both_at_once_keeps_nothing_that_one_of_them_dropped
     assert!(taken > 0, "C never came first");
 }
 
-/// Only for who is asked after one that dropped the tombstone: what came before is not given up again.
+/// D takes B's place, and pulls from A and C.
 #[test]
-fn a_new_owner_refuses_what_a_source_before_dropped_a_tombstone_of() {
-    let mut rig = shed(false);
+fn a_new_owner_keeps_nothing_that_one_of_its_sources_dropped_a_tombstone_of() {
+    for (first, other) in [(A, C), (C, A)] {
+        for also in [false, true] {
+            d_pulls_from(&mut shed(also), first, other);
+        }
+    }
+}
+
+fn d_pulls_from(rig: &mut Rig, first: usize, other: usize) {
     rig.begin_transition(&[A, C, D]);
     rig.cut(D, B);
-    rig.set_fate(|_, to, message| match message {
-        PeerMessage::StreamPull { .. } if to == C => Fate::Drop,
+    rig.set_fate(move |_, to, message| match message {
+        PeerMessage::StreamPull { .. } if to == other => Fate::Drop,
         _ => Fate::Deliver,
     });
     rig.begin_moving();
     rig.run_for(Duration::from_secs(5));
+    assert!(first != other && !rig.is_moved());
     rig.clear_fate();
     rig.wait_until_moved();
     rig.flip();
@@ -160,6 +171,52 @@ fn a_new_owner_refuses_what_a_source_before_dropped_a_tombstone_of() {
     rig.cut(A, C);
     rig.cut(A, D);
     assert_eq!(rig.call(D, &get().strict()).status, Status::NotFound, "by C and D");
+}
+
+/// B, an owner before and after, lost its memory, and holds what was written since. While a part is on its way from A, C repairs.
+#[test]
+fn what_others_give_while_a_part_is_on_its_way_is_given_up_or_refused() {
+    for (which, given_up) in [(1, 1), (2, 0)] {
+        let mut rig = shed(false);
+        let version = rig.call(C, &get().r(1)).version.expect("it missed the delete");
+        rig.begin_transition(&[A, B, C]);
+        rig.set_exchanges(false);
+        rig.kill(B);
+        rig.restart(B, ReplicaState::Warming);
+        let near = (0..).map(|at| format!("n{at}")).find(|key| partition_of(key) == partition_of("k"));
+        assert_written(&rig.call(A, &Call::put(near.unwrap(), "v").w(2)));
+        let mut parts = 0;
+        rig.set_fate(move |_, to, message| match message {
+            PeerMessage::StreamPull { partition, .. } if to == C && *partition == partition_of("k") => Fate::Drop,
+            PeerMessage::StreamChunk { partition, .. } if *partition == partition_of("k") => {
+                parts += 1;
+                if parts == which { Fate::Hold } else { Fate::Deliver }
+            }
+            _ => Fate::Deliver,
+        });
+        rig.begin_moving();
+        while rig.held() == 0 {
+            rig.run_for(MILLI);
+        }
+        c_repairs(&mut rig, version);
+        rig.clear_fate();
+        rig.release();
+        rig.wait_until_moved();
+        assert_eq!(rig.stats(B).evictions, given_up);
+        rig.set_exchanges(true);
+        assert_deleted(&mut rig);
+    }
+}
+
+/// C sends B what it holds of `k`.
+fn c_repairs(rig: &mut Rig, version: Version) {
+    let namespace = get().place().0;
+    let key = KeyRef { namespace, hash: KeyHasher::new(ClusterId(7)).hash(namespace, b"k"), key: b"k" };
+    let entry = Entry { version, expires_at: None, hold_until: None, body: Body::Value(b"old") };
+    let header = Header { layout: LayoutName { epoch: 9, hash: 0 }, hlc: Hlc::at(rig.wall(C)), deadline_ms: 100 };
+    let kind = ReplicationKind::Repair { popular: false };
+    rig.inject(C, B, &PeerMessage::Replicate { id: REPAIR_ID, header, key, entry, stands_for: None, kind });
+    rig.run_for(MILLI * 10);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What one part of a streamed partition holds: entries, ghosts, and what was forgotten (PROTOCOL §2 "Range transfer").
 //!
 //! Two lists in one frame of their own: entries and ghosts in the order of their keys' hashes, and with the last part the
-//! forget floors of each namespace. Read one by one, borrowing: a part of any size allocates nothing before it is looked at.
+//! forget floors of each namespace. Where tombstones were dropped as new (T), every part tells those, and first of all in which
+//! leaves it lists all that the source holds. Read one by one, borrowing: a part of any size allocates nothing before it is looked at.
 
 use super::{
     frame::{DecodeError, Decoder, ENTRY_FIELDS, Encoder, FrameType},
@@ -27,6 +28,8 @@ pub enum Item<'a> {
     Ghost(NamespaceId, Evicted),
     /// What the source may have forgotten of a namespace in this partition.
     Floors(NamespaceId, Floors),
+    /// Which leaves of the asker's tree differ from the source's: a byte for each, not zero if it does.
+    Leaves(&'a [u8]),
 }
 
 /// The body of a part.
@@ -50,6 +53,12 @@ pub fn encode(items: &[Item<'_>]) -> BytesMut {
             Item::Floors(namespace, floors) => {
                 encoder.uint(1).uint(u64::from(namespace.0)).version(floors.evicted).version(floors.tombstone);
                 (0..ITEM_FIELDS - 6).for_each(|_| {
+                    encoder.nil();
+                });
+            }
+            Item::Leaves(leaves) => {
+                encoder.uint(3).uint(0).bytes(leaves);
+                (0..ITEM_FIELDS - 3).for_each(|_| {
                     encoder.nil();
                 });
             }
@@ -87,7 +96,14 @@ pub fn decode<'a>(body: &'a [u8], mut visit: impl FnMut(Item<'a>)) -> Result<(),
                 }
                 visit(Item::Ghost(namespace, ghost));
             }
-            _ => return Err(DecodeError::Malformed("an item of a part that is neither entry nor ghost nor floors")),
+            3 => {
+                let leaves = decoder.bytes()?;
+                for _ in 0..ITEM_FIELDS - 3 {
+                    decoder.bytes_or_nil()?;
+                }
+                visit(Item::Leaves(leaves));
+            }
+            _ => return Err(DecodeError::Malformed("an item of a part that is no entry, ghost, floors or leaves")),
         }
     }
     Ok(())
@@ -109,6 +125,7 @@ mod tests {
         let key = |hash, key| KeyRef { namespace: NamespaceId(5), hash: KeyHash(hash), key };
         let floors = Floors { evicted: version(3), tombstone: version(u64::MAX) };
         let items = [
+            Item::Leaves(&[0, 1]),
             Item::Entry(key(1, b"a"), entry, false),
             Item::Ghost(
                 NamespaceId(5),
