@@ -204,7 +204,7 @@ impl Shard {
             ShardInput::StoreFailed { from } => self.on_store_failed(now, from, out),
         }
         self.note_filled_ghosts();
-        self.settle_disk(out);
+        self.settle_disk(now, out);
         self.watch_hints(now);
         self.reserve();
     }
@@ -243,7 +243,7 @@ impl Shard {
             self.maintain_disk(now, out);
         }
         self.note_filled_ghosts();
-        self.settle_disk(out);
+        self.settle_disk(now, out);
         self.watch_hints(now);
         self.reserve();
     }

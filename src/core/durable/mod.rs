@@ -11,7 +11,9 @@
 //! an older prefix would else bring back what all others agreed to forget.
 
 pub(crate) mod log;
+mod packed;
 mod record;
+mod removals;
 mod restore;
 pub(crate) mod votes;
 mod waiting;
@@ -21,18 +23,19 @@ pub use record::{RestoreError, STORE_KEY_BYTES_MAX, STORE_VALUE_BYTES_MAX, store
 use crate::{
     canary::canary,
     coordinator::OperationId,
-    id::{KeyHash, NamespaceId, NodeId, PartitionId},
+    id::{KeyHash, KeyHasher, NamespaceId, NodeId, PartitionId},
     input::PeerShard,
     namespace::Ack,
     outbox::{ShardOutbox, StoreWrite},
     ring::LayoutName,
     shard::Shard,
-    storage::{Floors, Lookup, LowTrees},
+    storage::{Changed, Floors, Lookup, LowTrees},
     time::{Mono, Now},
     value::Body,
     wire::peer::{KeyRef, PeerMessage, Refusal, ReplicaState, Replicated},
 };
 use log::{Log, Place};
+use removals::Removals;
 use std::time::Duration;
 use votes::{Parked, Vote, Votes};
 use waiting::Waiting;
@@ -55,8 +58,7 @@ pub(crate) struct Durable {
     moved: Option<(LayoutName, u64)>,
     /// The control plane was told that what came is not synced.
     unsynced: bool,
-    /// Restored records that are of no use: to be removed.
-    unused: Vec<Place>,
+    removals: Removals,
     /// Bytes set aside for good, once a namespace is stored: what is noted of it comes where nobody can be asked for room.
     set_aside: u64,
     key: Vec<u8>,
@@ -82,7 +84,7 @@ impl Durable {
 
     /// Bytes held beside the memtable.
     pub(crate) fn bytes(&self) -> u64 {
-        self.waiting.bytes() + (self.log.bytes() + self.votes.bytes()).max(self.set_aside)
+        self.waiting.bytes() + self.removals.bytes() + (self.log.bytes() + self.votes.bytes()).max(self.set_aside)
     }
 
     /// A namespace of a shard with so much memory is stored.
@@ -90,9 +92,9 @@ impl Durable {
         self.set_aside = memory / OUT_SHARE;
     }
 
-    /// Changes whose storing is not confirmed, and those to be written again.
+    /// Changes whose storing is not confirmed, those to be written again, and records that are yet to be removed.
     pub(crate) fn waiting_stores(&self) -> u64 {
-        (self.log.out() + self.log.failed()) as u64
+        (self.log.out() + self.log.failed() + self.removals.len()) as u64
     }
 
     /// A vote waits for this ticket.
@@ -170,16 +172,54 @@ impl Shard {
     }
 
     /// What follows from the input that was just handled.
-    pub(crate) fn settle_disk(&mut self, out: &mut dyn ShardOutbox) {
+    pub(crate) fn settle_disk(&mut self, now: Now, out: &mut dyn ShardOutbox) {
         if self.config.disk {
             self.store_changes(out);
-            for place in std::mem::take(&mut self.durable.unused) {
-                self.store_place(place, out);
+            if self.durable.removals.is_due(now.mono) {
+                self.remove_some(out);
             }
             if self.durable.log.is_barrier_wanted() {
                 self.store_place(Place::Barrier, out);
             }
         }
+    }
+
+    /// What is held is void, all of it: it goes from memory now, and from the disk by and by.
+    pub(crate) fn remove_records(&mut self, out: &mut dyn ShardOutbox) {
+        self.store_changes(out);
+        let Self { table, spaces, durable: Durable { removals, key, .. }, .. } = self;
+        table.remove_records(|gone| {
+            for Changed { slot, hash, key: name } in gone {
+                if let Some(namespace) = spaces.get(usize::from(slot.0)) {
+                    record::entry_key(key, *namespace, hash, &name);
+                    removals.push(key);
+                }
+            }
+        });
+    }
+
+    /// Removes the next records that are of no use from the disk, but for those whose place was taken since.
+    fn remove_some(&mut self, out: &mut dyn ShardOutbox) {
+        let mut given = self.durable.removals.take(&KeyHasher::new(self.config.cluster));
+        given.retain(|key| !self.is_taken(key));
+        for key in &given {
+            let ticket = self.durable.log.next();
+            out.store(&StoreWrite { ticket, sync: false, key, value: None });
+        }
+        self.stats.stored_writes += given.len() as u64;
+        if !given.is_empty() {
+            self.durable.removals.follow(self.durable.log.last(), given);
+        }
+    }
+
+    /// Whether something is held now under the key of a record.
+    fn is_taken(&self, key: &[u8]) -> bool {
+        let Some((target, namespace, hash, name)) = record::named(key) else { return true };
+        if let Some(target) = target {
+            return self.hints.find_for(target, namespace, hash, name).is_some();
+        }
+        let slot = self.rules.get(&namespace).map(|rules| rules.slot);
+        slot.is_some_and(|slot| matches!(self.table.peek(slot, hash, name), Lookup::Found(_)))
     }
 
     /// Now and then: writes floors that rose, and again what was not kept.
@@ -263,6 +303,7 @@ impl Shard {
     /// The driver says that all up to `through` is stored.
     pub(crate) fn on_stored(&mut self, now: Now, through: u64, out: &mut dyn ShardOutbox) {
         self.durable.log.on_stored(through);
+        self.durable.removals.on_stored(through);
         self.give_votes(now, out);
     }
 
@@ -272,6 +313,7 @@ impl Shard {
         self.stats.stored_failures += self.durable.log.on_failed(from);
         self.stats.votes_not_stored += refused.len() as u64;
         self.durable.retry_at = now.mono + RETRY_AFTER;
+        self.durable.removals.on_failed(from, now.mono + RETRY_AFTER);
         self.durable.moved = None;
         for parked in refused {
             self.give(now, parked, false, out);

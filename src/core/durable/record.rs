@@ -100,6 +100,15 @@ pub(super) fn with_hash(packed: &[u8], hasher: &KeyHasher) -> Vec<u8> {
     key
 }
 
+/// Whose record a key is, entry or hint: the target of a hint, namespace, hash and name.
+pub(super) fn named(key: &[u8]) -> Option<(Option<NodeId>, NamespaceId, KeyHash, &[u8])> {
+    let mut fields = Fields(key);
+    let kind = fields.u8().ok().filter(|kind| [ENTRY, HINT].contains(kind))?;
+    let (hash, namespace) = (KeyHash(fields.u64().ok()?), NamespaceId(fields.u32().ok()?));
+    let target = if kind == HINT { Some(NodeId(u128::from_be_bytes(fields.take().ok()?))) } else { None };
+    Some((target, namespace, hash, fields.0))
+}
+
 /// The key of a hint's record.
 pub(crate) fn hint_key(out: &mut Vec<u8>, target: NodeId, namespace: NamespaceId, hash: KeyHash, key: &[u8]) {
     out.clear();

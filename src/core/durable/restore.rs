@@ -6,7 +6,6 @@
 //! and what is void or of no use any more it removes from the disk.
 
 use super::{
-    log::Place,
     record::{self, Record, RestoreError},
     stored_shard,
     waiting::Lost,
@@ -74,7 +73,7 @@ impl Shard {
             let Some((key, value)) = self.durable.waiting.pop(&hasher) else { break };
             moved += (key.len() + value.len()) as u64;
             let Ok(read) = record::read(&key, &value) else { continue };
-            if !self.hold_restored(now, &read) && self.durable.waiting.push(&read, &key, &value).is_err() {
+            if !self.hold_restored(now, &key, &read) && self.durable.waiting.push(&read, &key, &value).is_err() {
                 self.stats.restore_errors += 1;
                 self.lose_restored(&read);
             }
@@ -115,8 +114,8 @@ impl Shard {
         self.durable.waiting.forget();
     }
 
-    /// Holds a record; `false`: its namespace is not known yet.
-    fn hold_restored(&mut self, now: Now, read: &Record<'_>) -> bool {
+    /// Holds the record that is stored under a key; `false`: its namespace is not known yet.
+    fn hold_restored(&mut self, now: Now, stored: &[u8], read: &Record<'_>) -> bool {
         let wall = self.clock.wall(now);
         match *read {
             Record::Entry { namespace, hash, key, term, entry } => {
@@ -124,7 +123,7 @@ impl Shard {
                 let partition = hash.partition(self.config.partitions);
                 let flushed = entry.version <= self.table.flushed(rules.slot);
                 if flushed || term < self.durable.waiting.least_term(partition, rules.n) || !rules.ack.is_durable() {
-                    self.durable.unused.push(Place::Entry(rules.slot, hash, key.into()));
+                    self.durable.removals.push(stored);
                     return true;
                 }
                 let held = self.table.quietly(|table| table.put(wall, rules.slot, hash, key, &entry, false));
@@ -145,7 +144,7 @@ impl Shard {
                     self.stats.restore_errors += 1;
                     self.mark_urgent(hash);
                 } else if !kept {
-                    self.durable.unused.push(Place::Hint(target, hash, namespace, key.into()));
+                    self.durable.removals.push(stored);
                 }
             }
             Record::Floors { namespace, partition, floors } => {

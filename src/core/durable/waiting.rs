@@ -6,88 +6,23 @@
 //! same memory. Bounded by the bytes given at creation, but for floors and terms, which are few. Of a partition that was
 //! dropped since, only the term is remembered: its older records are void; of what found no room, the newest version.
 
-use super::record::{self, Record, RestoreError};
+use super::{
+    packed::{LENGTH_MAX, Packed},
+    record::{self, Record, RestoreError},
+};
 use crate::{
     id::{KeyHasher, NamespaceId, PartitionId},
     storage::{ALL_COPIES, Floors, LowTrees},
     value::{Body, Version},
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 /// What keeping a term or what was lost of a partition costs: a map node's share, generous.
 const TERM_OVERHEAD: u64 = 32;
 const LOST_OVERHEAD: u64 = 96;
-/// Bytes of records that are kept and freed together.
-const CHUNK: usize = 16 << 10;
-/// What a length takes at most.
-const LENGTH_MAX: usize = 5;
 
 /// A record's key and value.
 type Stored = (Vec<u8>, Vec<u8>);
-
-/// Bytes that go in at the end and come out at the front.
-#[derive(Debug, Default)]
-struct Queue {
-    chunks: VecDeque<Vec<u8>>,
-    /// Taken of the first one.
-    taken: usize,
-}
-
-impl Queue {
-    fn put(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            if self.chunks.back().is_none_or(|last| last.len() == CHUNK) {
-                self.chunks.push_back(Vec::with_capacity(CHUNK));
-            }
-            let last = self.chunks.back_mut().expect("one was just added");
-            let (now, later) = bytes.split_at(bytes.len().min(CHUNK - last.len()));
-            last.extend_from_slice(now);
-            bytes = later;
-        }
-    }
-
-    /// A length in as few bytes as hold it, seven bits each (LEB128).
-    fn put_length(&mut self, mut length: usize) {
-        while length >= 0x80 {
-            self.put(&[length.to_le_bytes()[0] | 0x80]);
-            length >>= 7;
-        }
-        self.put(&[length.to_le_bytes()[0]]);
-    }
-
-    fn take_length(&mut self) -> usize {
-        let (mut length, mut shift) = (0, 0);
-        loop {
-            let byte = self.take(1)[0];
-            length |= usize::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return length;
-            }
-            shift += 7;
-        }
-    }
-
-    fn take(&mut self, length: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(length);
-        while bytes.len() < length {
-            let first = self.chunks.front().expect("as much comes out as went in");
-            let now = (length - bytes.len()).min(first.len() - self.taken);
-            bytes.extend_from_slice(&first[self.taken..self.taken + now]);
-            self.taken += now;
-            if self.taken == CHUNK {
-                self.chunks.pop_front();
-                self.taken = 0;
-            }
-        }
-        bytes
-    }
-
-    /// What it takes with so many bytes more.
-    fn bytes_with(&self, more: usize) -> u64 {
-        let room = self.chunks.back().map_or(0, |last| CHUNK - last.len());
-        ((self.chunks.len() + more.saturating_sub(room).div_ceil(CHUNK)) * CHUNK) as u64
-    }
-}
 
 /// Of which namespace and partition, and as of which term, something was lost.
 pub(super) type Lost = (NamespaceId, PartitionId, u32);
@@ -95,7 +30,7 @@ pub(super) type Lost = (NamespaceId, PartitionId, u32);
 /// The records.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    records: Queue,
+    records: Packed,
     /// How many wait, by namespace.
     namespaces: BTreeMap<NamespaceId, usize>,
     /// The newest that found no room, and of those that were deleted.
@@ -206,7 +141,7 @@ impl Waiting {
             }
         }
         if self.namespaces.is_empty() {
-            self.records = Queue::default();
+            self.records = Packed::default();
         }
         Some((key, value))
     }

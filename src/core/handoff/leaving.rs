@@ -72,6 +72,7 @@ impl Shard {
         if lapsed {
             // All first: a crash half way must not leave some of it valid, for the next process may not lapse.
             dropped.iter().for_each(|trees| self.void_trees(now, *trees, out));
+            self.remove_records(out);
         }
         // Counted when it is decided: that is what must not be while an active layout assigns them.
         self.stats.partitions_dropped += dropped.len() as u64;

@@ -28,6 +28,7 @@ mod segments;
 mod tests;
 mod tree;
 
+pub(crate) use changes::Changed;
 pub use floors::Floors;
 pub(crate) use flush::FLUSHED;
 pub use memtable::Memtable;

@@ -5,7 +5,13 @@
 //! nothing else is. By time a record leaves the tree when it leaves the memtable, and both happen at a step (`gone_at`);
 //! until the sweep is through with the newest step, the trees are of no moment at all (`trees_at`), and nobody compares.
 
-use super::{Floors, NamespaceSlot, memtable::Memtable, record::Header, segments::Handle};
+use super::{
+    Floors, NamespaceSlot,
+    changes::Changed,
+    memtable::Memtable,
+    record::Header,
+    segments::{Handle, handle},
+};
 use crate::{
     anti_entropy::merkle::{STEP_MS, entry_hash, leaf_of},
     id::{KeyHash, PartitionId},
@@ -274,6 +280,24 @@ impl Memtable {
             if self.namespaces[slot].is_some_and(|known| known.copies <= copies) {
                 self.reset_floors(u16::try_from(slot).expect("slots have 13 bits"), local);
             }
+        }
+        self.settle();
+    }
+
+    /// Drops all records, segment by segment so that each frees what it took before the next one is looked at; `gone` is told the keys that
+    /// a disk holds. Ghosts and floors stay.
+    pub(crate) fn remove_records(&mut self, mut gone: impl FnMut(Vec<Changed>)) {
+        for slot in 0..self.log.slots() {
+            let (mut at, generation) = (0, self.log.segment(slot).generation);
+            while self.log.segment(slot).generation == generation && at < self.log.segment(slot).used {
+                let handle = handle(slot, at);
+                let header = Header::read(self.log.record(handle));
+                at += header.capacity();
+                if !header.is_dead() {
+                    self.drop_record(handle);
+                }
+            }
+            gone(self.take_changes());
         }
         self.settle();
     }

@@ -514,3 +514,42 @@ fn a_comparison_from_before_a_lapse_does_not_make_what_is_empty_now_ready() {
     }
     assert_eq!(rig.stats(A).entries, 2, "it votes, and holds what it held before the lapse");
 }
+
+/// By a review: a word for each record in one step takes more memory than the records did.
+#[test]
+fn what_a_lapse_makes_void_leaves_the_disk_by_and_by() {
+    let mut rig = rig_of(Ack::Log, 3);
+    let count = 3_000;
+    for number in 0..count {
+        assert_written(&rig.call(A, &put(&format!("k{number}"), "v").w(3)));
+    }
+    rig.run_for(Duration::from_secs(1));
+    let records = |rig: &mut Rig| rig.disk(A).content().keys().filter(|key| key[0] == 1).count();
+    assert_eq!(records(&mut rig), count);
+    rig.cut(A, B);
+    rig.cut(A, C);
+    rig.set_disk(A, DiskMode::Stalled);
+    let before = rig.stats(A).stored_writes;
+    rig.lapses[A] = 1;
+    rig.publish();
+    rig.run_for(Duration::from_secs(1));
+    let partitions = u64::from(RigConfig::default().partitions);
+    let given = rig.stats(A).stored_writes - before;
+    assert!(rig.stats(A).entries == 0 && given < partitions + 300, "{given} at once");
+    // What the disk refuses is asked for again.
+    rig.set_disk(A, DiskMode::Full);
+    rig.run_for(Duration::from_millis(100));
+    rig.set_disk(A, DiskMode::Good);
+    // A key that is held again keeps its record.
+    rig.heal();
+    rig.run_for(ROUNDS);
+    let held = usize::try_from(rig.stats(A).entries).unwrap();
+    assert_eq!((held, records(&mut rig)), (count, count));
+    // Nothing comes back to one that lapses again and stays alone.
+    rig.cut(A, B);
+    rig.cut(A, C);
+    rig.lapses[A] = 2;
+    rig.publish();
+    rig.run_for(Duration::from_secs(5));
+    assert_eq!((rig.stats(A).entries, records(&mut rig)), (0, 0));
+}
