@@ -28,6 +28,13 @@ fn partition_of(key: &str) -> PartitionId {
     partition_in(&get(), key)
 }
 
+/// A key in the partition of `k`, and one whose leaf in the tree is that of `k`, too.
+fn neighbours() -> [String; 2] {
+    let hash = |key: &str| KeyHasher::new(ClusterId(7)).hash(get().place().0, key.as_bytes()).0;
+    let find = |bits: u32| (0..).map(|at| format!("o{at}")).find(|key| (hash(key) ^ hash("k")).leading_zeros() == bits);
+    [find(5), find(14)].map(|key| key.expect("there are enough keys"))
+}
+
 /// In the namespace of `call`.
 fn partition_in(call: &Call, key: &str) -> PartitionId {
     let (namespace, _) = call.place();
@@ -47,6 +54,9 @@ fn shed_with(also: bool, seed: u64) -> Rig {
     let mut rig = Rig::new(config);
     found(&mut rig, &[A, B, C]);
     assert_written(&rig.call(A, &put("old").w(3)));
+    for key in neighbours().into_iter().filter(|_| also) {
+        assert_written(&rig.call(A, &Call::put(key, "v").w(3)));
+    }
     rig.cut(A, C);
     rig.cut(B, C);
     rig.all_believe_down(C, true);
@@ -148,7 +158,12 @@ fn a_copy_that_compares_with_both_at_once_keeps_nothing_that_one_of_them_dropped
 fn a_new_owner_keeps_nothing_that_one_of_its_sources_dropped_a_tombstone_of() {
     for (first, other) in [(A, C), (C, A)] {
         for also in [false, true] {
-            d_pulls_from(&mut shed(also), first, other);
+            let mut rig = shed(also);
+            d_pulls_from(&mut rig, first, other);
+            // As old, and held by all.
+            for key in neighbours().iter().filter(|_| also) {
+                assert_eq!(value(&rig.call(D, &Call::get(key.as_str()).strict())), Some("v"), "{key}");
+            }
         }
     }
 }
