@@ -186,8 +186,8 @@ impl Shard {
                 PeerMessage::StreamPull { id, header, partition, after, leaves } => {
                     self.on_stream_pull(now, from, id, &header, partition, (after, leaves), out);
                 }
-                PeerMessage::StreamChunk { id: _, hlc, state, epoch, partition, after, last, body } => {
-                    let part = Part { hlc, state, epoch, partition, after, last, body };
+                PeerMessage::StreamChunk { id, hlc, state, epoch, partition, after, last, body } => {
+                    let part = Part { id, hlc, state, epoch, partition, after, last, body };
                     self.on_stream_chunk(now, from.node, &part, out);
                 }
                 PeerMessage::StreamRefused { id, refusal: _ } => self.on_stream_refused(now, from.node, id, out),

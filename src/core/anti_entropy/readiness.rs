@@ -31,7 +31,7 @@ pub(crate) const WARMING_BYTES: u64 = 24;
 struct Compared {
     all: u8,
     ready: u8,
-    /// The copy held nothing when it began to warm: all that it has is from others.
+    /// The copy held nothing when it began to warm: all that it has came from others, or was written since.
     lost: bool,
     /// The whole node began to warm: of what no disk keeps the same is true.
     restarted: bool,

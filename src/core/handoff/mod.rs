@@ -11,6 +11,7 @@ mod leaving;
 mod moving;
 mod ownership;
 mod replay;
+mod transfer;
 
 pub(crate) use leaving::Leaving;
 pub(crate) use moving::Part;

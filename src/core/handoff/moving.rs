@@ -8,16 +8,23 @@
 //! layout assigns to the asker: of a namespace with fewer copies it may have none, and what it took would become old there.
 //!
 //! What one source sent may have been deleted at the next one, which then dropped the tombstone as new (T). As in a comparison
-//! (`anti_entropy::delta`) a copy that lost its memory, as new ones did, gives up what the next one lacks and is as old; and takes nothing as
-//! old from anybody else from when T is known: the part that told it is asked for again.
+//! (`anti_entropy::delta`) a copy that lost its memory, as new ones did, gives up what the next one lacks and is as old, but for what was
+//! written since it is one of those that writes need; and takes no repair that is as old from when T is known: the part that told it is
+//! asked for again.
 
-use super::ownership::{self, Came, Transfer};
+use super::{
+    ownership::{self, Ask},
+    transfer::{Came, Transfer},
+};
 use crate::{
-    anti_entropy::{merkle, readiness},
+    anti_entropy::{
+        merkle,
+        readiness::{self, TreeName},
+    },
     coordinator,
     id::{KeyHash, NamespaceId, NodeId, PartitionId},
     input::PeerShard,
-    limits::{TRANSFER_PART_BYTES, WRITE_TIMEOUT},
+    limits::{CLOCK_OFFSET_MAX, TRANSFER_PART_BYTES, WRITE_TIMEOUT},
     outbox::ShardOutbox,
     ring::Ring,
     shard::Shard,
@@ -26,7 +33,7 @@ use crate::{
     value::{Entry, Hlc, Version},
     view::View,
     wire::{
-        peer::{Header, KeyRef, PeerMessage, Refusal, ReplicaState},
+        peer::{Header, KeyRef, PeerMessage, Refusal, ReplicaState, Replicated, ReplicationKind},
         stream::{self, Item},
     },
 };
@@ -38,11 +45,15 @@ use std::{
 /// An item of a part behind what orders it: hash, namespace and key.
 type Placed<'a> = ((KeyHash, NamespaceId, &'a [u8]), Item<'a>);
 
+/// Of the number of an ask these say the partition, the rest the how manieth ask of it that is.
+const PARTITION_BITS: u32 = 16;
 /// What a ghost takes in a part.
 const GHOST_BYTES: usize = 64;
 
 /// A part as it arrived.
 pub(crate) struct Part<'a> {
+    /// That of the ask.
+    pub(crate) id: u64,
     pub(crate) hlc: Hlc,
     pub(crate) state: ReplicaState,
     pub(crate) epoch: u64,
@@ -50,6 +61,13 @@ pub(crate) struct Part<'a> {
     pub(crate) after: Option<u64>,
     pub(crate) last: Option<u64>,
     pub(crate) body: &'a [u8],
+}
+
+impl Part<'_> {
+    /// Where it begins, and to which ask it is the answer.
+    fn awaited(&self) -> (Option<u64>, u64) {
+        (self.after, self.id >> PARTITION_BITS)
+    }
 }
 
 /// What a part says beside what it lists.
@@ -97,16 +115,17 @@ impl Shard {
         }
         let peers = &self.peers;
         let reachable = |member: u16| coordinator::is_up(&view, member) && peers.may_ask(member, now.mono);
-        let asks = self.ownership.due(now.mono, &view, self.config.shards, reachable);
+        let began = Hlc::at(self.clock.wall(now) + CLOCK_OFFSET_MAX);
+        let asks = self.ownership.due((now.mono, began), &view, self.config.shards, reachable);
         // The clock is read only for what is sent: reading it ticks it.
         if let Some(newest) = view.newest().map(|ring| ring.name()).filter(|_| !asks.is_empty()) {
             let deadline_ms = u32::try_from(WRITE_TIMEOUT.as_millis()).expect("half a second");
             let header = Header { layout: newest, hlc: self.clock.reading(now), deadline_ms };
-            for (partition, member, after) in asks {
+            for Ask { partition, member, after, number } in asks {
                 let known = &view.members[usize::from(member)];
                 let to = PeerShard { node: known.node, shard: partition.0 % known.shards.max(1) };
                 self.peers.on_ask(member, now.mono);
-                let id = u64::from(partition.0);
+                let id = u64::from(partition.0) | number << PARTITION_BITS;
                 let trees = (partition, ownership::copies_from(&view, view.me, partition));
                 let leaves = merkle::to_bytes(&self.table.leaf_sums(trees, u32::MAX));
                 out.send(to, &PeerMessage::StreamPull { id, header, partition, after, leaves: &leaves });
@@ -191,10 +210,35 @@ impl Shard {
         }
         // One state stands for all namespaces: the least that any tree of the partition is worth.
         let worth = self.ownership.copies().into_iter().map(|copies| (copies, partition));
-        let mut worth =
-            worth.filter(|tree| oldest.index_of(self.view.me).is_some_and(|me| owns_tree(oldest, *tree, me)));
+        let mut worth = worth.filter(|tree| self.owned(*tree));
         let warming = worth.any(|tree| self.replica_state(tree) != ReplicaState::Ready);
         Ok(if warming { ReplicaState::Warming } else { ReplicaState::Ready })
+    }
+
+    /// Whether the oldest layout assigns a tree here.
+    fn owned(&self, tree: TreeName) -> bool {
+        let oldest = self.view.oldest();
+        oldest.is_some_and(|ring| ring.index_of(self.view.me).is_some_and(|me| owns_tree(ring, tree, me)))
+    }
+
+    /// What a replica says to a repair or a hint of what the source of its partition lacks, and may have deleted. A hint is kept: another
+    /// source may know better.
+    pub(crate) fn refuse_deleted(
+        &self,
+        slot: NamespaceSlot,
+        kind: ReplicationKind,
+        key: &KeyRef<'_>,
+        entry: &Entry<'_>,
+    ) -> Option<Replicated> {
+        let version = self.ownership.shed(key.hash.partition(self.config.partitions), key.namespace);
+        if entry.version > version || !matches!(self.table.peek(slot, key.hash, key.key), Lookup::Absent) {
+            return None;
+        }
+        match kind {
+            ReplicationKind::Hint => Some(Replicated::Refused(Refusal::Overloaded)),
+            ReplicationKind::Repair { .. } => Some(Replicated::Superseded { version, hold_until: None }),
+            ReplicationKind::Client | ReplicationKind::Stream => None,
+        }
     }
 
     /// The next part of a partition, and its last hash unless the partition ends with it: entries of namespaces with at least so
@@ -256,9 +300,10 @@ impl Shard {
         });
         found.sort_unstable_by_key(|(at, _)| *at);
         let forgotten = |namespace: &NamespaceId| {
-            let slot =
-                self.rules.get(namespace).map(|rules| rules.slot).filter(|slot| self.table.copies(*slot) >= copies)?;
-            let floors = self.table.floors(slot, partition);
+            // Of what it is no former owner of, what it lacks says nothing.
+            let rules =
+                self.rules.get(namespace).filter(|rules| rules.n >= copies && self.owned((rules.n, partition)))?;
+            let floors = self.table.floors(rules.slot, partition);
             let tells = if last.is_none() { floors != Floors::default() } else { floors.tombstone > Version::ZERO };
             tells.then_some((*namespace, floors))
         };
@@ -282,7 +327,7 @@ impl Shard {
         let newest = self.view.newest().map(|ring| ring.name().epoch);
         if newest != Some(part.epoch)
             || !self.has_partition(partition)
-            || self.ownership.expected(from, partition, part.after).is_none()
+            || self.ownership.expected(from, partition, part.awaited()).is_none()
         {
             self.stats.late_votes += 1;
             return;
@@ -296,15 +341,7 @@ impl Shard {
         }
         match self.take_part(now, part) {
             Some(told) => {
-                self.give_up_deleted(part, &told);
-                let far = match part.last {
-                    _ if self.ownership.on_shed(partition, &told.floors) => Came::Again,
-                    Some(last) => Came::UpTo(last),
-                    None => Came::All,
-                };
-                if far == Came::All {
-                    self.take_forgotten(from, part, told.floors);
-                }
+                let far = self.take_word(from, part, told);
                 let bytes = part.body.len() as u64;
                 self.stats.moved_bytes += bytes;
                 self.ownership.on_part(partition, part.state, far, (bytes, self.config.shards));
@@ -318,7 +355,10 @@ impl Shard {
     fn take_part(&mut self, now: Now, part: &Part<'_>) -> Option<Told> {
         let (mut told, mut held) = (Told::default(), true);
         let read = stream::decode(part.body, |item| match item {
-            Item::Floors(namespace, forgotten) => told.floors.push((namespace, forgotten)),
+            Item::Floors(namespace, forgotten) => {
+                held &= self.rules.contains_key(&namespace) || forgotten.tombstone == Version::ZERO;
+                told.floors.push((namespace, forgotten));
+            }
             Item::Entry(key, entry, popular) => {
                 told.list(key.hash, key.namespace);
                 held &= self.take_entry(now, part.partition, &key, (&entry, popular));
@@ -332,8 +372,26 @@ impl Shard {
         (read.is_ok() && held).then_some(told)
     }
 
-    /// Gives up what came from others, where the source of a part lacks it and dropped tombstones as new.
-    fn give_up_deleted(&mut self, part: &Part<'_>, told: &Told) {
+    /// Takes what a source says beside its entries; how far that brings it. T of one that is not Ready says nothing: whoever saw a delete
+    /// is among those that are, and have to be asked.
+    fn take_word(&mut self, from: NodeId, part: &Part<'_>, mut told: Told) -> Came {
+        if part.state == ReplicaState::Ready {
+            let began = self.ownership.began(part.partition);
+            self.give_up_deleted(part, &told, began);
+            let transfer = self.ownership.expected(from, part.partition, part.awaited());
+            if transfer.is_some_and(|transfer| transfer.on_shed(&told.floors)) {
+                return Came::Again;
+            }
+        }
+        let Some(last) = part.last else {
+            self.take_forgotten(from, part, std::mem::take(&mut told.floors));
+            return Came::All;
+        };
+        Came::UpTo(last)
+    }
+
+    /// Gives up what was here or came before `began`, where the source of a part lacks it and dropped tombstones as new.
+    fn give_up_deleted(&mut self, part: &Part<'_>, told: &Told, began: Hlc) {
         if !told.leaves.len().is_power_of_two() || told.leaves.len().ilog2() > self.table.leaf_bits() {
             return;
         }
@@ -342,12 +400,16 @@ impl Shard {
         let shed: BTreeMap<NamespaceId, Version> =
             told.floors.iter().map(|(namespace, floors)| (*namespace, floors.tombstone)).collect();
         for tree in self.ownership.copies().into_iter().map(|copies| (copies, part.partition)) {
+            if !self.anti_entropy.readiness.has_lost(tree, false) {
+                continue;
+            }
             for mine in self.listed(tree, bits, &told.leaves, first, until) {
                 let Some(rules) = self.rules.get(&mine.namespace).copied().filter(|rules| rules.evictable) else {
                     continue;
                 };
                 let lost = self.anti_entropy.readiness.has_lost(tree, self.config.disk && rules.ack.is_durable());
                 let is_old = shed.get(&mine.namespace).is_some_and(|tombstone| mine.version <= *tombstone);
+                let is_old = is_old && mine.version.hlc <= began;
                 if lost && is_old && !mine.ghost && !told.listed.contains(&(mine.hash, mine.namespace)) {
                     self.table.forget(rules.slot, mine.hash, mine.version, mine.entry_hash);
                 }
@@ -359,12 +421,12 @@ impl Shard {
     /// come from the next ones.
     fn take_forgotten(&mut self, from: NodeId, part: &Part<'_>, floors: Vec<(NamespaceId, Floors)>) {
         let partition = part.partition;
-        for (namespace, Floors { tombstone, .. }) in &floors {
+        for (namespace, Floors { tombstone, .. }) in floors.iter().filter(|_| part.state == ReplicaState::Ready) {
             if let Some(slot) = self.rules.get(namespace).map(|rules| rules.slot) {
                 self.table.raise_floors(slot, partition, Floors { evicted: Version::ZERO, tombstone: *tombstone });
             }
         }
-        let Some(transfer) = self.ownership.expected(from, partition, part.after) else { return };
+        let Some(transfer) = self.ownership.expected(from, partition, part.awaited()) else { return };
         for (namespace, forgotten) in floors {
             let known = transfer.floors.entry(namespace).or_default();
             known.evicted = known.evicted.max(forgotten.evicted);
@@ -430,9 +492,8 @@ impl Shard {
 
     pub(crate) fn on_stream_refused(&mut self, now: Now, from: NodeId, id: u64, out: &mut dyn ShardOutbox) {
         self.hear(from);
-        if let Ok(partition) = u16::try_from(id) {
-            self.ownership.on_refused(now.mono, from, PartitionId(partition));
-            self.work_on_ownership(now, Some(PartitionId(partition)), out);
-        }
+        let partition = u16::try_from(id % (1 << PARTITION_BITS)).expect("16 bits remain");
+        self.ownership.on_refused(now.mono, from, PartitionId(partition));
+        self.work_on_ownership(now, Some(PartitionId(partition)), out);
     }
 }

@@ -26,6 +26,7 @@
 //!
 //! What it is not: comparison. Replicas that differ for other reasons are `anti_entropy`'s.
 
+use super::transfer::{Came, RETRY_AFTER, Transfer};
 use crate::{
     anti_entropy::readiness::{self, Readiness},
     canary::canary,
@@ -33,9 +34,9 @@ use crate::{
     limits::{TRANSFER_BYTES_PER_SECOND, TRANSFER_PART_BYTES},
     outbox::ShardReport,
     ring::{LayoutName, Ring},
-    storage::{ALL_COPIES, Floors, LowTrees},
+    storage::{ALL_COPIES, LowTrees},
     time::Mono,
-    value::Version,
+    value::{Hlc, Version},
     view::View,
     wire::peer::ReplicaState,
 };
@@ -48,9 +49,6 @@ use std::{
 const WINDOW: usize = 4;
 /// A part that does not come within this is asked for again, perhaps elsewhere.
 const PART_TIMEOUT: Duration = Duration::from_secs(1);
-/// After a refusal, or without anybody to ask; doubled with each in a row, three times at most.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
-const RETRY_DOUBLED_MAX: u32 = 3;
 /// Where a part found no room, nothing is asked for until others may have made some.
 const ROOM_AFTER: Duration = Duration::from_secs(5);
 /// Sources that were not Ready are asked again after this.
@@ -61,46 +59,6 @@ const DRAIN_EVERY: Duration = Duration::from_millis(20);
 /// How long one of so many shards takes for so many bytes within the budget of its node, in nanoseconds.
 fn pace(bytes: u64, shards: u16) -> u64 {
     bytes.saturating_mul(1_000_000_000 * u64::from(shards)) / TRANSFER_BYTES_PER_SECOND
-}
-
-/// One partition on its way here.
-#[derive(Debug, Default)]
-pub(crate) struct Transfer {
-    /// This copy votes, and lost nothing: its owners became too few.
-    intact: bool,
-    /// Who is asked now.
-    source: Option<NodeId>,
-    /// The last hash that came from the source.
-    pub(crate) after: Option<u64>,
-    /// Whether all that the source sent came from a Ready replica.
-    source_ready: bool,
-    /// When the part under way was asked for.
-    asked: Option<Mono>,
-    /// Not asked again before.
-    not_before: Mono,
-    /// Failures since the last part that came.
-    failures: u32,
-    /// Who failed last: others are asked first.
-    failed: Option<NodeId>,
-    /// Complete sources, and whether they were Ready.
-    done: BTreeMap<NodeId, bool>,
-    /// What the sources may have forgotten, by namespace.
-    pub(crate) floors: BTreeMap<NamespaceId, Floors>,
-    /// Up to which versions the source dropped tombstones as new (T), as far as it said.
-    shed: BTreeMap<NamespaceId, Version>,
-    /// The part under way is asked for a second time: T was not known before.
-    again: bool,
-}
-
-/// How far a part brought its transfer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Came {
-    /// Not at all: the same is asked for again.
-    Again,
-    /// The source goes on behind this hash.
-    UpTo(u64),
-    /// The source has no more.
-    All,
 }
 
 /// What is known of this shard's partitions in the active layouts.
@@ -153,6 +111,18 @@ pub(crate) fn copies_from(view: &View, node: NodeId, partition: PartitionId) -> 
 pub(crate) fn assigns(view: &View, (partition, copies): LowTrees) -> bool {
     let among = |ring: &Ring| readiness::owners(ring, (copies, partition)).iter().any(|it| ring.node(*it) == view.me);
     view.ring.iter().chain(&view.beside).any(|ring| among(ring))
+}
+
+/// A part to be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ask {
+    pub(crate) partition: PartitionId,
+    /// Whom.
+    pub(crate) member: u16,
+    /// Behind which hash.
+    pub(crate) after: Option<u64>,
+    /// The how manieth it is of its partition.
+    pub(crate) number: u64,
 }
 
 /// What a new view asks of the shard.
@@ -346,15 +316,15 @@ impl Ownership {
         (enough, sure, next)
     }
 
-    /// Transfers to ask a part for now: partition, whom, behind which hash. `reachable` says who can be asked. Each ask is
-    /// charged to the budget with a whole part, so that parts come one after the other and not by the window.
+    /// Transfers to ask a part for now; nothing that was written before them is above `began`. `reachable` says who can be asked.
+    /// Each ask is charged to the budget with a whole part, so that parts come one after the other and not by the window.
     pub(crate) fn due(
         &mut self,
-        now: Mono,
+        (now, began): (Mono, Hlc),
         view: &View,
         shards: u16,
         reachable: impl Fn(u16) -> bool,
-    ) -> Vec<(PartitionId, u16, Option<u64>)> {
+    ) -> Vec<Ask> {
         let mut asks = Vec::new();
         self.next_at = None;
         if !view.moving || self.wanted.is_empty() {
@@ -397,14 +367,16 @@ impl Ownership {
                 Some(member) => {
                     let node = ring.node(member);
                     if transfer.source != Some(node) {
-                        (transfer.source, transfer.after, transfer.source_ready) = (Some(node), None, true);
+                        (transfer.source, transfer.source_ready) = (Some(node), true);
                         transfer.begin();
                     }
                     (transfer.asked, transfer.failed) = (Some(now), None);
+                    transfer.asks += 1;
+                    transfer.began.get_or_insert(began);
                     under_way += 1;
                     // A timer that rings late may be made up for by one part.
                     self.free_at = self.free_at.max(Mono(now.0.saturating_sub(pace))) + Duration::from_nanos(pace);
-                    asks.push((partition, member, transfer.after));
+                    asks.push(Ask { partition, member, after: transfer.after, number: transfer.asks });
                 }
                 None if next.is_empty() => {
                     // All that can be asked were, and too few of them were Ready: perhaps they are by now.
@@ -427,25 +399,9 @@ impl Ownership {
         &mut self,
         from: NodeId,
         partition: PartitionId,
-        after: Option<u64>,
+        (after, ask): (Option<u64>, u64),
     ) -> Option<&mut Transfer> {
-        let transfer = self.wanted.get_mut(&partition)?;
-        (transfer.source == Some(from) && transfer.asked.is_some() && transfer.after == after).then_some(transfer)
-    }
-
-    /// The source under way of `partition` dropped tombstones up to these versions; whether its part must be asked for once more,
-    /// since what came from others after it was asked for was not refused.
-    pub(crate) fn on_shed(&mut self, partition: PartitionId, shed: &[(NamespaceId, Floors)]) -> bool {
-        let Some(transfer) = self.wanted.get_mut(&partition) else { return false };
-        let mut rose = false;
-        for (namespace, Floors { tombstone, .. }) in shed.iter().filter(|(_, floors)| floors.tombstone > Version::ZERO)
-        {
-            let known = transfer.shed.entry(*namespace).or_insert(Version::ZERO);
-            rose |= *known < *tombstone;
-            *known = (*known).max(*tombstone);
-        }
-        transfer.again = rose && !transfer.again;
-        transfer.again
+        self.wanted.get_mut(&partition).filter(|transfer| transfer.awaits(from, after, ask))
     }
 
     /// Up to which version the source that `partition` comes from dropped tombstones of a namespace: what it lacks, and is as old, is
@@ -454,6 +410,11 @@ impl Ownership {
     pub(crate) fn shed(&self, partition: PartitionId, namespace: NamespaceId) -> Version {
         let transfer = if self.wanted.is_empty() { None } else { self.wanted.get(&partition) };
         transfer.and_then(|transfer| transfer.shed.get(&namespace)).copied().unwrap_or(Version::ZERO)
+    }
+
+    /// What is older was not written since `partition` is moved here.
+    pub(crate) fn began(&self, partition: PartitionId) -> Hlc {
+        self.wanted.get(&partition).and_then(|transfer| transfer.began).unwrap_or(Hlc(0))
     }
 
     /// A part was taken in.
@@ -477,7 +438,6 @@ impl Ownership {
                 if let Some(source) = transfer.source.take() {
                     transfer.done.insert(source, transfer.source_ready);
                 }
-                transfer.after = None;
                 transfer.begin();
             }
         }
@@ -573,20 +533,5 @@ impl Ownership {
             self.reported = Some(report);
             report
         })
-    }
-}
-
-impl Transfer {
-    /// Another source says nothing of what this one dropped.
-    fn begin(&mut self) {
-        self.shed.clear();
-        self.again = false;
-    }
-
-    /// Whoever was asked does not answer: another one, or the same again from where it was.
-    fn fail(&mut self, now: Mono) {
-        (self.asked, self.failed) = (None, self.source);
-        self.not_before = now + RETRY_AFTER * (1 << self.failures.min(RETRY_DOUBLED_MAX));
-        self.failures += 1;
     }
 }

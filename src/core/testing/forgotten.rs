@@ -46,13 +46,30 @@ fn shed(also: bool) -> Rig {
     shed_with(also, 1)
 }
 
-fn shed_with(also: bool, seed: u64) -> Rig {
+/// A, B and C own every key, and there is D.
+fn four(seed: u64) -> Rig {
     let latency = (MILLI / 5, MILLI * 5);
     let namespaces = vec![Namespace { ack: Ack::Log, ..Namespace::new("kept") }];
     let (disks, memory, partitions) = (4, 1 << 20, PARTITIONS);
     let config = RigConfig { nodes: 4, memory, partitions, latency, seed, disks, namespaces, ..RigConfig::default() };
     let mut rig = Rig::new(config);
     found(&mut rig, &[A, B, C]);
+    rig
+}
+
+/// Deletes so much in other partitions that `nodes` drop tombstones of that of `k`.
+fn delete_elsewhere(rig: &mut Rig, nodes: &[usize]) {
+    let elsewhere = (0..).map(|at| format!("d{at}")).filter(|key| partition_of(key) != partition_of("k"));
+    for key in elsewhere.take(3_000) {
+        assert_written(&rig.call(A, &Call::delete(key).w(2)));
+    }
+    for node in nodes {
+        assert!(rig.stats(*node).tombstones < 3_000, "{} shed nothing", rig.stats(*node).tombstones);
+    }
+}
+
+fn shed_with(also: bool, seed: u64) -> Rig {
+    let mut rig = four(seed);
     assert_written(&rig.call(A, &put("old").w(3)));
     for key in neighbours().into_iter().filter(|_| also) {
         assert_written(&rig.call(A, &Call::put(key, "v").w(3)));
@@ -61,13 +78,7 @@ fn shed_with(also: bool, seed: u64) -> Rig {
     rig.cut(B, C);
     rig.all_believe_down(C, true);
     assert_written(&rig.call(A, &Call::delete("k").w(2)));
-    let elsewhere = (0..).map(|at| format!("d{at}")).filter(|key| partition_of(key) != partition_of("k"));
-    for key in elsewhere.take(3_000) {
-        assert_written(&rig.call(A, &Call::delete(key).w(2)));
-    }
-    for node in [A, B] {
-        assert!(rig.stats(node).tombstones < 3_000, "{} shed nothing", rig.stats(node).tombstones);
-    }
+    delete_elsewhere(&mut rig, &[A, B]);
     // Hints for C die.
     rig.run_for(Duration::from_secs(12 * 60));
     rig.heal();
@@ -186,6 +197,44 @@ fn d_pulls_from(rig: &mut Rig, first: usize, other: usize) {
     rig.cut(A, C);
     rig.cut(A, D);
     assert_eq!(rig.call(D, &get().strict()).status, Status::NotFound, "by C and D");
+}
+
+/// By a review: what a new owner acknowledged itself it had from nobody, and who missed it may drop newer tombstones before it is asked.
+#[test]
+fn a_new_owner_keeps_what_was_written_to_it() {
+    let mut rig = four(1);
+    rig.set_exchanges(false);
+    rig.begin_transition(&[A, C, D]);
+    let drop = |all: bool| {
+        move |_: usize, to: usize, message: &PeerMessage<'_>| match message {
+            PeerMessage::StreamPull { .. } if all => Fate::Drop,
+            PeerMessage::Replicate { kind: ReplicationKind::Hint | ReplicationKind::Repair { .. }, .. } if to == A => {
+                Fate::Drop
+            }
+            _ => Fate::Deliver,
+        }
+    };
+    rig.set_fate(drop(true));
+    rig.begin_moving();
+    rig.run_for(Duration::from_secs(2));
+    [B, C, D].into_iter().for_each(|other| rig.cut(A, other));
+    rig.all_believe_down(A, true);
+    assert_written(&rig.call(C, &put("live").strict()));
+    rig.heal();
+    rig.all_believe_down(A, false);
+    let near = (0..).map(|at| format!("n{at}")).filter(|key| partition_of(key) == partition_of("k"));
+    for key in near.take(20) {
+        assert_written(&rig.call(A, &Call::delete(key).w(3)));
+    }
+    delete_elsewhere(&mut rig, &[A]);
+    rig.set_fate(drop(false));
+    rig.wait_until_moved();
+    rig.flip();
+    rig.run_for(Duration::from_secs(1));
+    rig.retire();
+    rig.cut(A, C);
+    rig.cut(A, D);
+    assert_eq!(value(&rig.call(D, &get().strict())), Some("live"));
 }
 
 /// B, an owner before and after, lost its memory, and holds what was written since. While a part is on its way from A, C repairs.

@@ -338,7 +338,7 @@ pub enum PeerMessage<'a> {
         after: Option<u64>,
         /// The last hash of this part; `None`: the partition ends with it.
         last: Option<u64>,
-        /// Entries and, with the last part, forget floors: see `wire::stream`.
+        /// Entries, and forget floors: see `wire::stream`.
         body: &'a [u8],
     },
     /// No such part can be had from here now.

@@ -1,6 +1,6 @@
 //! What one part of a streamed partition holds: entries, ghosts, and what was forgotten (PROTOCOL §2 "Range transfer").
 //!
-//! Two lists in one frame of their own: entries and ghosts in the order of their keys' hashes, and with the last part the
+//! Lists in one frame of their own: entries and ghosts in the order of their keys' hashes, and with the last part the
 //! forget floors of each namespace. Where tombstones were dropped as new (T), every part tells those, and first of all in which
 //! leaves it lists all that the source holds. Read one by one, borrowing: a part of any size allocates nothing before it is looked at.
 
