@@ -185,8 +185,7 @@ impl Shard {
     }
 
     /// What is held is void, all of it: it goes from memory now, and from the disk by and by.
-    pub(crate) fn remove_records(&mut self, out: &mut dyn ShardOutbox) {
-        self.store_changes(out);
+    pub(crate) fn remove_records(&mut self) {
         let Self { table, spaces, durable: Durable { removals, key, .. }, .. } = self;
         table.remove_records(|gone| {
             for Changed { slot, hash, key: name } in gone {

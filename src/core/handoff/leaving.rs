@@ -70,9 +70,11 @@ impl Shard {
         let dropped: Vec<LowTrees> =
             dropped.into_iter().filter(|(_, copies)| self.table.copies_min() <= *copies).collect();
         if lapsed {
+            // What changed before is of the term before.
+            self.store_changes(out);
             // All first: a crash half way must not leave some of it valid, for the next process may not lapse.
             dropped.iter().for_each(|trees| self.void_trees(now, *trees, out));
-            self.remove_records(out);
+            self.remove_records();
         }
         // Counted when it is decided: that is what must not be while an active layout assigns them.
         self.stats.partitions_dropped += dropped.len() as u64;

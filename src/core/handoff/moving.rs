@@ -9,8 +9,8 @@
 //!
 //! What one source sent may have been deleted at the next one, which then dropped the tombstone as new (T). As in a comparison
 //! (`anti_entropy::delta`) a copy that lost its memory, as new ones did, gives up what the next one lacks and is as old, but for what was
-//! written since it is one of those that writes need; and takes no repair that is as old from when T is known: the part that told it is
-//! asked for again.
+//! written since it is one of those that writes need; and takes nothing as old from anybody else from when T is known: the part that told it
+//! is asked for again.
 
 use super::{
     ownership::{self, Ask},
@@ -33,7 +33,7 @@ use crate::{
     value::{Entry, Hlc, Version},
     view::View,
     wire::{
-        peer::{Header, KeyRef, PeerMessage, Refusal, ReplicaState, Replicated, ReplicationKind},
+        peer::{Header, KeyRef, PeerMessage, Refusal, ReplicaState},
         stream::{self, Item},
     },
 };
@@ -102,7 +102,8 @@ impl Shard {
     pub(crate) fn on_layouts(&mut self, now: Now, view: &Arc<View>, out: &mut dyn ShardOutbox) {
         let (shards, shard) = (self.config.shards, self.config.shard.0);
         let mine = (0..self.config.partitions).filter(|at| at % shards == shard).map(PartitionId);
-        let cleanup = self.ownership.on_view(now.mono, view, mine, &self.anti_entropy.readiness);
+        let stamp = Hlc::at(self.clock.wall(now) + CLOCK_OFFSET_MAX);
+        let cleanup = self.ownership.on_view((now.mono, stamp), view, mine, &self.anti_entropy.readiness);
         self.let_go(now, cleanup, out);
         self.work_on_ownership(now, None, out);
     }
@@ -115,8 +116,7 @@ impl Shard {
         }
         let peers = &self.peers;
         let reachable = |member: u16| coordinator::is_up(&view, member) && peers.may_ask(member, now.mono);
-        let began = Hlc::at(self.clock.wall(now) + CLOCK_OFFSET_MAX);
-        let asks = self.ownership.due((now.mono, began), &view, self.config.shards, reachable);
+        let asks = self.ownership.due(now.mono, &view, self.config.shards, reachable);
         // The clock is read only for what is sent: reading it ticks it.
         if let Some(newest) = view.newest().map(|ring| ring.name()).filter(|_| !asks.is_empty()) {
             let deadline_ms = u32::try_from(WRITE_TIMEOUT.as_millis()).expect("half a second");
@@ -221,26 +221,6 @@ impl Shard {
         oldest.is_some_and(|ring| ring.index_of(self.view.me).is_some_and(|me| owns_tree(ring, tree, me)))
     }
 
-    /// What a replica says to a repair or a hint of what the source of its partition lacks, and may have deleted. A hint is kept: another
-    /// source may know better.
-    pub(crate) fn refuse_deleted(
-        &self,
-        slot: NamespaceSlot,
-        kind: ReplicationKind,
-        key: &KeyRef<'_>,
-        entry: &Entry<'_>,
-    ) -> Option<Replicated> {
-        let version = self.ownership.shed(key.hash.partition(self.config.partitions), key.namespace);
-        if entry.version > version || !matches!(self.table.peek(slot, key.hash, key.key), Lookup::Absent) {
-            return None;
-        }
-        match kind {
-            ReplicationKind::Hint => Some(Replicated::Refused(Refusal::Overloaded)),
-            ReplicationKind::Repair { .. } => Some(Replicated::Superseded { version, hold_until: None }),
-            ReplicationKind::Client | ReplicationKind::Stream => None,
-        }
-    }
-
     /// The next part of a partition, and its last hash unless the partition ends with it: entries of namespaces with at least so
     /// many copies, in the leaves that differ from those that the asker holds. Looks at all of them, of deleted namespaces too:
     /// elsewhere one may be there again, and what is left of it here be of its next life.
@@ -336,7 +316,7 @@ impl Shard {
         if self.durable.stores() && !self.make_room_for(2 * part.body.len() as u64) {
             self.stats.entries_without_room += 1;
             self.ownership.on_full(now.mono);
-            self.ownership.on_refused(now.mono, from, partition);
+            self.ownership.on_refused(now.mono, from, partition, part.awaited().1);
             return self.work_on_ownership(now, Some(partition), out);
         }
         match self.take_part(now, part) {
@@ -346,7 +326,7 @@ impl Shard {
                 self.stats.moved_bytes += bytes;
                 self.ownership.on_part(partition, part.state, far, (bytes, self.config.shards));
             }
-            None => self.ownership.on_refused(now.mono, from, partition),
+            None => self.ownership.on_refused(now.mono, from, partition, part.awaited().1),
         }
         self.work_on_ownership(now, Some(partition), out);
     }
@@ -376,8 +356,7 @@ impl Shard {
     /// is among those that are, and have to be asked.
     fn take_word(&mut self, from: NodeId, part: &Part<'_>, mut told: Told) -> Came {
         if part.state == ReplicaState::Ready {
-            let began = self.ownership.began(part.partition);
-            self.give_up_deleted(part, &told, began);
+            self.give_up_deleted(part, &told);
             let transfer = self.ownership.expected(from, part.partition, part.awaited());
             if transfer.is_some_and(|transfer| transfer.on_shed(&told.floors)) {
                 return Came::Again;
@@ -390,8 +369,8 @@ impl Shard {
         Came::UpTo(last)
     }
 
-    /// Gives up what was here or came before `began`, where the source of a part lacks it and dropped tombstones as new.
-    fn give_up_deleted(&mut self, part: &Part<'_>, told: &Told, began: Hlc) {
+    /// Gives up what came from others, where the source of a part lacks it and dropped tombstones as new.
+    fn give_up_deleted(&mut self, part: &Part<'_>, told: &Told) {
         if !told.leaves.len().is_power_of_two() || told.leaves.len().ilog2() > self.table.leaf_bits() {
             return;
         }
@@ -409,7 +388,7 @@ impl Shard {
                 };
                 let lost = self.anti_entropy.readiness.has_lost(tree, self.config.disk && rules.ack.is_durable());
                 let is_old = shed.get(&mine.namespace).is_some_and(|tombstone| mine.version <= *tombstone);
-                let is_old = is_old && mine.version.hlc <= began;
+                let is_old = is_old && mine.version.hlc <= self.ownership.began();
                 if lost && is_old && !mine.ghost && !told.listed.contains(&(mine.hash, mine.namespace)) {
                     self.table.forget(rules.slot, mine.hash, mine.version, mine.entry_hash);
                 }
@@ -493,7 +472,7 @@ impl Shard {
     pub(crate) fn on_stream_refused(&mut self, now: Now, from: NodeId, id: u64, out: &mut dyn ShardOutbox) {
         self.hear(from);
         let partition = u16::try_from(id % (1 << PARTITION_BITS)).expect("16 bits remain");
-        self.ownership.on_refused(now.mono, from, PartitionId(partition));
+        self.ownership.on_refused(now.mono, from, PartitionId(partition), id >> PARTITION_BITS);
         self.work_on_ownership(now, Some(PartitionId(partition)), out);
     }
 }

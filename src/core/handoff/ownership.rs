@@ -72,6 +72,10 @@ pub(crate) struct Ownership {
     /// Partitions that came from too few Ready owners, and the layout they came for.
     unsure: BTreeMap<PartitionId, LayoutName>,
     wanted: BTreeMap<PartitionId, Transfer>,
+    /// How many parts were asked for.
+    asks: u64,
+    /// What was written before the newest layout was known here, or before the last lapse, is not above this.
+    began: Hlc,
     /// Partitions whose owners became too few that came all the same, and the layout they came for.
     filled: BTreeMap<PartitionId, LayoutName>,
     /// Partitions of the newest layout here.
@@ -121,7 +125,7 @@ pub(crate) struct Ask {
     pub(crate) member: u16,
     /// Behind which hash.
     pub(crate) after: Option<u64>,
-    /// The how manieth it is of its partition.
+    /// The how manieth of this shard it is.
     pub(crate) number: u64,
 }
 
@@ -187,7 +191,7 @@ impl Ownership {
     /// Takes a new snapshot. `mine` are the partitions of this shard, `readiness` knows the snapshot already.
     pub(crate) fn on_view(
         &mut self,
-        now: Mono,
+        (now, stamp): (Mono, Hlc),
         view: &View,
         mine: impl Iterator<Item = PartitionId>,
         readiness: &Readiness,
@@ -197,7 +201,8 @@ impl Ownership {
         };
         let pair = (newest.name(), read.name());
         if self.pair != Some(pair) {
-            if self.pair.is_some_and(|(before, _)| before != pair.0) {
+            if self.pair.is_none_or(|(before, _)| before != pair.0) {
+                self.began = stamp;
                 // What was asked of the sources so far were the trees that another layout assigns here.
                 self.wanted.clear();
             }
@@ -208,6 +213,7 @@ impl Ownership {
         let lapsed = view.lapses > self.lapses;
         self.lapses = view.lapses;
         if lapsed {
+            self.began = stamp;
             // What came was emptied with the rest, and what is on its way leaves out what was held before.
             self.unsure.clear();
             self.wanted.clear();
@@ -277,7 +283,8 @@ impl Ownership {
         if lacks && self.unsure.get(&partition).copied() != view.newest().map(|ring| ring.name()) {
             let intact = !self.quorums.iter().any(|(copies, _)| readiness.is_warming((*copies, partition)));
             let transfer = self.wanted.entry(partition);
-            transfer.or_insert_with(|| Transfer { intact, ..Transfer::default() }).intact &= intact;
+            let since = self.asks + 1;
+            transfer.or_insert_with(|| Transfer { intact, since, ..Transfer::default() }).intact &= intact;
         } else {
             self.wanted.remove(&partition);
         }
@@ -316,15 +323,9 @@ impl Ownership {
         (enough, sure, next)
     }
 
-    /// Transfers to ask a part for now; nothing that was written before them is above `began`. `reachable` says who can be asked.
+    /// Transfers to ask a part for now. `reachable` says who can be asked.
     /// Each ask is charged to the budget with a whole part, so that parts come one after the other and not by the window.
-    pub(crate) fn due(
-        &mut self,
-        (now, began): (Mono, Hlc),
-        view: &View,
-        shards: u16,
-        reachable: impl Fn(u16) -> bool,
-    ) -> Vec<Ask> {
+    pub(crate) fn due(&mut self, now: Mono, view: &View, shards: u16, reachable: impl Fn(u16) -> bool) -> Vec<Ask> {
         let mut asks = Vec::new();
         self.next_at = None;
         if !view.moving || self.wanted.is_empty() {
@@ -371,12 +372,12 @@ impl Ownership {
                         transfer.begin();
                     }
                     (transfer.asked, transfer.failed) = (Some(now), None);
-                    transfer.asks += 1;
-                    transfer.began.get_or_insert(began);
+                    self.asks += 1;
+                    transfer.ask = self.asks;
                     under_way += 1;
                     // A timer that rings late may be made up for by one part.
                     self.free_at = self.free_at.max(Mono(now.0.saturating_sub(pace))) + Duration::from_nanos(pace);
-                    asks.push(Ask { partition, member, after: transfer.after, number: transfer.asks });
+                    asks.push(Ask { partition, member, after: transfer.after, number: transfer.ask });
                 }
                 None if next.is_empty() => {
                     // All that can be asked were, and too few of them were Ready: perhaps they are by now.
@@ -412,9 +413,9 @@ impl Ownership {
         transfer.and_then(|transfer| transfer.shed.get(&namespace)).copied().unwrap_or(Version::ZERO)
     }
 
-    /// What is older was not written since `partition` is moved here.
-    pub(crate) fn began(&self, partition: PartitionId) -> Hlc {
-        self.wanted.get(&partition).and_then(|transfer| transfer.began).unwrap_or(Hlc(0))
+    /// What is newer was written since this node is one of those that writes under the newest layout need.
+    pub(crate) fn began(&self) -> Hlc {
+        self.began
     }
 
     /// A part was taken in.
@@ -444,8 +445,8 @@ impl Ownership {
     }
 
     /// A part could not be had, or not be taken in.
-    pub(crate) fn on_refused(&mut self, now: Mono, from: NodeId, partition: PartitionId) {
-        if let Some(transfer) = self.wanted.get_mut(&partition).filter(|it| it.source == Some(from)) {
+    pub(crate) fn on_refused(&mut self, now: Mono, from: NodeId, partition: PartitionId, ask: u64) {
+        if let Some(transfer) = self.wanted.get_mut(&partition).filter(|it| it.is_from(from, ask)) {
             transfer.fail(now);
         }
     }

@@ -115,7 +115,6 @@ impl Shard {
                 (None, ReplicaState::Fallback) => (ReplicaState::Fallback, Replicated::Refused(Refusal::NotOwner)),
                 (None, state) => {
                     let refused = self.refuse_hint(now, kind, entry);
-                    let refused = refused.or_else(|| self.refuse_deleted(slot, kind, key, entry));
                     let outcome = refused.unwrap_or_else(|| self.apply(now, slot, key, entry));
                     if (kind, outcome) == (ReplicationKind::Repair { popular: true }, Replicated::Applied) {
                         self.table.credit(slot, key.hash, key.key);
@@ -148,8 +147,9 @@ impl Shard {
     /// Joins an entry into what is held, unless it is not above what was forgotten.
     pub(crate) fn apply(&mut self, now: Now, slot: NamespaceSlot, key: &KeyRef<'_>, entry: &Entry<'_>) -> Replicated {
         let wall = self.clock.wall(now);
-        let floors = self.table.floors(slot, key.hash.partition(self.config.partitions));
-        let floor = floors.evicted.max(floors.tombstone);
+        let partition = key.hash.partition(self.config.partitions);
+        let floors = self.table.floors(slot, partition);
+        let floor = floors.evicted.max(floors.tombstone).max(self.ownership.shed(partition, key.namespace));
         // A version above every floor needs no look-up of its own: the put finds ghosts and newer entries by itself.
         if entry.version <= floor && !canary!(K17) {
             match self.table.peek(slot, key.hash, key.key) {

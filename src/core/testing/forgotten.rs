@@ -215,7 +215,6 @@ fn a_new_owner_keeps_what_was_written_to_it() {
         }
     };
     rig.set_fate(drop(true));
-    rig.begin_moving();
     rig.run_for(Duration::from_secs(2));
     [B, C, D].into_iter().for_each(|other| rig.cut(A, other));
     rig.all_believe_down(A, true);
@@ -228,6 +227,7 @@ fn a_new_owner_keeps_what_was_written_to_it() {
     }
     delete_elsewhere(&mut rig, &[A]);
     rig.set_fate(drop(false));
+    rig.begin_moving();
     rig.wait_until_moved();
     rig.flip();
     rig.run_for(Duration::from_secs(1));
@@ -240,7 +240,7 @@ fn a_new_owner_keeps_what_was_written_to_it() {
 /// B, an owner before and after, lost its memory, and holds what was written since. While a part is on its way from A, C repairs.
 #[test]
 fn what_others_give_while_a_part_is_on_its_way_is_given_up_or_refused() {
-    for (which, given_up) in [(1, 1), (2, 0)] {
+    for (which, given_up, reads) in [(1, 1, false), (2, 0, false), (1, 1, true), (2, 0, true)] {
         let mut rig = shed(false);
         let version = rig.call(C, &get().r(1)).version.expect("it missed the delete");
         rig.begin_transition(&[A, B, C]);
@@ -263,7 +263,15 @@ fn what_others_give_while_a_part_is_on_its_way_is_given_up_or_refused() {
             rig.run_for(if rig.held() == 0 { MILLI } else { Duration::ZERO });
         }
         assert_eq!(rig.held(), 1, "no part {which}");
-        c_repairs(&mut rig, version);
+        if reads {
+            // What a read finds B to be without it takes from C itself.
+            rig.cut(A, B);
+            rig.call(B, &get().r(1));
+            rig.run_for(MILLI * 10);
+            rig.heal();
+        } else {
+            c_repairs(&mut rig, version);
+        }
         rig.clear_fate();
         rig.release();
         rig.wait_until_moved();
