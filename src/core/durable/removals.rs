@@ -5,7 +5,8 @@
 //! than the memory that they took themselves, and go some at a time: the next ones once the disk has answered for those before.
 //!
 //! Nothing depends on it: what is void is so by its term (`record`). A key under which something is held again is left out; its new
-//! record took the place of the old one, or will. What the disk refused waits again.
+//! record took the place of the old one, or will. (Where the namespace is not stored any more there is none: the old one is found, and passed
+//! over, at each start.) What the disk refused waits again.
 
 use super::{packed::Packed, record};
 use crate::{id::KeyHasher, time::Mono};
