@@ -100,7 +100,7 @@ pub struct Node {
     reports: BTreeMap<u16, ShardReport>,
     /// How often the layouts went on without this node.
     lapses: u64,
-    /// The newest layout on its disk, if an earlier process said there that it has all of it.
+    /// The layout that this process settled last, or that an earlier one said on its disk that it has all of.
     settled: Option<LayoutName>,
     /// The state and the live peers for which no new layout was due.
     looked: Option<(u64, Vec<NodeId>)>,

@@ -288,6 +288,94 @@ fn a_member_that_was_skipped_with_another_layout_of_that_epoch_is_emptied() {
     assert!(lesser > 0 && greater > 0);
 }
 
+/// By a review: who gave it up was cut off before it heard that the older layout retired, and met it first.
+#[test]
+fn a_member_that_was_skipped_is_emptied_though_its_conflict_was_settled_beside_the_older_layout() {
+    let begin = || {
+        let mut rig = ControlRig::new(42);
+        let nodes = mesh(&mut rig, |config| config.cluster.manual_layout = true);
+        nodes[..2].iter().for_each(|other| rig.cut(nodes[2], *other));
+        for (node, weight) in [(nodes[2], 50), (nodes[0], 70)] {
+            change(&mut rig, node, LayoutChange::Weight(id(2), weight));
+            assert_eq!(change(&mut rig, node, LayoutChange::Commit(2)), ControlReply::Changed(true));
+        }
+        rig.run(seconds(20));
+        change(&mut rig, nodes[0], LayoutChange::SkipDead);
+        (rig, nodes)
+    };
+    let active = |rig: &ControlRig, node| {
+        let view = rig.view(node);
+        let mut epochs: Vec<u64> = view.ring.iter().chain(&view.beside).map(|ring| ring.name().epoch).collect();
+        epochs.sort_unstable();
+        epochs
+    };
+    let (mut rig, nodes) = begin();
+    let retires = |rig: &ControlRig| nodes.iter().any(|node| active(rig, *node) == [2]);
+    let retired = rig.run_until(seconds(30), retires).expect("the others go on without it");
+    let mut met = 0;
+    for early in (1..30u64).map(|step| Duration::from_micros(step * 100)) {
+        let (mut rig, nodes) = begin();
+        rig.run(retired - early);
+        rig.cut(nodes[0], nodes[1]);
+        rig.run(seconds(20));
+        let (knows, waits) = match [nodes[0], nodes[1]].map(|node| active(&rig, node).len()) {
+            [1, 2] => (nodes[0], nodes[1]),
+            [2, 1] => (nodes[1], nodes[0]),
+            _ => continue,
+        };
+        met += 1;
+        rig.heal();
+        [waits, nodes[2]].into_iter().for_each(|other| rig.cut(knows, other));
+        rig.run(seconds(60));
+        assert_eq!([knows, waits, nodes[2]].map(|node| active(&rig, node)), [vec![2], vec![1, 3], vec![1, 3]]);
+        assert_eq!([waits, nodes[2]].map(|node| rig.view(node).lapses), [0, 0], "nothing that they know of went by");
+        rig.heal();
+        assert!(rig.run_until(seconds(60), |rig| on(rig, &nodes, 3)).is_some(), "{:#?}", rig.status(nodes[2]));
+        assert_eq!([knows, waits, nodes[2]].map(|node| rig.view(node).lapses), [0, 0, 1], "cut off {early:?} before");
+    }
+    assert!(met > 0, "both retired it each time, or neither");
+}
+
+/// Nothing is promised across two meshes: one joins the other, and its members take nothing old for Ready.
+#[test]
+fn of_two_meshes_that_meet_half_way_through_a_transition_one_starts_empty() {
+    let mut rig = ControlRig::new(43);
+    let mut start = |number, seeds: &[u16]| {
+        let mut config = rig.config(number);
+        config.cluster.bootstrap_expect = 1;
+        config.seeds = seeds.iter().map(|seed| ControlRig::address(*seed)).collect();
+        let index = rig.start(config);
+        rig.run(seconds(1));
+        rig.set_moves(index, seeds.is_empty());
+        rig.run(seconds(20));
+        index
+    };
+    let meshes = [(start(1, &[]), start(2, &[1])), (start(3, &[]), start(4, &[3]))];
+    let bases = meshes.map(|(founder, joiner)| {
+        let half_way = |node| rig.view(node).oldest().zip(rig.view(node).beside.as_ref()).is_some();
+        assert!(half_way(founder) && half_way(joiner), "{:#?}", rig.status(joiner));
+        rig.view(founder).oldest().expect("it has a layout").name()
+    });
+    let between = rig.start({
+        let mut config = rig.config(5);
+        config.seeds = vec![ControlRig::address(1), ControlRig::address(3)];
+        config
+    });
+    rig.run(seconds(20));
+    let mut all = vec![between];
+    for (founder, joiner) in meshes {
+        all.extend([founder, joiner]);
+        rig.set_moves(joiner, true);
+    }
+    let agree = |rig: &ControlRig| {
+        all.iter()
+            .all(|node| rig.view(*node).agreed && rig.view(*node).beside.is_none() && members(rig, *node).len() == 5)
+    };
+    assert!(rig.run_until(seconds(120), agree).is_some(), "{:#?}", rig.status(between));
+    let lapses = meshes.map(|(founder, joiner)| [founder, joiner].map(|node| rig.view(node).lapses));
+    assert_eq!(lapses, if bases[0] > bases[1] { [[0, 0], [1, 1]] } else { [[1, 1], [0, 0]] });
+}
+
 #[test]
 fn changes_during_a_transition_wait_and_become_one() {
     let mut rig = ControlRig::new(36);

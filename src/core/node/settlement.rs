@@ -184,8 +184,7 @@ impl Node {
     fn adopt(&mut self, now: Now, out: &mut dyn NodeOutbox) {
         let me = self.config.node;
         let Some(newest) = self.replicated.layouts().current_name() else { return };
-        let before = self.rings().map(|ring| ring.name()).max();
-        let oldest = self.rings().map(|ring| ring.name()).min();
+        let before = self.known();
         let was_member = self.rings().any(|ring| ring.index_of(me).is_some());
         loop {
             self.make_rings();
@@ -198,28 +197,28 @@ impl Node {
             }
             self.unsent = true;
             self.stage_reached = Some((newest, stage));
+            if stage == Stage::Settled {
+                self.settled = Some(newest);
+            }
         }
         if self.replicated.update(|roles, layouts| layouts.retire(roles)) {
             self.unsent = true;
             self.make_rings();
         }
-        if let Some(left) = oldest.filter(|left| self.rings().map(|ring| ring.name()).min() > Some(*left)) {
+        let oldest = before.map(|(oldest, _)| oldest);
+        if let Some(left) = oldest.filter(|left| self.known().is_some_and(|(oldest, _)| oldest > *left)) {
             out.event(NodeEvent::LayoutRetired { epoch: left.epoch });
         }
         let layouts = self.replicated.layouts();
         let member = layouts.active().iter().any(|layout| layout.member(me).is_some());
         let of = |layout: Option<&Layout>| layout.is_some_and(|layout| layout.member(me).is_some());
         let arrives = layouts.in_transition() && of(layouts.current()) && !of(layouts.active().first());
-        if before != Some(newest) {
+        if before.is_none_or(|(_, last)| last != newest) {
             let members = layouts.current().map_or(0, |layout| layout.members.len());
             out.event(NodeEvent::LayoutAdopted { epoch: newest.epoch, members });
         }
-        // Given up, and a layout went by that it never heard of: what it holds is of before that. Its own may be of the same epoch.
-        let went_by = |before: LayoutName| {
-            let oldest = layouts.names().first().filter(|oldest| before.epoch <= oldest.epoch);
-            oldest.is_some() && !layouts.names().contains(&before)
-        };
-        let overtaken = before.is_some_and(went_by);
+        let overtaken =
+            before.zip(layouts.names().first()).is_some_and(|(before, base)| self.is_overtaken(before, *base));
         if layouts.in_transition() && member && was_member && overtaken {
             self.lapse(now);
         }
@@ -228,7 +227,7 @@ impl Node {
             self.completed = Some(newest);
             // Others completed the transition, and this process had no part in that: it was given up meanwhile. An earlier one had, if
             // its disk says so: what others say of it may be what they said when they gave it up.
-            let took_part = self.stage_reached == Some((newest, Stage::Settled)) || self.settled == Some(newest);
+            let took_part = self.settled == Some(newest);
             if before.is_some() && of(layouts.current()) && !took_part {
                 self.lapse(now);
             }
@@ -239,11 +238,25 @@ impl Node {
         self.standing.observe(member, arrives, replaces, agreed, now.mono);
     }
 
+    /// Whether the others came to `base`, now the oldest active layout, without this node, which knew these two before, the older
+    /// first: it was given up, and what it holds is of before that. Its own may be of the same epoch; or newer, where it was cut off
+    /// with another that had come to `base`, and settled a conflict with that one beside an older layout. That other one gave up
+    /// nothing. Of two meshes that merge while a layout of theirs is in transition, one joins the other in the same way.
+    fn is_overtaken(&self, (oldest, newest): (LayoutName, LayoutName), base: LayoutName) -> bool {
+        ![oldest, newest].contains(&base) && self.settled != Some(base)
+    }
+
     /// The layouts went on without this node, or its disk is older than what it told: its shards begin anew.
     pub(super) fn lapse(&mut self, now: Now) {
         self.lapses += 1;
         (self.stage_reached, self.settled) = (None, None);
         self.standing.lapse(now.mono);
+    }
+
+    /// The oldest and the newest layout that it has rings of.
+    fn known(&self) -> Option<(LayoutName, LayoutName)> {
+        let names = || self.rings().map(|ring| ring.name());
+        names().min().zip(names().max())
     }
 
     fn rings(&self) -> impl Iterator<Item = &Arc<Ring>> {
