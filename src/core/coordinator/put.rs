@@ -80,6 +80,8 @@ pub(crate) struct Votes {
     restamps_left: u8,
     /// Nobody waits for silent owners any more: patience ran out.
     impatient: bool,
+    /// How many were asked when patience ran out last: those of them who are out are silent.
+    silent: u8,
     /// Others are sent a newer write that took this one's place at the coordinator: what they hold is not this one.
     lost: bool,
     /// Somebody may hold it of whom nothing is said here any more.
@@ -102,6 +104,7 @@ impl Votes {
             strict,
             restamps_left: crate::limits::RESTAMPS_MAX,
             impatient: false,
+            silent: 0,
             lost: false,
             gone: false,
             reported: Version::ZERO,
@@ -179,9 +182,25 @@ impl Votes {
         self.hold_until = self.hold_until.max(hold_until);
     }
 
-    /// Silent owners no longer keep provisional votes from counting; `false` if that was so before.
-    pub(crate) fn lose_patience(&mut self) -> bool {
-        !std::mem::replace(&mut self.impatient, true)
+    /// Silent owners no longer keep provisional votes from counting, and silent stand-ins stand for nobody. Says who of those that
+    /// were asked since this was called last is silent.
+    pub(crate) fn lose_patience(&mut self) -> Vec<u16> {
+        self.impatient = true;
+        let len = u8::try_from(self.targets.len()).expect("at most WRITE_TARGETS_MAX");
+        let known = std::mem::replace(&mut self.silent, len);
+        let silent = (usize::from(known)..usize::from(len)).filter(|at| self.targets.answer(*at) == Answer::Pending);
+        silent.map(|at| self.targets.member(at)).collect()
+    }
+
+    /// The owners for whom a stand-in was asked that has not failed, and may answer yet.
+    pub(crate) fn covered(&self) -> impl Iterator<Item = u16> + '_ {
+        let stands = |at: &usize| match self.targets.answer(*at) {
+            Answer::Applied(_) => true,
+            Answer::Pending => *at >= usize::from(self.silent),
+            Answer::Unasked | Answer::Superseded(_) | Answer::Unstored | Answer::Outsized | Answer::Lost => false,
+        };
+        let stand_ins = self.targets.owners()..self.targets.len();
+        stand_ins.filter(stands).filter_map(|at| self.targets.covers(at))
     }
 
     /// Whether patience ran out.

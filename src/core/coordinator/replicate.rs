@@ -4,12 +4,7 @@
 //! told for whom. A re-stamp is a new request under a new number, so that an answer to the first stamp never counts for
 //! the second.
 
-use super::{
-    Operation, OperationId, Phase,
-    put::Answer,
-    quorum::{Targets, WRITE_TARGETS_MAX},
-    write::own_answer,
-};
+use super::{Operation, OperationId, Phase, put::Answer, write::own_answer};
 use crate::{
     canary::canary,
     outbox::ShardOutbox,
@@ -62,8 +57,8 @@ impl Shard {
         }
     }
 
-    /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in yet; or the owner itself,
-    /// if it answers again. Where none is left it is asked, too, as a probe or while one is under way, or a stand-in while one of its is:
+    /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in who may answer yet; or the
+    /// owner itself, if it answers again. Where none is left it is asked, too, as a probe or while one is under way, or a stand-in while one of its is:
     /// with W = all in a mesh of N nodes, or with two nodes left, nobody else can serve (simulator, seeds 7001268, 200e4). Nobody stands
     /// in for the owners of a strict write. Whether anybody was asked.
     pub(super) fn send_to_fallbacks(
@@ -87,7 +82,7 @@ impl Shard {
             .filter(|at| votes.is_impatient() || targets.answer(*at) != Answer::Pending)
             .map(|at| targets.member(at))
             .filter(|member| {
-                *member != u16::MAX && Some(*member) != me && !covered(&targets).any(|owner| owner == *member)
+                *member != u16::MAX && Some(*member) != me && !votes.covered().any(|owner| owner == *member)
             })
             .collect();
         if missing.is_empty() {
@@ -262,12 +257,4 @@ impl Shard {
         }
         self.advance_write(now, id, out);
     }
-}
-
-/// The owners for whom a fallback was asked and has not failed.
-pub(super) fn covered(targets: &Targets<Answer, WRITE_TARGETS_MAX>) -> impl Iterator<Item = u16> + '_ {
-    let fallbacks = targets.owners()..targets.len();
-    fallbacks
-        .filter(|at| matches!(targets.answer(*at), Answer::Applied(_) | Answer::Pending))
-        .filter_map(|at| targets.covers(at))
 }

@@ -9,7 +9,7 @@ use super::{
     Change, Guarded, Operation, OperationId, Origin, Phase, Refused, Subject,
     put::{Answer, Outcome, Verdict, Votes},
     refused,
-    replicate::{BEYOND_THE_CLOCK, covered},
+    replicate::BEYOND_THE_CLOCK,
 };
 use crate::{
     canary::canary,
@@ -411,7 +411,7 @@ impl Shard {
         let missing = (0..votes.targets.owners())
             .filter(|at| matches!(votes.targets.answer(*at), Answer::Unasked | Answer::Lost))
             .map(|at| votes.targets.member(at))
-            .filter(|owner| !covered(&votes.targets).any(|held| held == *owner))
+            .filter(|owner| !votes.covered().any(|held| held == *owner))
             .filter_map(|owner| view.members.get(usize::from(owner)))
             .filter(|member| member.node != view.me);
         for member in missing {
@@ -424,12 +424,12 @@ impl Shard {
     pub(super) fn on_write_patience(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let Phase::Write { votes, .. } = &mut operation.phase else { return };
-        let first = votes.lose_patience();
+        let silent = votes.lose_patience();
         let (waits, asked) = (operation.origin != Origin::Nobody, operation.started);
-        if first {
-            for member in self.silent_owners(id) {
-                self.peers.on_timeout(member, asked, now.mono);
-            }
+        let me = self.view.ring.as_ref().and_then(|ring| ring.index_of(self.view.me));
+        // Its own vote waits for the disk: that is no silence of a peer.
+        for member in silent.into_iter().filter(|member| Some(*member) != me) {
+            self.peers.on_timeout(member, asked, now.mono);
         }
         if waits {
             self.try_fallbacks(now, id, out);
@@ -440,16 +440,6 @@ impl Shard {
             let in_flight = &self.in_flight;
             self.write_patience.push(now.mono, id, |id| in_flight.is_over(id));
         }
-    }
-
-    fn silent_owners(&mut self, id: OperationId) -> Vec<u16> {
-        let me = self.view.ring.as_ref().and_then(|ring| ring.index_of(self.view.me));
-        let Some(Operation { phase: Phase::Write { votes, .. }, .. }) = self.in_flight.get_mut(id) else {
-            return Vec::new();
-        };
-        let asked = (0..votes.targets.len()).filter(|at| votes.targets.answer(*at) == Answer::Pending);
-        // Its own vote waits for the disk: that is no silence of a peer.
-        asked.map(|at| votes.targets.member(at)).filter(|member| Some(*member) != me).collect()
     }
 
     pub(super) fn on_write_timeout(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {

@@ -105,3 +105,66 @@ impl Transfer {
         self.failures += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Hlc;
+
+    const SOURCE: NodeId = NodeId(7);
+
+    fn told(hlc: u64) -> [(NamespaceId, Floors); 1] {
+        let version = |hlc| Version { hlc: Hlc(hlc), ..Version::ZERO };
+        [(NamespaceId::of("n"), Floors { evicted: version(99), tombstone: version(hlc) })]
+    }
+
+    /// One that asked `SOURCE` for the part behind `after`, and has asked so often.
+    fn asked(after: Option<u64>, ask: u64) -> Transfer {
+        Transfer { source: Some(SOURCE), after, asked: Some(Mono(1)), ask, since: 3, ..Transfer::default() }
+    }
+
+    #[test]
+    fn an_answer_is_taken_once_from_who_was_asked_for_that_part_and_not_from_before_the_transfer() {
+        let mut transfer = asked(Some(5), 4);
+        assert!(transfer.awaits(SOURCE, Some(5), 4));
+        assert!(transfer.awaits(SOURCE, Some(5), 3), "that of an earlier ask is as good");
+        assert!(!transfer.awaits(SOURCE, Some(5), 2), "what it found here was emptied since");
+        assert!(!transfer.awaits(SOURCE, None, 4) && !transfer.awaits(NodeId(8), Some(5), 4));
+        transfer.asked = None;
+        assert!(!transfer.awaits(SOURCE, Some(5), 4));
+    }
+
+    #[test]
+    fn a_part_that_tells_of_dropped_tombstones_is_asked_for_once_more_and_an_earlier_answer_is_not_taken() {
+        let mut transfer = asked(None, 4);
+        assert!(!transfer.on_shed(&told(0)) && transfer.shed.is_empty());
+        assert!(transfer.on_shed(&told(10)));
+        assert!(!transfer.awaits(SOURCE, None, 4), "it was made before that was known");
+        transfer.ask = 5;
+        assert!(transfer.awaits(SOURCE, None, 5));
+        assert!(!transfer.on_shed(&told(20)), "it drops more and more: never a third time in a row");
+        assert_eq!(transfer.shed.values().map(|version| version.hlc).collect::<Vec<_>>(), [Hlc(20)]);
+        assert!(!transfer.on_shed(&told(15)) && transfer.on_shed(&told(30)), "a later part may tell more");
+        transfer.begin();
+        assert!(transfer.shed.is_empty() && transfer.on_shed(&told(10)), "from the beginning nothing is known");
+    }
+
+    #[test]
+    fn who_goes_on_failing_is_asked_from_the_beginning_and_what_it_said_holds_no_longer() {
+        let mut transfer = asked(Some(5), 4);
+        transfer.on_shed(&told(10));
+        for failure in 0..FAILURES_MAX {
+            transfer.fail(Mono(0));
+            assert_eq!(transfer.not_before, Mono(0) + RETRY_AFTER * (1 << failure));
+            assert_eq!((transfer.shed.len(), transfer.after, transfer.failed), (1, Some(5), Some(SOURCE)));
+        }
+        transfer.fail(Mono(0));
+        assert_eq!((transfer.shed.len(), transfer.after), (0, None));
+        transfer.fail(Mono(0));
+        assert_eq!(
+            transfer.not_before,
+            Mono(0) + RETRY_AFTER * (1 << RETRY_DOUBLED_MAX),
+            "it waits no longer than that"
+        );
+    }
+}

@@ -294,6 +294,28 @@ fn a_write_prefers_another_stand_in_to_the_probe_of_an_owner() {
 }
 
 #[test]
+fn a_stand_in_that_falls_silent_is_stood_in_for_by_another() {
+    // Asked at once, or when patience with the owners ended.
+    for noticed in [true, false] {
+        let mut rig = Rig::new(RigConfig { nodes: 6, ..RigConfig::default() });
+        let call = Call::put("k", "v").w(3);
+        let (owners, stand_ins) = (rig.owners(&call), rig.fallbacks(&call));
+        for owner in &owners[1..] {
+            rig.kill(*owner);
+            if noticed {
+                rig.all_believe_down(*owner, true);
+            }
+        }
+        rig.cut(owners[0], stand_ins[0]);
+        let answer = rig.call(owners[0], &call);
+        assert_written(&answer);
+        assert_eq!((answer.worth.acks, answer.worth.fallbacks), (3, 2), "noticed: {noticed}");
+        rig.run_for(Duration::from_secs(1));
+        assert!(stand_ins[1..].iter().all(|node| rig.stats(*node).hints == 1), "each for an owner of its own");
+    }
+}
+
+#[test]
 fn a_write_prefers_an_owner_that_answers_again_to_another_stand_in() {
     let mut rig = Rig::new(RigConfig { nodes: 5, ..RigConfig::default() });
     let call = Call::put("k", "v").w(3);
