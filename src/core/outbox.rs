@@ -27,6 +27,8 @@ pub struct ShardReport {
     pub newest: LayoutName,
     /// The layout it reads by.
     pub read: LayoutName,
+    /// As often it was emptied because the layouts went on without this node (`View::lapses`).
+    pub lapses: u64,
     /// Nothing is in flight that began before it went by these two.
     pub drained: bool,
     /// Its partitions of the newest layout that are not Ready.

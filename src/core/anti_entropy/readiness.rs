@@ -9,8 +9,8 @@
 //! (`fell_short`): others whatever their state may lack it too. Range transfer (`handoff`) may complete it as well.
 //!
 //! A tree is kept Ready over a change of layouts only by a layout that was active before and still is: what a node owned
-//! under one that retired, or that another of its epoch took the place of, may have missed writes since. Comparisons are
-//! forgotten whenever the layouts change.
+//! under one that retired, or that another of its epoch took the place of, may have missed writes since. So may what the oldest
+//! layout does not assign to it, where it hears of that one only now. Comparisons are forgotten whenever the layouts change.
 
 use crate::{
     id::{NodeId, PartitionId},
@@ -166,7 +166,13 @@ impl Readiness {
             earlier.iter().filter(|ring| alone || later.iter().any(|other| other.name() == ring.name())).collect();
         // What begins between two layouts was given nothing by the newer one yet.
         let first = view.oldest().filter(|_| earlier.is_empty());
-        let had = |tree| lasting.iter().copied().chain(first).any(|ring| owns(ring, tree));
+        // Heard of only now, though others went by it: they have written since what it assigns to them alone.
+        let is_news = |ring: &Ring| !earlier.is_empty() && earlier.iter().all(|known| known.name() != ring.name());
+        let late = view.oldest().filter(|oldest| !alone && is_news(oldest));
+        let had = |tree| {
+            lasting.iter().copied().chain(first).any(|ring| owns(ring, tree))
+                && late.is_none_or(|ring| owns(ring, tree))
+        };
         self.warming = owned(all, me, shard)
             .filter(|(tree, _)| old.contains_key(tree) || !had(*tree))
             .map(|(tree, _)| (tree, Compared::again(old.get(&tree))))

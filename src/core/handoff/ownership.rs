@@ -262,10 +262,10 @@ impl Ownership {
         let known = self.known.replace((oldest.name(), newest.name()));
         let early = canary!(K23) && view.beside.is_some();
         let read = view.ring.as_ref().filter(|ring| view.complete || early && ring.name() == newest.name());
-        // Between this view and the one before a transition ended. Of what a disk holds it is not known when it came, unless
-        // an earlier process had all of the newest layout.
+        // Between this view and the one before a transition ended, to the layout that was the newest, or to one that lay below that
+        // for others. Of what a disk holds it is not known when it came, unless an earlier process had all of the newest layout.
         let missed = match known {
-            Some((before, last)) => before < last && last == oldest.name(),
+            Some((before, _)) => before.epoch < oldest.name().epoch,
             None => view.held != Some(newest.name()),
         };
         let oldest = (missed && view.beside.is_some()).then_some(oldest);
@@ -527,8 +527,8 @@ impl Ownership {
     pub(crate) fn report(&mut self, shard: u16, moved_bytes: u64, synced: bool) -> Option<ShardReport> {
         let (newest, read) = self.pair?;
         let missing = u32::try_from(self.wanted.len()).expect("at most PARTITIONS_MAX") + u32::from(!synced);
-        let (drained, partitions) = (self.drained, self.owned);
-        let report = ShardReport { shard, newest, read, drained, missing, partitions, moved_bytes };
+        let (drained, partitions, lapses) = (self.drained, self.owned, self.lapses);
+        let report = ShardReport { shard, newest, read, lapses, drained, missing, partitions, moved_bytes };
         let is_news = self.reported.is_none_or(|told| ShardReport { moved_bytes, ..told } != report);
         is_news.then(|| {
             self.reported = Some(report);

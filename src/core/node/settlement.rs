@@ -185,7 +185,10 @@ impl Node {
         let me = self.config.node;
         let Some(newest) = self.replicated.layouts().current_name() else { return };
         let before = self.known();
-        let was_member = self.rings().any(|ring| ring.index_of(me).is_some());
+        // Before it comes to any stage: what its shards said they have is gone.
+        if before.is_some_and(|before| self.is_overtaken(before)) {
+            self.lapse(now);
+        }
         loop {
             self.make_rings();
             let Some(stage) = self.reached() else { break };
@@ -217,11 +220,6 @@ impl Node {
             let members = layouts.current().map_or(0, |layout| layout.members.len());
             out.event(NodeEvent::LayoutAdopted { epoch: newest.epoch, members });
         }
-        let overtaken =
-            before.zip(layouts.names().first()).is_some_and(|(before, base)| self.is_overtaken(before, *base));
-        if layouts.in_transition() && member && was_member && overtaken {
-            self.lapse(now);
-        }
         let (roles, layouts) = (self.replicated.roles(), self.replicated.layouts());
         if layouts.is_complete(roles) && self.completed != Some(newest) {
             self.completed = Some(newest);
@@ -238,12 +236,19 @@ impl Node {
         self.standing.observe(member, arrives, replaces, agreed, now.mono);
     }
 
-    /// Whether the others came to `base`, now the oldest active layout, without this node, which knew these two before, the older
-    /// first: it was given up, and what it holds is of before that. Its own may be of the same epoch; or newer, where it was cut off
-    /// with another that had come to `base`, and settled a conflict with that one beside an older layout. That other one gave up
-    /// nothing. Of two meshes that merge while a layout of theirs is in transition, one joins the other in the same way.
-    fn is_overtaken(&self, (oldest, newest): (LayoutName, LayoutName), base: LayoutName) -> bool {
-        ![oldest, newest].contains(&base) && self.settled != Some(base)
+    /// Whether the layouts went on without this node, which knew these two before, the older first: what it holds is of before that.
+    ///
+    /// Either it had no part in all that followed on the newer one; another layout may have taken the place of that, of the same epoch.
+    /// Or it was given up for what is the oldest layout now. It may have heard of that one only now, where it was cut off with another
+    /// member that knew, and settled a conflict with it beside the layout before: then the newest stays the same.
+    fn is_overtaken(&self, (oldest, newest): (LayoutName, LayoutName)) -> bool {
+        let (me, layouts) = (self.config.node, self.replicated.layouts());
+        let Some(base) = layouts.names().first().copied().filter(|_| layouts.in_transition()) else { return false };
+        let was_member = self.rings().any(|ring| ring.index_of(me).is_some());
+        let is_member = layouts.active().iter().any(|layout| layout.member(me).is_some());
+        let missed = newest.epoch <= base.epoch && !layouts.names().contains(&newest);
+        let given_up = oldest != base && layouts.is_given_up(me);
+        was_member && is_member && (missed || given_up)
     }
 
     /// The layouts went on without this node, or its disk is older than what it told: its shards begin anew.
@@ -276,7 +281,8 @@ impl Node {
             (0..self.config.shards).all(|shard| {
                 self.reports
                     .get(&shard)
-                    .is_some_and(|report| report.newest == newest && report.drained && holds(report))
+                    .filter(|report| (report.newest, report.lapses) == (newest, self.lapses))
+                    .is_some_and(|report| report.drained && holds(report))
             })
         };
         match layouts.stage(self.config.node) {

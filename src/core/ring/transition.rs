@@ -41,6 +41,8 @@ pub struct LayoutHistory {
     stages: BTreeMap<NodeId, Stage>,
     /// Members whose data was given up for the newest layout (`layout skip-dead`).
     skipped: BTreeSet<NodeId>,
+    /// Those whose data was given up when the oldest active layout took over.
+    given_up: BTreeSet<NodeId>,
     /// The names of `layouts`, kept because each costs a hash over all members.
     #[serde(skip_serializing)]
     names: Vec<LayoutName>,
@@ -52,16 +54,19 @@ struct Known {
     layouts: Vec<Layout>,
     stages: BTreeMap<NodeId, Stage>,
     skipped: BTreeSet<NodeId>,
+    #[serde(default)]
+    given_up: BTreeSet<NodeId>,
 }
 
 impl From<Known> for LayoutHistory {
     fn from(known: Known) -> Self {
-        let Known { mut layouts, stages, skipped } = known;
+        let Known { mut layouts, stages, skipped, given_up } = known;
         // Of a history that no honest node made, the newest two layouts are what can be meant.
         layouts.sort_by_key(Layout::name);
         layouts.dedup_by_key(|layout| layout.epoch);
         layouts.drain(..layouts.len().saturating_sub(2));
-        let mut history = Self { names: layouts.iter().map(Layout::name).collect(), layouts, stages, skipped };
+        let names = layouts.iter().map(Layout::name).collect();
+        let mut history = Self { names, layouts, stages, skipped, given_up };
         history.forget_strangers();
         history
     }
@@ -118,6 +123,11 @@ impl LayoutHistory {
     /// Members whose data was given up.
     pub fn skipped(&self) -> &BTreeSet<NodeId> {
         &self.skipped
+    }
+
+    /// Whether the data of `node` was given up when the oldest active layout took over from the one before.
+    pub(crate) fn is_given_up(&self, node: NodeId) -> bool {
+        self.given_up.contains(&node)
     }
 
     /// Members of both, a few of them twice: asked after every input, so nothing is allocated.
@@ -200,7 +210,7 @@ impl LayoutHistory {
         }
         self.layouts.remove(0);
         self.names.remove(0);
-        self.skipped.clear();
+        self.given_up = std::mem::take(&mut self.skipped);
         self.forget_strangers();
         true
     }
@@ -235,6 +245,10 @@ impl LayoutHistory {
             self.clone_from(other);
         }
         self.rest_on(older, &before, other);
+        let base = self.names.first();
+        let of_base = |side: &&Self| side.names.first() == base;
+        let given_up = [&before, other].into_iter().filter(of_base).flat_map(|side| side.given_up.iter().copied());
+        self.given_up = given_up.collect();
         self.forget_strangers();
         *self != before
     }

@@ -269,6 +269,7 @@ impl ControlRig {
             shard,
             newest: newest.name(),
             read: read.name(),
+            lapses: view.lapses,
             drained: true,
             missing: if has || shard > 0 { 0 } else { owned },
             partitions: if shard > 0 { 0 } else { owned },

@@ -11,9 +11,10 @@ use super::{
 };
 use crate::{
     namespace::{Ack, Eviction, Namespace},
+    ring::{Layout, Ring},
     wire::client::Status,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// A tombstone is collected by then.
 const COLLECTED: Duration = Duration::from_secs(20 * 60);
@@ -98,9 +99,10 @@ fn what_was_moved_for_a_layout_that_gave_way_does_not_count_for_the_next_one() {
     assert_eq!(rig.stats(E).entries, KEYS, "E owns all of them now");
 }
 
-/// A settles for the layout that takes everything from it, and is cut off before the older one retires.
-fn cut_off(rig: &mut Rig, space: &'static str) {
+/// A settles for the layout that takes everything from it, and is cut off before the older one retires, which is returned.
+fn cut_off(rig: &mut Rig, space: &'static str) -> Layout {
     found(rig, &[A, B, C]);
+    let first = rig.layout.clone();
     write_all(rig, space);
     rig.begin_transition(&[B, C, D]);
     rig.begin_moving();
@@ -111,6 +113,7 @@ fn cut_off(rig: &mut Rig, space: &'static str) {
     rig.retire();
     delete_all(rig, space);
     assert_eq!(entries(rig), [KEYS, 0, 0, 0, 0, 0]);
+    first
 }
 
 fn give_back(rig: &mut Rig, space: &'static str) {
@@ -130,6 +133,27 @@ fn who_missed_the_end_of_a_transition_lets_go_before_the_next_one_gives_it_back(
     rig.begin_transition(&[A, B, C]);
     rig.set_deaf(A, false);
     assert_eq!(rig.stats(A).entries, 0, "what D took over, and others have deleted since");
+    give_back(&mut rig, "default");
+}
+
+/// By a review: beside the older layout it settled a conflict with another that was cut off, and what that came to is what others go
+/// on to. The oldest layout passes by the newest that it knows.
+#[test]
+fn who_hears_late_of_the_layout_below_the_newest_lets_go_of_what_that_does_not_assign_and_votes_with_none_of_it() {
+    let mut rig = Rig::new(RigConfig { nodes: 6, ..RigConfig::default() });
+    let first = cut_off(&mut rig, "default");
+    [B, C, D, E, F].into_iter().for_each(|other| rig.set_deaf(other, true));
+    rig.begin_transition(&[A, B, C]);
+    let second = (rig.layout.clone(), Arc::clone(&rig.ring));
+    rig.ring = Arc::new(Ring::derive_among(&first, rig.ring.members()));
+    rig.layout = first;
+    rig.set_deaf(A, false);
+    rig.run_for(MILLI * 50);
+    assert_eq!((rig.stats(A).entries, rig.warming(A)), (KEYS, 0), "it owned all, and is to own all");
+    (rig.layout, rig.ring) = second;
+    [B, C, D, E, F].into_iter().for_each(|other| rig.set_deaf(other, false));
+    assert_eq!(rig.stats(A).entries, 0, "what D took over, and others have deleted since");
+    assert!(rig.warming(A) > 0);
     give_back(&mut rig, "default");
 }
 

@@ -245,8 +245,14 @@ fn joins_in_a_transition_commute_repeat_and_never_go_back_to_an_older_base() {
     assert!(next.propose(layout(3, &[2, 3, 4, 5])));
     let mut other = history(layout(1, &[1, 2, 3]), &[1, 2, 3]);
     assert!(other.propose(layout(2, &[1, 2, 3, 5])));
+    let without = |node| {
+        let mut skipped = in_transition(Stage::Settled, &[node]);
+        assert!(skipped.skip(NodeId(node)) && skipped.retire(&roles));
+        skipped
+    };
     let mut states = states();
     states.extend([in_transition(Stage::Acked, &[1]), in_transition(Stage::Synced, &[]), retired.clone(), next, other]);
+    states.extend([without(1), without(2)]);
     for left in &states {
         for right in &states {
             let both = joined(left, right, &roles);
@@ -260,9 +266,40 @@ fn joins_in_a_transition_commute_repeat_and_never_go_back_to_an_older_base() {
     assert_eq!(behind.active(), retired.active(), "who retired knew that all are settled");
 }
 
+/// By a review: who it was is told with the layout that took over without it, whatever others made of it meanwhile.
+#[test]
+fn who_was_given_up_is_known_as_long_as_the_layout_that_took_over_is_the_oldest() {
+    let roles = roles(&[1, 2, 3, 4, 5]);
+    let given_up =
+        |history: &LayoutHistory| (1..=5).filter(|node| history.is_given_up(NodeId(*node))).collect::<Vec<_>>();
+    let mut retired = in_transition(Stage::Settled, &[3]);
+    assert!(retired.skip(NodeId(3)) && given_up(&retired).is_empty());
+    assert!(retired.retire(&roles));
+    assert_eq!(given_up(&retired), [3]);
+    // The one that was given up settled a conflict with another that does not know of that yet.
+    let mut foreign = history(layout(1, &[1, 2, 3]), &[1, 2, 3]);
+    assert!(foreign.propose(layout(2, &[1, 2, 3, 5])));
+    let met = joined(&foreign, &in_transition(Stage::Settled, &[3]), &roles);
+    assert_eq!((met.active()[0].epoch, met.active()[1].epoch, given_up(&met)), (1, 3, vec![]));
+    let mut told = joined(&met, &retired, &roles);
+    assert_eq!((told.active()[0].epoch, told.active()[1].epoch, given_up(&told)), (2, 3, vec![3]));
+    assert_eq!(given_up(&joined(&told, &met, &roles)), [3], "who has not heard of it takes nothing back");
+    let name = told.current_name().unwrap();
+    for node in 1..=5 {
+        told.advance(NodeId(node), name, Stage::Settled);
+    }
+    assert!(told.retire(&roles) && given_up(&told).is_empty());
+    assert!(
+        given_up(&joined(&told, &retired, &roles)).is_empty() && given_up(&joined(&retired, &told, &roles)).is_empty()
+    );
+}
+
 #[test]
 fn a_history_survives_the_wire_without_what_cannot_be() {
-    for history in [history(layout(7, &[1, 2, u128::MAX]), &[2]), in_transition(Stage::Synced, &[3])] {
+    let mut without = in_transition(Stage::Settled, &[3]);
+    assert!(without.skip(NodeId(3)) && without.retire(&roles(&[1, 2, 3, 4])));
+    let histories = [history(layout(7, &[1, 2, u128::MAX]), &[2]), in_transition(Stage::Synced, &[3]), without];
+    for history in histories {
         let encoded = rmp_serde::to_vec(&history).unwrap();
         assert_eq!(rmp_serde::from_slice::<LayoutHistory>(&encoded).unwrap(), history);
     }
