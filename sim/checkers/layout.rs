@@ -117,7 +117,7 @@ impl Layouts {
             let passed = match self.active.get(&site) {
                 None => true,
                 // What it says is done with the very view that says it.
-                Some((before, last, _)) => before < last && *last == oldest,
+                Some((before, last, _)) => *before < oldest && (*last == oldest || view.settled == Some(oldest)),
             };
             self.active.insert(site, (oldest, newest, passed));
         }

@@ -100,6 +100,8 @@ pub struct Node {
     reports: BTreeMap<u16, ShardReport>,
     /// How often the layouts went on without this node.
     lapses: u64,
+    /// The newest layout when it lapsed last.
+    lapsed_for: Option<LayoutName>,
     /// The layout that this process settled last, or that an earlier one said on its disk that it has all of.
     settled: Option<LayoutName>,
     /// The state and the live peers for which no new layout was due.
@@ -179,6 +181,7 @@ impl Node {
             reports: BTreeMap::new(),
             lapses,
             settled,
+            lapsed_for: None,
             looked: None,
             completed: None,
             stage_reached: None,

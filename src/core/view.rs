@@ -69,6 +69,9 @@ pub struct View {
     pub complete: bool,
     /// The newest layout when shards began, if an earlier process of this node had said that it has all that this one assigns here.
     pub held: Option<LayoutName>,
+    /// The layout that this node read by last, after all had what it assigns to them; or of which an earlier process said that it has
+    /// all. Of what it does not assign here others may have forgotten deletes since.
+    pub settled: Option<LayoutName>,
     /// Members whose data was given up for the newest layout.
     pub skipped: Vec<NodeId>,
     /// How often this node was passed by: each rise empties it.
@@ -126,6 +129,7 @@ impl View {
             moving: false,
             complete: false,
             held: None,
+            settled: None,
             skipped: Vec::new(),
             lapses: 0,
             members: Vec::new(),

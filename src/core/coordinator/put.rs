@@ -182,7 +182,8 @@ impl Votes {
         self.hold_until = self.hold_until.max(hold_until);
     }
 
-    /// Silent owners no longer keep provisional votes from counting, and silent stand-ins stand for nobody. Says who of those that
+    /// Silent owners no longer keep provisional votes from counting, and silent stand-ins stand for nobody; if one of those answers
+    /// yet, it is a vote beside that of the other: W nodes hold it, and who has no hint for its owner keeps one at the end. Says who of those that
     /// were asked since this was called last is silent.
     pub(crate) fn lose_patience(&mut self) -> Vec<u16> {
         self.impatient = true;

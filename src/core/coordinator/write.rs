@@ -16,6 +16,7 @@ use crate::{
     durable::Standing,
     handoff::{HintStore, Replay},
     id::{NamespaceId, NodeId},
+    limits::WRITE_PATIENCE,
     namespace::Ack,
     outbox::ShardOutbox,
     ring::Ring,
@@ -424,8 +425,11 @@ impl Shard {
     pub(super) fn on_write_patience(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let Phase::Write { votes, .. } = &mut operation.phase else { return };
-        let silent = votes.lose_patience();
-        let (waits, asked) = (operation.origin != Origin::Nobody, operation.started);
+        // Whoever was asked later was so when patience ran out before.
+        let before =
+            Mono(now.mono.0.saturating_sub(u64::try_from(WRITE_PATIENCE.as_nanos()).expect("less than a second")));
+        let asked = if votes.is_impatient() { before } else { operation.started };
+        let (silent, waits) = (votes.lose_patience(), operation.origin != Origin::Nobody);
         let me = self.view.ring.as_ref().and_then(|ring| ring.index_of(self.view.me));
         // Its own vote waits for the disk: that is no silence of a peer.
         for member in silent.into_iter().filter(|member| Some(*member) != me) {

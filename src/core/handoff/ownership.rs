@@ -262,10 +262,12 @@ impl Ownership {
         let known = self.known.replace((oldest.name(), newest.name()));
         let early = canary!(K23) && view.beside.is_some();
         let read = view.ring.as_ref().filter(|ring| view.complete || early && ring.name() == newest.name());
-        // Between this view and the one before a transition ended, to the layout that was the newest, or to one that lay below that
-        // for others. Of what a disk holds it is not known when it came, unless an earlier process had all of the newest layout.
+        // Between this view and the one before a transition ended: to the layout that was the newest, or to an earlier one that this node
+        // had come to before it settled a conflict. Of what a disk holds it is not known when it came, unless an earlier process had
+        // all of the newest layout.
+        let came_to = |last| last == oldest.name() || view.settled == Some(oldest.name());
         let missed = match known {
-            Some((before, _)) => before.epoch < oldest.name().epoch,
+            Some((before, last)) => before.epoch < oldest.name().epoch && came_to(last),
             None => view.held != Some(newest.name()),
         };
         let oldest = (missed && view.beside.is_some()).then_some(oldest);

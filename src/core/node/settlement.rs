@@ -226,7 +226,9 @@ impl Node {
             // Others completed the transition, and this process had no part in that: it was given up meanwhile. An earlier one had, if
             // its disk says so: what others say of it may be what they said when they gave it up.
             let took_part = self.settled == Some(newest);
-            if before.is_some() && of(layouts.current()) && !took_part {
+            // What it holds since it lapsed is of now.
+            let is_new = self.lapsed_for == Some(newest);
+            if before.is_some() && of(layouts.current()) && !took_part && !is_new {
                 self.lapse(now);
             }
         }
@@ -239,7 +241,7 @@ impl Node {
     /// Whether the layouts went on without this node, which knew these two before, the older first: what it holds is of before that.
     ///
     /// Either it had no part in all that followed on the newer one; another layout may have taken the place of that, of the same epoch.
-    /// Or it was given up for what is the oldest layout now. It may have heard of that one only now, where it was cut off with another
+    /// Or it was given up for what is the oldest layout now, before it came to that itself. It may have heard of that one only now, where it was cut off with another
     /// member that knew, and settled a conflict with it beside the layout before: then the newest stays the same.
     fn is_overtaken(&self, (oldest, newest): (LayoutName, LayoutName)) -> bool {
         let (me, layouts) = (self.config.node, self.replicated.layouts());
@@ -247,13 +249,14 @@ impl Node {
         let was_member = self.rings().any(|ring| ring.index_of(me).is_some());
         let is_member = layouts.active().iter().any(|layout| layout.member(me).is_some());
         let missed = newest.epoch <= base.epoch && !layouts.names().contains(&newest);
-        let given_up = oldest != base && layouts.is_given_up(me);
+        let given_up = oldest != base && layouts.is_given_up(me) && self.settled != Some(base);
         was_member && is_member && (missed || given_up)
     }
 
     /// The layouts went on without this node, or its disk is older than what it told: its shards begin anew.
     pub(super) fn lapse(&mut self, now: Now) {
         self.lapses += 1;
+        self.lapsed_for = self.replicated.layouts().current_name();
         (self.stage_reached, self.settled) = (None, None);
         self.standing.lapse(now.mono);
     }
@@ -403,6 +406,7 @@ impl Node {
             moving: layouts.in_transition() && (layouts.all_at(Stage::Acked, roles) || canary!(K38)),
             complete: layouts.is_complete(roles),
             held,
+            settled: self.settled,
             skipped: layouts.skipped().iter().copied().collect(),
             lapses: self.lapses,
             members,

@@ -42,6 +42,7 @@ pub struct LayoutHistory {
     /// Members whose data was given up for the newest layout (`layout skip-dead`).
     skipped: BTreeSet<NodeId>,
     /// Those whose data was given up when the oldest active layout took over.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     given_up: BTreeSet<NodeId>,
     /// The names of `layouts`, kept because each costs a hash over all members.
     #[serde(skip_serializing)]
@@ -192,11 +193,12 @@ impl LayoutHistory {
         true
     }
 
-    /// Gives up the data of a dead member for the sake of the newest layout: nobody waits for it any more. Says whether
-    /// that is news.
+    /// Gives up the data of a dead member for the sake of the newest layout, unless it had come to that: nobody waits for it any more.
+    /// Says whether that is news.
     pub fn skip(&mut self, node: NodeId) -> bool {
         let is_member = self.layouts.iter().any(|layout| layout.member(node).is_some());
-        if !self.in_transition() || !is_member || !self.skipped.insert(node) {
+        let waits = self.in_transition() && is_member && self.stage(node) < Some(Stage::Settled);
+        if !waits || !self.skipped.insert(node) {
             return false;
         }
         self.stages.insert(node, Stage::Settled);

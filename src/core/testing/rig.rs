@@ -111,6 +111,7 @@ pub(super) struct RigNode {
     pub(super) view: Option<Arc<View>>,
     /// What its disk is said to hold all of.
     pub(super) held: Option<LayoutName>,
+    pub(super) settled: Option<LayoutName>,
     /// How far its shard said it is with the layouts.
     pub(super) report: Option<ShardReport>,
 }
@@ -271,6 +272,7 @@ impl Rig {
                 namespaces: Arc::clone(&rig.namespaces),
                 view: None,
                 held: None,
+                settled: None,
                 report: None,
             });
         }
@@ -434,6 +436,7 @@ impl Rig {
             moving: self.moving,
             complete: self.complete,
             held: known.held,
+            settled: known.settled,
             skipped: Vec::new(),
             lapses: self.lapses[node],
             members: self.ring.members().iter().map(member).collect(),
