@@ -183,8 +183,8 @@ impl Votes {
     }
 
     /// Silent owners no longer keep provisional votes from counting, and silent stand-ins stand for nobody; if one of those answers
-    /// yet, it is a vote beside that of the other: W nodes hold it, and who has no hint for its owner keeps one at the end. Says who of those that
-    /// were asked since this was called last is silent.
+    /// yet, it is a vote beside that of the other: W nodes hold it, and an owner whom nobody holds it for gets a hint at the end. Says who
+    /// of those that were asked since this was called last is silent.
     pub(crate) fn lose_patience(&mut self) -> Vec<u16> {
         self.impatient = true;
         let len = u8::try_from(self.targets.len()).expect("at most WRITE_TARGETS_MAX");

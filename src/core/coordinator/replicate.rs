@@ -58,9 +58,9 @@ impl Shard {
     }
 
     /// One stand-in for each owner that could not be asked or does not answer, and for whom nobody stands in who may answer yet; or the
-    /// owner itself, if it answers again. Where none is left it is asked, too, as a probe or while one is under way, or a stand-in while one of its is:
-    /// with W = all in a mesh of N nodes, or with two nodes left, nobody else can serve (simulator, seeds 7001268, 200e4). Nobody stands
-    /// in for the owners of a strict write. Whether anybody was asked.
+    /// owner itself, if it answers again. Where none is left it is asked, too, as a probe or while one is under way, or a stand-in while
+    /// one of its is: with W = all in a mesh of N nodes, or with two nodes left, nobody else can serve (simulator, seeds 7001268, 200e4).
+    /// Nobody stands in for the owners of a strict write. Whether anybody was asked.
     pub(super) fn send_to_fallbacks(
         &mut self,
         now: Now,
