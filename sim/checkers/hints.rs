@@ -2,7 +2,8 @@
 //!
 //! Judged by sight of the holder, right after the events that tempt it to forget: when it has sent the hint, and when the
 //! target's answer was a refusal. Its own age, a new layout and the end of what it brings end a hint too: answers that come
-//! after a snapshot, or later than a hint's time to be answered, are not judged.
+//! after a snapshot, or later than a hint's time to be answered, are not judged, nor those to a hint that ends in that time
+//! (seed 22001118).
 
 use crate::{
     clock::{MS, Time},
@@ -11,7 +12,7 @@ use crate::{
 use meshwork_core::{
     id::{KeyHash, NamespaceId, NodeId},
     input::PeerShard,
-    limits::WRITE_TIMEOUT,
+    limits::{EXPIRY_GRACE, HINT_AGE_MAX, WRITE_TIMEOUT},
     shard::Shard,
     value::Version,
     wire::peer::{PeerMessage, Refusal, Replicated, ReplicationKind},
@@ -36,11 +37,17 @@ pub struct Hints {
 impl Hints {
     /// A shard sends a message.
     pub fn on_sent(&mut self, at: Time, site: Site, to: PeerShard, message: &PeerMessage<'_>) {
-        if let PeerMessage::Replicate { id, key, entry, stands_for: None, kind: ReplicationKind::Hint, .. } = message {
+        if let PeerMessage::Replicate { id, header, key, entry, stands_for: None, kind: ReplicationKind::Hint } =
+            message
+        {
             let place = (key.namespace, key.hash, Box::from(key.key));
             let sent = Sent { at, target: to.node, place, version: entry.version };
             self.tempted.push(sent.clone());
-            self.sent.insert((site, *id), sent);
+            let ends = entry.expires_at.map(|at| at.max(entry.hold_until.unwrap_or_default()) + EXPIRY_GRACE);
+            let ends = ends.into_iter().chain([entry.version.hlc.wall() + HINT_AGE_MAX]).min();
+            if ends > Some(header.hlc.wall() + 2 * WRITE_TIMEOUT) {
+                self.sent.insert((site, *id), sent);
+            }
         }
     }
 
@@ -88,6 +95,7 @@ mod tests {
         config::ShardConfig,
         id::{ActorId, ClusterId, ShardId},
         ring::LayoutName,
+        time::Wall,
         value::{Body, Entry, Hlc},
         wire::peer::{Header, KeyRef, ReplicaState},
     };
@@ -112,10 +120,16 @@ mod tests {
     }
 
     fn replicate(kind: ReplicationKind) -> PeerMessage<'static> {
-        let header = Header { layout: LayoutName { epoch: 1, hash: 0 }, hlc: Hlc(1), deadline_ms: 100 };
+        replicate_until(kind, None)
+    }
+
+    /// Sent a minute after it was written.
+    fn replicate_until(kind: ReplicationKind, expires_at: Option<Wall>) -> PeerMessage<'static> {
+        let hlc = Hlc::at(Wall(0) + EXPIRY_GRACE);
+        let header = Header { layout: LayoutName { epoch: 1, hash: 0 }, hlc, deadline_ms: 100 };
         let key = KeyRef { namespace: NamespaceId(1), hash: KeyHash(1), key: b"k" };
         let version = Version { hlc: Hlc(5), actor: ActorId(9) };
-        let entry = Entry { version, expires_at: None, hold_until: None, body: Body::Value(b"v") };
+        let entry = Entry { version, expires_at, hold_until: None, body: Body::Value(b"v") };
         PeerMessage::Replicate { id: 7, header, key, entry, stands_for: None, kind }
     }
 
@@ -133,6 +147,11 @@ mod tests {
         assert_eq!(hints.after(SITE, &empty()), None, "said once");
         hints.before(MS, SITE, TARGET, &answer(Replicated::Refused(Refusal::OutOfMemory)));
         assert!(hints.after(SITE, &empty()).is_some());
+        // One that is over soon may be when the answer comes.
+        hints.on_sent(0, SITE, TARGET, &replicate_until(ReplicationKind::Hint, Some(Wall(0))));
+        assert!(hints.after(SITE, &empty()).is_some(), "it was sent only now");
+        hints.before(MS, SITE, TARGET, &answer(Replicated::Refused(Refusal::OutOfMemory)));
+        assert_eq!(hints.after(SITE, &empty()), None);
     }
 
     #[test]

@@ -46,6 +46,8 @@ struct Kept {
     end: Wall,
     /// The most it said it had forgotten.
     forgotten: Version,
+    /// When a newer write of its own was over: all that it remembered then (seed 2200135e).
+    replaced_until: Option<Wall>,
     /// The newest delete that it took.
     deleted: Version,
 }
@@ -275,9 +277,13 @@ impl Replicas {
         if own
             && self.evictable.contains(&place.0)
             && let Some(kept) = self.kept.get_mut(&(site.process, place))
-            && entry.version > kept.version
         {
-            kept.end = kept.end.min(end_of(entry));
+            if entry.version > kept.version {
+                kept.end = kept.end.min(end_of(entry));
+            }
+            if entry.version > kept.forgotten {
+                kept.replaced_until = entry.expires_at;
+            }
         }
     }
 
@@ -354,8 +360,9 @@ impl Replicas {
         let ended = dot.map_or(own, |dot| dot.expires_at.is_some_and(|at| at <= incoming.wall));
         let over = ended && self.evictable.contains(&incoming.key.0) && self.expired.contains(&site);
         // A ghost of what ended goes a minute later. A delete that comes then brings nothing back (seed 17004db1).
-        let is_past = |dot: &Dot| dot.expires_at.is_some_and(|at| at + limits::EXPIRY_GRACE <= incoming.wall);
-        let buries = incoming.deletes && self.evictable.contains(&incoming.key.0) && dot.is_some_and(is_past);
+        let is_past = |at: Wall| at + limits::EXPIRY_GRACE <= incoming.wall;
+        let is_past = [dot.and_then(|dot| dot.expires_at), kept.replaced_until].into_iter().flatten().any(is_past);
+        let buries = incoming.deletes && self.evictable.contains(&incoming.key.0) && is_past;
         if version <= kept.forgotten && version > kept.version && !same && !over && !buries {
             let what = format!(
                 "{site:?} took version {version}, which ends at {} ms, at {} ms, and had said that it forgot up to {}",
@@ -401,7 +408,9 @@ impl Replicas {
             Found::Entry(entry) => entry.version,
             Found::Digest { version } => *version,
             Found::Absent { forgotten } => {
-                kept.forgotten = kept.forgotten.max(*forgotten);
+                if kept.forgotten < *forgotten {
+                    (kept.forgotten, kept.replaced_until) = (*forgotten, None);
+                }
                 *forgotten
             }
             Found::Refused(_) => return None,

@@ -223,12 +223,11 @@ impl Node {
         let (roles, layouts) = (self.replicated.roles(), self.replicated.layouts());
         if layouts.is_complete(roles) && self.completed != Some(newest) {
             self.completed = Some(newest);
-            // Others completed the transition, and this process had no part in that: it was given up meanwhile. An earlier one had, if
-            // its disk says so: what others say of it may be what they said when they gave it up.
-            let took_part = self.settled == Some(newest);
-            // What it holds since it lapsed is of now.
-            let is_new = self.lapsed_for == Some(newest);
-            if before.is_some() && of(layouts.current()) && !took_part && !is_new {
+            // Others completed the transition without it. Whom they did not give up had come to the newest layout itself, in this process or
+            // an earlier one; what that one lost is as after any restart (simulator, seed 22002005). What it holds since it lapsed is of now.
+            let had_no_part =
+                layouts.is_given_up(me) && self.settled != Some(newest) && self.lapsed_for != Some(newest);
+            if before.is_some() && of(layouts.current()) && had_no_part {
                 self.lapse(now);
             }
         }
