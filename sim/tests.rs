@@ -12,7 +12,7 @@ use meshwork_core::canary::Canary;
 use std::path::Path;
 
 /// Seeds that found a bug in core, with what it was.
-const FOUND: [(u64, &str); 54] = [
+const FOUND: [(u64, &str); 55] = [
     (0x1, "S15: what a put with a TTL over a delete had buried came back after its end"),
     (0x74, "S1: a value whose holder could not be asked was called missing, in strict reads too"),
     (0xa7, "L5: a read decided by its timeout asked for the body and waited for ever"),
@@ -65,6 +65,7 @@ const FOUND: [(u64, &str); 54] = [
     (0xf00_3b3f, "S1: three owners became two, and then the one that had missed what the two others acknowledged"),
     (0x1000_0b68, "S23: what a disk is told of partitions that are dropped together had no room"),
     (0x1700_4db1, "S15: the checker took a delete for older data where what was evicted had ended long ago"),
+    (0x2300_2079, "L7: the checker took writes that another node's full memory refused for overload"),
     (0x2200_1118, "S25: the checker missed a hint that was over while its answer was on the way"),
     (0x2200_135e, "S15: the checker took a delete for older data where a newer write of its own had ended long ago"),
     (

@@ -2,7 +2,7 @@
 //!
 //! Judged by sight of the holder, right after the events that tempt it to forget: when it has sent the hint, and when the
 //! target's answer was a refusal. Its own age, a new layout and the end of what it brings end a hint too: answers that come
-//! after a snapshot, or later than a hint's time to be answered, are not judged, nor those to a hint that ends in that time
+//! after a snapshot, or later than a hint's time to be answered, are not judged, nor those to a hint that ends within twice that
 //! (seed 22001118).
 
 use crate::{

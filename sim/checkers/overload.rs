@@ -3,10 +3,11 @@
 //! The recorder names three phases: `calm`, a modest rate; `overload`, far more than that; and, ten seconds after its
 //! end, `recovered`, the modest rate again. The share of requests done in the last may not be below nine tenths of that in
 //! the first. Requests are counted in the phase that they are asked in. What a burst wrote where nothing may be
-//! evicted can leave a memory full, for other namespaces too: a refusal for that says nothing of load (seed f6062).
+//! evicted can leave a memory full, for other namespaces too: a refusal for that says nothing of load (seed f6062), nor does a
+//! write that another node had to take, too, and whose memory is (seed 23002079).
 
 use super::{Finding, Invariant, Verdict};
-use crate::history::{End, Event, History};
+use crate::history::{End, Event, History, Op};
 
 /// Fewer requests in a phase say nothing.
 const REQUESTS_LEAST: u64 = 20;
@@ -30,11 +31,19 @@ pub fn check(history: &History) -> Verdict {
         }
     }
     let keeps = history.header.spaces.iter().any(|space| !space.eviction);
+    let phase_of = |t: u64| phases.iter().rev().find(|(from, _)| *from <= t).map_or("", |(_, name)| name);
+    let ended = |end: Option<&End<'_>>, with: &str| match end {
+        Some(End::Fail(end) | End::Maybe(end)) => end.status == with,
+        Some(End::Ok(_)) | None => false,
+    };
+    let is_full = |op: &Op<'_>| phase_of(op.invoke.t) == "recovered" && ended(op.end.as_ref(), "out of memory");
+    let full = keeps && history.ops().iter().any(is_full);
     for op in history.ops() {
-        if matches!(op.end, Some(End::Fail(end)) if end.status == "out of memory") && keeps {
+        let refused = keeps && ended(op.end.as_ref(), "out of memory");
+        if refused || full && op.invoke.f != "get" && ended(op.end.as_ref(), "unavailable") {
             continue;
         }
-        let phase = phases.iter().rev().find(|(t, _)| *t <= op.invoke.t).map_or("", |(_, name)| name);
+        let phase = phase_of(op.invoke.t);
         let goodput = match phase {
             "calm" => &mut calm,
             "recovered" => &mut recovered,
@@ -94,6 +103,18 @@ mod tests {
         let mut evicting = burst_with(40, 25, full);
         evicting.header.spaces[0].eviction = true;
         assert!(matches!(check(&evicting), Verdict::Invalid(_)));
+        // The memory of another owner is full: so says another request, or nobody.
+        let elsewhere = |refusals: u64| {
+            move |op: u64, t: u64| match fail(op, t) {
+                Event::Fail(end) => {
+                    let status = if op < 10_201 + 25 + refusals { "out of memory" } else { "unavailable" };
+                    Event::Fail(Complete { status: status.to_owned(), ..end })
+                }
+                other => other,
+            }
+        };
+        assert!(matches!(check(&burst_with(40, 25, elsewhere(5))), Verdict::Valid));
+        assert!(matches!(check(&burst_with(40, 25, elsewhere(0))), Verdict::Invalid(_)));
     }
 
     #[test]

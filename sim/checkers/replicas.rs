@@ -282,7 +282,7 @@ impl Replicas {
                 kept.end = kept.end.min(end_of(entry));
             }
             if entry.version > kept.forgotten {
-                kept.replaced_until = entry.expires_at;
+                kept.replaced_until = kept.replaced_until.max(Some(end_of(entry)));
             }
         }
     }
@@ -408,7 +408,7 @@ impl Replicas {
             Found::Entry(entry) => entry.version,
             Found::Digest { version } => *version,
             Found::Absent { forgotten } => {
-                if kept.forgotten < *forgotten {
+                if kept.forgotten <= *forgotten {
                     (kept.forgotten, kept.replaced_until) = (*forgotten, None);
                 }
                 *forgotten

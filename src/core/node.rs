@@ -100,7 +100,7 @@ pub struct Node {
     reports: BTreeMap<u16, ShardReport>,
     /// How often the layouts went on without this node.
     lapses: u64,
-    /// The newest layout when it lapsed last.
+    /// The layout that others came to without it when it lapsed last.
     lapsed_for: Option<LayoutName>,
     /// The layout that this process settled last, or that an earlier one said on its disk that it has all of.
     settled: Option<LayoutName>,
@@ -421,7 +421,7 @@ impl Node {
     /// A peer remembers this life stamp of this node.
     fn remember(&mut self, now: Now, known: Option<Hlc>, out: &mut dyn NodeOutbox) {
         if self.disk.on_remembered(known) {
-            self.lapse(now);
+            self.lapse(now, self.replicated.layouts().current_name());
             let reason =
                 "a peer remembers a newer state of this node than its disk has: it is an older copy".to_owned();
             out.event(NodeEvent::RestoredTooOld { reason });

@@ -69,7 +69,7 @@ pub struct View {
     pub complete: bool,
     /// The newest layout when shards began, if an earlier process of this node had said that it has all that this one assigns here.
     pub held: Option<LayoutName>,
-    /// The layout that this node read by last, after all had what it assigns to them; or of which an earlier process said that it has
+    /// The last layout that this node read by once all had what it assigns to them; or one of which an earlier process said that it has
     /// all. Of what it does not assign here others may have forgotten deletes since.
     pub settled: Option<LayoutName>,
     /// Members whose data was given up for the newest layout.

@@ -25,6 +25,8 @@ pub mod succession;
 #[cfg(test)]
 mod disk_tests;
 #[cfg(test)]
+mod given_up_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod transition_tests;

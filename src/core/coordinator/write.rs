@@ -425,7 +425,7 @@ impl Shard {
     pub(super) fn on_write_patience(&mut self, now: Now, id: OperationId, out: &mut dyn ShardOutbox) {
         let Some(operation) = self.in_flight.get_mut(id) else { return };
         let Phase::Write { votes, .. } = &mut operation.phase else { return };
-        // Whoever was asked later was so when patience ran out before.
+        // Whoever was asked since patience ran out before was asked then, or later.
         let before =
             Mono(now.mono.0.saturating_sub(u64::try_from(WRITE_PATIENCE.as_nanos()).expect("less than a second")));
         let asked = if votes.is_impatient() { before } else { operation.started };

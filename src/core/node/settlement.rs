@@ -186,8 +186,8 @@ impl Node {
         let Some(newest) = self.replicated.layouts().current_name() else { return };
         let before = self.known();
         // Before it comes to any stage: what its shards said they have is gone.
-        if before.is_some_and(|before| self.is_overtaken(before)) {
-            self.lapse(now);
+        if let Some(passed) = before.and_then(|before| self.overtaken(before)) {
+            self.lapse(now, Some(passed));
         }
         loop {
             self.make_rings();
@@ -223,12 +223,11 @@ impl Node {
         let (roles, layouts) = (self.replicated.roles(), self.replicated.layouts());
         if layouts.is_complete(roles) && self.completed != Some(newest) {
             self.completed = Some(newest);
-            // Others completed the transition without it. Whom they did not give up had come to the newest layout itself, in this process or
-            // an earlier one; what that one lost is as after any restart (simulator, seed 22002005). What it holds since it lapsed is of now.
-            let had_no_part =
-                layouts.is_given_up(me) && self.settled != Some(newest) && self.lapsed_for != Some(newest);
-            if before.is_some() && of(layouts.current()) && had_no_part {
-                self.lapse(now);
+            // Others completed the transition without it. A member that they did not give up had come to the newest layout itself, in this
+            // process or an earlier one; what that one lost is as after any restart (simulator, seed 22002005).
+            let given_up = layouts.is_given_up(me) && !self.has_part_in(newest);
+            if before.is_some() && of(layouts.current()) && given_up {
+                self.lapse(now, Some(newest));
             }
         }
         let (roles, layouts) = (self.replicated.roles(), self.replicated.layouts());
@@ -237,25 +236,35 @@ impl Node {
         self.standing.observe(member, arrives, replaces, agreed, now.mono);
     }
 
-    /// Whether the layouts went on without this node, which knew these two before, the older first: what it holds is of before that.
+    /// The layout that others went on to without this node, which knew these two before, the older first: what it holds is of before that.
     ///
     /// Either it had no part in all that followed on the newer one; another layout may have taken the place of that, of the same epoch.
-    /// Or it was given up for what is the oldest layout now, before it came to that itself. It may have heard of that one only now, where it was cut off with another
-    /// member that knew, and settled a conflict with it beside the layout before: then the newest stays the same.
-    fn is_overtaken(&self, (oldest, newest): (LayoutName, LayoutName)) -> bool {
+    /// Or it is given up for the newest layout, and nobody waits for it any more. Or it was for what is the oldest now, which it may have
+    /// heard of only now: cut off with another member that knew, it settled a conflict with that one beside the layout before, and the
+    /// newest stays the same.
+    fn overtaken(&self, (oldest, newest): (LayoutName, LayoutName)) -> Option<LayoutName> {
         let (me, layouts) = (self.config.node, self.replicated.layouts());
-        let Some(base) = layouts.names().first().copied().filter(|_| layouts.in_transition()) else { return false };
+        let (base, current) = layouts.names().first().copied().zip(layouts.current_name())?;
         let was_member = self.rings().any(|ring| ring.index_of(me).is_some());
         let is_member = layouts.active().iter().any(|layout| layout.member(me).is_some());
+        if !layouts.in_transition() || !was_member || !is_member {
+            return None;
+        }
         let missed = newest.epoch <= base.epoch && !layouts.names().contains(&newest);
-        let given_up = oldest != base && layouts.is_given_up(me) && self.settled != Some(base);
-        was_member && is_member && (missed || given_up)
+        let given_up = oldest != base && layouts.is_given_up(me) && !self.has_part_in(base);
+        let skipped = layouts.skipped().contains(&me) && !self.has_part_in(current);
+        if skipped { Some(current) } else { (missed || given_up).then_some(base) }
     }
 
-    /// The layouts went on without this node, or its disk is older than what it told: its shards begin anew.
-    pub(super) fn lapse(&mut self, now: Now) {
+    /// Whether it came to `layout`, or started empty because others came to it: what it holds is of now.
+    fn has_part_in(&self, layout: LayoutName) -> bool {
+        self.settled == Some(layout) || self.lapsed_for == Some(layout)
+    }
+
+    /// The layouts went on to `passed` without this node, or its disk is older than what it told: its shards begin anew.
+    pub(super) fn lapse(&mut self, now: Now, passed: Option<LayoutName>) {
         self.lapses += 1;
-        self.lapsed_for = self.replicated.layouts().current_name();
+        self.lapsed_for = passed;
         (self.stage_reached, self.settled) = (None, None);
         self.standing.lapse(now.mono);
     }
