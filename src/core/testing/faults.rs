@@ -207,8 +207,8 @@ impl Rig {
     /// Everybody synced: the newest layout is read.
     pub fn flip(&mut self) {
         let newest = self.beside.as_ref().map(|(newer, _)| newer.name());
-        for (_, node) in self.nodes.iter_mut().enumerate().filter(|(at, _)| !self.deaf.contains(at)) {
-            node.settled = newest;
+        for node in (0..self.nodes.len()).filter(|node| !self.deaf.contains(node)) {
+            self.nodes[node].settled = newest;
         }
         if let Some((newer, ring)) = self.beside.take() {
             let older = (std::mem::replace(&mut self.layout, newer), std::mem::replace(&mut self.ring, ring));
